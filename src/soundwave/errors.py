@@ -1,0 +1,31 @@
+"""The mistakes a person can make, as exceptions with one readable line each.
+
+Knows nothing about exit codes or HTTP statuses: the command line and the server each map these classes in one place.
+
+A message says what was wrong, the value that was given, what is allowed, and what to do next, on one line.
+An `assert` is for our own bugs only; anything a user can reach raises one of these.
+"""
+
+
+class SoundwaveError(Exception):
+    """Any mistake in what Soundwave was given; catch this one to catch them all."""
+
+
+class AudioError(SoundwaveError):
+    """A recording that cannot be used: not audio, broken, empty, too long, missing, or of a wrong shape or type."""
+
+
+class ConfigurationError(SoundwaveError):
+    """A setting that does not exist, has a value that is not allowed, or contradicts another one."""
+
+
+class CheckpointError(SoundwaveError):
+    """A model that cannot be found, downloaded, verified or read."""
+
+
+class DataError(SoundwaveError):
+    """A manifest or an example of training or evaluation data that cannot be used."""
+
+
+class TrainingError(SoundwaveError):
+    """A training run that cannot start or go on, for instance because a loss is not a number."""
