@@ -1,0 +1,179 @@
+"""The shape of a Soundwave model, and every switch of its design, as one Hugging Face configuration.
+
+Each switch names the released 9B model's choice and the paper's, because they differ (paper section 3; released code).
+This module knows names and numbers only: no tensors, no files.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
+
+from soundwave.errors import ConfigurationError
+
+AlignmentAttention = Literal["frame", "temporal"]
+LookBackOver = Literal["kept", "all_valid"]
+RunPooling = Literal["first", "peak", "mean"]
+BlankHandling = Literal["one_per_run", "drop", "pool"]
+EncoderWindow = Literal["padded", "dynamic"]
+CtcHead = Literal["projection", "embeddings"]
+AudioEmbedding = Literal["look_back", "posterior"]
+PromptFormat = Literal["released", "chat_template"]
+TextOnly = Literal["adapted", "plain"]
+
+SWITCHES: dict[str, Any] = {
+    "alignment_attention": AlignmentAttention,
+    "look_back_over": LookBackOver,
+    "run_pooling": RunPooling,
+    "blank_handling": BlankHandling,
+    "encoder_window": EncoderWindow,
+    "ctc_head": CtcHead,
+    "audio_embedding": AudioEmbedding,
+    "prompt_format": PromptFormat,
+    "text_only": TextOnly,
+}
+
+AUDIO_TOKEN = "<|audio|>"  # the placeholder in prompts of newly trained models
+
+
+class SoundwaveConfig(PreTrainedConfig):
+    r"""Configuration of `SoundwaveForConditionalGeneration`.
+
+    The measured effect of each switch is in `docs/switches.md`.
+
+    Args:
+        audio_config: a `WhisperConfig` (or its dict); only the encoder is built.
+        text_config: the configuration of any causal LM of transformers (or its dict).
+        audio_token_id: id that marks one audio in `input_ids`. It may lie outside the LLM's embedding table, because
+            the audio embeddings replace it before the LLM runs.
+        frames_per_group: encoder frames (20 ms each) that are concatenated into one aligned frame.
+        alignment_layers: Transformer layers of the alignment adapter (paper: 1).
+        alignment_heads: attention heads of those layers.
+        alignment_ffn_dim: inner width of their feed-forward part.
+        alignment_dropout: dropout inside the adapters, in training only.
+        alignment_attention: `frame`: each frame sees itself only (the released weights depend on it);
+            `temporal`: frames see each other (paper).
+        ctc_head: `projection`: a matrix of its own, started as a copy of the LLM's embeddings (released);
+            `embeddings`: cosine to the LLM's own frozen embeddings times a learned scale, plus a learned blank.
+        ctc_vocabulary: LLM token ids that the CTC may emit, in class order; None: the whole LLM vocabulary.
+        ctc_blank_id: class of the blank where it is an LLM token (released: the placeholder's id); None: the class
+            after the last token.
+        ctc_lowercase: CTC targets are lower-case words without punctuation; the LLM writes case and punctuation.
+        run_pooling: what stands for a run of equal CTC decisions: its `first` frame (released), its `peak` (paper), or
+            the `mean`.
+        blank_handling: runs of blank give one frame each (`one_per_run`, released), none (`drop`), or one frame for
+            the whole clip (`pool`).
+        look_back_over: what kept frames attend to: `kept` frames (released weights depend on it) or `all_valid` (paper).
+        look_back_heads: heads of that cross-attention.
+        audio_embedding: what the LLM reads for a kept frame: `look_back` (paper) or `posterior`: the CTC
+            posterior's mixture of LLM embeddings plus the look-back.
+        encoder_window: `padded`: always 30 s (released); `dynamic`: the audio and `window_tail_seconds` of silence.
+        window_tail_seconds: silence that a dynamic window appends, in seconds.
+        prompt_format: `released`: piecewise, a BOS before every piece; `chat_template`: the tokenizer's own template.
+        text_only: how a conversation without audio is answered where LoRA is attached: `plain`: by the untouched LLM;
+            `adapted`: with LoRA.
+        transcribe_prompt: the prompt that makes this model transcribe.
+        default_prompt: the prompt for audio that comes without one.
+        audio_tower_source: a catalog part that supplies the encoder's weights where the folder does not hold them.
+        language_model_source: likewise for the LLM.
+
+    Raises:
+        ConfigurationError: a switch has an unknown value, or sizes do not fit.
+    """
+
+    model_type = "soundwave"
+    sub_configs = {"audio_config": WhisperConfig, "text_config": AutoConfig}
+
+    audio_config: Any = None
+    text_config: Any = None
+    audio_token_id: int | None = None
+    frames_per_group: int = 2
+    alignment_layers: int = 1
+    alignment_heads: int = 32
+    alignment_ffn_dim: int = 8192
+    alignment_dropout: float = 0.0
+    alignment_attention: str = "temporal"
+    ctc_head: str = "embeddings"
+    ctc_vocabulary: list[int] | None = None
+    ctc_blank_id: int | None = None
+    ctc_lowercase: bool = True
+    run_pooling: str = "mean"
+    blank_handling: str = "pool"
+    look_back_over: str = "all_valid"
+    look_back_heads: int = 32
+    audio_embedding: str = "posterior"
+    encoder_window: str = "dynamic"
+    window_tail_seconds: float = 0.5
+    prompt_format: str = "chat_template"
+    text_only: str = "plain"
+    transcribe_prompt: str = "What does the person say?"
+    default_prompt: str = (
+        "Please transcribe the following audio and then answer based on the audio's transcription."
+    )
+    audio_tower_source: str | None = None
+    language_model_source: str | None = None
+    tie_word_embeddings: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        self.audio_config = _sub_config(self.audio_config, "whisper")
+        self.text_config = _sub_config(self.text_config, "llama")
+        if self.audio_token_id is None:
+            self.audio_token_id = self.text_config.vocab_size
+        super().__post_init__(**kwargs)
+        self._check()
+
+    def _check(self) -> None:
+        for name, allowed in SWITCHES.items():
+            if getattr(self, name) not in get_args(allowed):
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)!r} is not known; choose one of {', '.join(get_args(allowed))}."
+                )
+        width = self.text_config.hidden_size
+        for name in ("alignment_heads", "look_back_heads"):
+            if width % getattr(self, name):
+                raise ConfigurationError(
+                    f"{name}={getattr(self, name)} does not divide the LLM's width {width}; choose a divisor."
+                )
+        if self.ctc_vocabulary is not None:
+            _check_vocabulary(self.ctc_vocabulary, self.text_config.vocab_size)
+
+    @property
+    def ctc_tokens(self) -> int:
+        """Number of CTC classes that are LLM tokens (a blank with a token's id included)."""
+        return len(self.ctc_vocabulary) if self.ctc_vocabulary is not None else self.text_config.vocab_size
+
+    @property
+    def blank_class(self) -> int:
+        """Class index of the CTC blank."""
+        return self.ctc_tokens if self.ctc_blank_id is None else self.ctc_blank_id
+
+    @property
+    def ctc_classes(self) -> int:
+        """Number of CTC classes, blank included."""
+        return self.ctc_tokens + (1 if self.ctc_blank_id is None else 0)
+
+    @property
+    def seconds_per_frame(self) -> float:
+        """Length of one aligned frame: 0.04 s with two encoder frames of 20 ms."""
+        return 0.02 * self.frames_per_group
+
+
+def _sub_config(value: Any, default_type: str) -> PreTrainedConfig:
+    if isinstance(value, PreTrainedConfig):
+        return value
+    values = dict(value or {})
+    return AutoConfig.for_model(values.pop("model_type", default_type), **values)
+
+
+def _check_vocabulary(vocabulary: list[int], vocab_size: int) -> None:
+    if len(set(vocabulary)) != len(vocabulary):
+        raise ConfigurationError("ctc_vocabulary names a token twice; list each LLM token id once.")
+    wrong = next((token for token in vocabulary if not 0 <= token < vocab_size), None)
+    if wrong is not None:
+        raise ConfigurationError(
+            f"ctc_vocabulary holds the id {wrong}, outside the LLM's vocabulary of {vocab_size} tokens (0 to {vocab_size - 1})."
+        )
+
+
+AutoConfig.register(SoundwaveConfig.model_type, SoundwaveConfig)

@@ -1,0 +1,167 @@
+"""The two adapters that Soundwave trains between a Whisper encoder and an LLM (paper sections 3.1 and 3.2).
+
+They hold weights and nothing else: no request state, no text, no loss. All masks are True where a frame exists.
+"""
+
+# B clips, T frames (25 Hz), S kept positions, E encoder width, D LLM width, C CTC classes
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from soundwave.configuration import SoundwaveConfig
+from soundwave.model.shrink import Runs, find_runs, pool_runs
+
+
+class Attention(nn.Module):
+    """Multi-head attention of queries over a masked memory."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(width, width)
+        self.v_proj = nn.Linear(width, width)
+        self.out_proj = nn.Linear(width, width)
+
+    def forward(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
+        """(B, S, D) queries over a (B, T, D) memory of which `memory_mask` (B, T) exists; None: all of it."""
+        q, k, v = (
+            project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, length, D / heads)
+            for project, x in ((self.q_proj, query), (self.k_proj, memory), (self.v_proj, memory))
+        )
+        mask = None if memory_mask is None else memory_mask[:, None, None, :]
+        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))
+
+    def self_only(self, x: Tensor) -> Tensor:
+        """Attention over an axis of length one: each frame's own value, whatever its query and key."""
+        return self.out_proj(self.v_proj(x))
+
+
+class AlignmentLayer(nn.Module):
+    """A pre-norm Transformer layer; `frame` attention is a quirk that the released weights depend on."""
+
+    def __init__(self, config: SoundwaveConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.temporal = config.alignment_attention == "temporal"
+        self.attention_norm = nn.LayerNorm(width)
+        self.attention = Attention(width, config.alignment_heads)
+        self.ffn_norm = nn.LayerNorm(width)
+        self.ffn_in = nn.Linear(width, config.alignment_ffn_dim)
+        self.ffn_out = nn.Linear(config.alignment_ffn_dim, width)
+        self.dropout = nn.Dropout(config.alignment_dropout)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, T, D) -> (B, T, D)
+        normed = self.attention_norm(x)
+        mixed = self.attention(normed, normed, mask) if self.temporal else self.attention.self_only(normed)
+        x = x + self.dropout(mixed)
+        inner = self.dropout(F.relu(self.ffn_in(self.ffn_norm(x))))
+        return x + self.dropout(self.ffn_out(inner))
+
+
+class AlignmentAdapter(nn.Module):
+    """Encoder frames to aligned frames in the LLM's embedding space, with the CTC head that trains them there."""
+
+    def __init__(self, config: SoundwaveConfig):
+        super().__init__()
+        width = config.text_config.hidden_size
+        self.frames_per_group = config.frames_per_group
+        self.project = nn.Linear(config.audio_config.d_model * config.frames_per_group, width)
+        self.layers = nn.ModuleList(AlignmentLayer(config) for _ in range(config.alignment_layers))
+        self.norm = nn.LayerNorm(width)
+        self.ctc_projection: nn.Linear | None = None
+        if config.ctc_head == "projection":
+            self.ctc_projection = nn.Linear(width, config.ctc_classes, bias=False)
+        else:
+            self.ctc_scale = nn.Parameter(torch.tensor(math.log(INITIAL_CTC_SCALE)))
+            self.ctc_blank = nn.Parameter(torch.randn(width) / math.sqrt(width))
+            self.ctc_blank_bias = nn.Parameter(torch.zeros(()))
+
+    def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
+        """Encoder frames (B, frames_per_group · T, E) to aligned frames (B, T, D); `mask` (B, T)."""
+        batch, length, width = frames.shape
+        x = self.project(frames.reshape(batch, length // self.frames_per_group, width * self.frames_per_group))
+        for layer in self.layers:
+            x = layer(x, mask)
+        return self.norm(x)
+
+    def ctc_logits(self, aligned: Tensor, token_embeddings: Tensor | None = None) -> Tensor:
+        """CTC scores (…, C) of aligned frames (…, D).
+
+        Args:
+            aligned: frames from `forward`.
+            token_embeddings: (tokens, D) LLM embeddings of the classes in order, blank excluded; not needed with a
+                projection head. A subset of the classes gives the scores of that subset, then the blank.
+        """
+        if self.ctc_projection is not None:
+            return self.ctc_projection(aligned)
+        assert token_embeddings is not None
+        direction = F.normalize(aligned, dim=-1)
+        tokens = direction @ F.normalize(token_embeddings.to(direction.dtype), dim=-1).T
+        blank = direction @ F.normalize(self.ctc_blank, dim=0).to(direction.dtype)
+        scale = self.ctc_scale.exp()
+        return torch.cat([tokens * scale, (blank * scale + self.ctc_blank_bias)[..., None]], dim=-1)
+
+
+INITIAL_CTC_SCALE = 20.0  # cosine 1 against 0 is then a logit of 20: certain, yet not saturated
+
+
+class ShrinkingAdapter(nn.Module):
+    """Keeps one position per run of CTC decisions and lets it look back at the frames (paper section 3.2, Eq. 1)."""
+
+    def __init__(self, config: SoundwaveConfig):
+        super().__init__()
+        self.config = config
+        width = config.text_config.hidden_size
+        self.attention = Attention(width, config.look_back_heads)
+        self.norm = nn.LayerNorm(width)
+        if config.audio_embedding == "posterior":
+            self.blank_embedding = nn.Parameter(torch.zeros(width))
+
+    def forward(
+        self, aligned: Tensor, logits: Tensor, valid: Tensor, token_embeddings: Tensor | None = None
+    ) -> tuple[Tensor, Runs]:
+        """Aligned frames to audio embeddings.
+
+        Args:
+            aligned: (B, T, D).
+            logits: (B, T, C) CTC scores.
+            valid: (B, T).
+            token_embeddings: (tokens, D) the LLM's embeddings of the CTC classes, for `posterior`.
+
+        Returns:
+            (B, S, D) embeddings, zero where no position exists, and the runs behind them.
+        """
+        config = self.config
+        best, path = logits.detach().max(-1)
+        score = best - logits.detach().logsumexp(-1) if config.run_pooling == "peak" else best
+        runs = find_runs(path, valid, config.blank_class, config.blank_handling)
+        kept = pool_runs(aligned, score, runs, config.run_pooling)
+        if kept.shape[1] == 0:
+            return kept, runs
+        if config.look_back_over == "kept":
+            memory, memory_mask = kept, runs.mask
+        else:
+            memory, memory_mask = aligned, valid
+        nothing_kept = ~memory_mask.any(1, keepdim=True)  # a clip without any position: avoid a softmax over nothing
+        looked = self.attention(kept, memory, memory_mask | nothing_kept)
+        embeddings = self.norm(kept + looked)
+        if config.audio_embedding == "posterior":
+            embeddings = embeddings + self._expected_embedding(logits, score, runs, token_embeddings)
+        return embeddings * runs.mask[:, :, None], runs
+
+    def _expected_embedding(
+        self, logits: Tensor, score: Tensor, runs: Runs, token_embeddings: Tensor | None
+    ) -> Tensor:
+        """The mixture of LLM embeddings that the CTC expects at each kept position (LegoSLM's idea): (B, S, D)."""
+        assert token_embeddings is not None
+        posterior = pool_runs(logits.float().softmax(-1), score, runs, self.config.run_pooling)
+        posterior = posterior.to(token_embeddings.dtype)
+        tokens, blank = posterior[..., :-1], posterior[..., -1:]
+        return tokens @ token_embeddings + blank * self.blank_embedding.to(posterior.dtype)

@@ -1,0 +1,256 @@
+"""Soundwave: Whisper encoder → alignment adapter → shrinking adapter → any causal LM (paper section 3, Figure 2).
+
+Composition only: no losses (`training.losses`), no text (`processing`), no files (`checkpoints`), no request state.
+"""
+
+# N audios, M mel bins, T mel frames, F aligned frames (25 Hz), S kept positions, C CTC classes
+# R rows (conversations), L token positions, D LLM width, V LLM vocabulary
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from soundwave.configuration import SoundwaveConfig
+from soundwave.errors import ConfigurationError
+from soundwave.model.adapters import AlignmentAdapter, ShrinkingAdapter
+from soundwave.model.encoder import encode_window
+from soundwave.model.shrink import Runs
+from soundwave.model.splice import Spliced, splice
+
+
+@dataclass(frozen=True)
+class SpeechOutput:
+    """What the speech front end makes of N audios.
+
+    Attributes:
+        embeddings: (N, S, D) what the LLM reads, zero where `runs.mask` is False.
+        runs: the kept runs of CTC decisions, in aligned frames.
+        ctc_logits: (N, F, C).
+        valid: (N, F) True for frames of the clip's window.
+        aligned: (N, F, D).
+    """
+
+    embeddings: Tensor
+    runs: Runs
+    ctc_logits: Tensor
+    valid: Tensor
+    aligned: Tensor
+
+    def kept(self) -> list[Tensor]:
+        """Per audio its (S_i, D) embeddings, without padding."""
+        return [row[mask] for row, mask in zip(self.embeddings, self.runs.mask, strict=True)]
+
+
+@dataclass(frozen=True)
+class SoundwaveOutput:
+    """Result of `forward`.
+
+    Attributes:
+        logits: (R, L, V); with labels, (targets, V): only the positions that predict a target.
+        targets: (targets,) the token ids to predict, or None without labels.
+        rows: (targets,) the row of each target, or None without labels.
+        speech: the front end's output, None for a batch without audio.
+    """
+
+    logits: Tensor
+    targets: Tensor | None
+    rows: Tensor | None
+    speech: SpeechOutput | None
+
+
+class SoundwaveForConditionalGeneration(PreTrainedModel):
+    """The whole model. Inputs come from `SoundwaveProcessor`; `generate` returns the new tokens only."""
+
+    config_class = SoundwaveConfig
+    main_input_name = "input_ids"
+    base_model_prefix = ""
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["WhisperEncoderLayer", "AlignmentLayer", "LlamaDecoderLayer"]
+
+    def __init__(self, config: SoundwaveConfig):
+        super().__init__(config)
+        self.audio_tower = WhisperEncoder(config.audio_config)
+        self.alignment = AlignmentAdapter(config)
+        self.shrinking = ShrinkingAdapter(config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.post_init()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.language_model.get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        self.language_model.set_input_embeddings(value)
+
+    def get_output_embeddings(self) -> nn.Module:
+        return self.language_model.get_output_embeddings()
+
+    def ctc_token_embeddings(self) -> Tensor | None:
+        """(tokens, D) the LLM's embeddings of the CTC classes; None with a projection head that needs none."""
+        if self.config.ctc_head == "projection" and self.config.audio_embedding == "look_back":
+            return None
+        weight = self.get_input_embeddings().weight.detach()
+        return weight if self.config.ctc_vocabulary is None else weight[self.config.ctc_vocabulary]
+
+    def encode_speech(
+        self, input_features: Tensor | None = None, feature_attention_mask: Tensor | None = None,
+        encoder_frames: Tensor | None = None, frame_mask: Tensor | None = None,
+    ) -> SpeechOutput:
+        """Log-mel, or stored encoder frames, to audio embeddings.
+
+        Args:
+            input_features: (N, M, T) log-mel from the processor.
+            feature_attention_mask: (N, T) True inside each clip's window; None: all of it.
+            encoder_frames: (N, 2 F, E) instead of features: what `audio_tower` gave earlier.
+            frame_mask: (N, F) with `encoder_frames`: True for aligned frames that exist.
+        """
+        if encoder_frames is None:
+            assert input_features is not None
+            mask = feature_attention_mask
+            if mask is not None and bool(mask.all()):
+                mask = None  # the unmasked attention is faster and gives the same
+            with torch.no_grad():
+                encoder_frames = encode_window(self.audio_tower, input_features.to(self.audio_tower.dtype), mask)
+            group = 2 * self.config.frames_per_group
+            count = encoder_frames.shape[1] // self.config.frames_per_group
+            frame_mask = None if mask is None else mask[:, ::group][:, :count]
+        valid = frame_mask
+        if valid is None:
+            count = encoder_frames.shape[1] // self.config.frames_per_group
+            valid = torch.ones(len(encoder_frames), count, dtype=torch.bool, device=encoder_frames.device)
+        aligned = self.alignment(encoder_frames.to(self.alignment.project.weight.dtype), frame_mask)
+        token_embeddings = self.ctc_token_embeddings()
+        logits = self.alignment.ctc_logits(aligned, token_embeddings)
+        embeddings, runs = self.shrinking(aligned, logits, valid, token_embeddings)
+        return SpeechOutput(embeddings, runs, logits, valid, aligned)
+
+    def get_audio_features(self, input_features: Tensor, feature_attention_mask: Tensor | None = None) -> list[Tensor]:
+        """Per audio the (S_i, D) embeddings that replace its placeholder."""
+        return self.encode_speech(input_features, feature_attention_mask).kept()
+
+    def _spliced(
+        self, input_ids: Tensor, attention_mask: Tensor | None, audio: list[Tensor],
+        labels: Tensor | None = None, left: bool = True,
+    ) -> Spliced:
+        placeholders = int((input_ids == self.config.audio_token_id).sum())
+        if placeholders != len(audio):
+            raise ConfigurationError(
+                f"The prompts hold {placeholders} audio placeholders (token {self.config.audio_token_id}), but "
+                f"{len(audio)} audios were given; each placeholder needs one audio."
+            )
+        present = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        row_ids = [ids[keep.bool()] for ids, keep in zip(input_ids, present, strict=True)]
+        row_labels = None
+        if labels is not None:
+            row_labels = [row[keep.bool()] for row, keep in zip(labels, present, strict=True)]
+        table = self.get_input_embeddings()
+        rows = [table(torch.where(ids == self.config.audio_token_id, 0, ids)) for ids in row_ids]
+        return splice(rows, row_ids, audio, self.config.audio_token_id, row_labels, left)
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, input_features: Tensor | None = None,
+        feature_attention_mask: Tensor | None = None, encoder_frames: Tensor | None = None,
+        frame_mask: Tensor | None = None, labels: Tensor | None = None,
+    ) -> SoundwaveOutput:
+        """Next-token logits.
+
+        Args:
+            input_ids: (R, L) with one placeholder per audio; audios belong to placeholders in row order.
+            attention_mask: (R, L) 1 for real tokens.
+            input_features, feature_attention_mask, encoder_frames, frame_mask: as in `encode_speech`.
+            labels: (R, L) target ids aligned with `input_ids`, -100 where there is none.
+
+        Raises:
+            ConfigurationError: placeholders and audios differ in number.
+        """
+        speech = None
+        if input_features is not None or encoder_frames is not None:
+            speech = self.encode_speech(input_features, feature_attention_mask, encoder_frames, frame_mask)
+        audio = speech.kept() if speech else []
+        spliced = self._spliced(input_ids, attention_mask, audio, labels, left=False)
+        decoder = self.language_model.get_decoder()
+        hidden = decoder(inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, use_cache=False)[0]
+        head = self.get_output_embeddings()
+        if spliced.labels is None:
+            return SoundwaveOutput(head(hidden), None, None, speech)
+        shifted = spliced.labels[:, 1:]
+        rows, columns = (shifted != -100).nonzero(as_tuple=True)
+        return SoundwaveOutput(head(hidden[rows, columns]), shifted[rows, columns], rows, speech)
+
+    @torch.no_grad()
+    def generate(  # type: ignore[override]
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, input_features: Tensor | None = None,
+        feature_attention_mask: Tensor | None = None, audio_embeddings: list[Tensor] | None = None, **options: Any,
+    ) -> Tensor:
+        """Continues the prompts with the LLM's own `generate`.
+
+        Rows without audio are answered by the plain LLM where `config.text_only` says so.
+
+        Args:
+            input_ids, attention_mask, input_features, feature_attention_mask: from the processor.
+            audio_embeddings: per audio (S_i, D) instead of features: what `get_audio_features` gave.
+            options: anything of transformers' `generate` (do_sample, temperature, max_new_tokens, streamer…).
+
+        Returns:
+            (R, new tokens) ids without the prompt, padded with the pad token.
+        """
+        if audio_embeddings is None:
+            audio_embeddings = []
+            if input_features is not None:
+                audio_embeddings = self.get_audio_features(input_features, feature_attention_mask)
+        has_audio = (input_ids == self.config.audio_token_id).any(1)
+        if not self.plain_for(has_audio):
+            return self._continue(input_ids, attention_mask, audio_embeddings, options)
+        results: list[Tensor] = [torch.empty(0)] * len(input_ids)
+        for chosen, audio in ((has_audio, audio_embeddings), (~has_audio, [])):
+            rows = chosen.nonzero().flatten()
+            if not len(rows):
+                continue
+            mask = None if attention_mask is None else attention_mask[rows]
+            with self.plain_language_model(bool(has_audio[rows[0]])):
+                answers = self._continue(input_ids[rows], mask, audio, options)
+            for row, answer in zip(rows.tolist(), answers, strict=True):
+                results[row] = answer
+        pad = options.get("pad_token_id", self.language_model.generation_config.pad_token_id) or 0
+        return nn.utils.rnn.pad_sequence(results, batch_first=True, padding_value=pad)
+
+    def plain_for(self, has_audio: Tensor) -> bool:
+        """Whether any row must be answered without LoRA."""
+        return self.config.text_only == "plain" and self.has_lora and not bool(has_audio.all())
+
+    @property
+    def has_lora(self) -> bool:
+        """Whether a PEFT adapter is attached to the LLM."""
+        return bool(getattr(self.language_model, "_hf_peft_config_loaded", False))
+
+    @contextmanager
+    def plain_language_model(self, adapted: bool = False) -> Iterator[None]:
+        """Within it the LLM runs without LoRA (or with it, where `adapted`)."""
+        if adapted or not self.has_lora:
+            yield
+            return
+        self.language_model.disable_adapters()
+        try:
+            yield
+        finally:
+            self.language_model.enable_adapters()
+
+    def _continue(
+        self, input_ids: Tensor, attention_mask: Tensor | None, audio: list[Tensor], options: dict[str, Any]
+    ) -> Tensor:
+        spliced = self._spliced(input_ids, attention_mask, audio)
+        return self.language_model.generate(
+            inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options
+        )
+
+
+AutoModel.register(SoundwaveConfig, SoundwaveForConditionalGeneration)
+AutoModelForCausalLM.register(SoundwaveConfig, SoundwaveForConditionalGeneration)

@@ -1,0 +1,187 @@
+"""Audio and conversations to the tensors of `SoundwaveForConditionalGeneration`."""
+
+# N audios, M mel bins, T mel frames (100 Hz), R rows (conversations), L tokens
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+
+from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.configuration import AUDIO_TOKEN, SoundwaveConfig
+from soundwave.errors import ConfigurationError
+from soundwave.prompt import TokenizedPrompt, tokenize_turns, turns_of
+
+WINDOW_SECONDS = 30.0  # Whisper's window
+SAMPLES_PER_MEL_FRAME = 160  # 10 ms
+
+
+class SoundwaveProcessor(ProcessorMixin):
+    """Log-mel features and prompts as one model expects them.
+
+    Args:
+        feature_extractor: a `WhisperFeatureExtractor`.
+        tokenizer: the LLM's tokenizer, with `audio_token` as one token.
+        encoder_window: `padded` (30 s) or `dynamic` (the audio and a tail of silence).
+        window_tail_seconds: that tail.
+        frames_per_group: encoder frames per aligned frame; a dynamic window is a whole number of aligned frames.
+        prompt_format: `released` or `chat_template`.
+        audio_token: the placeholder's text.
+        transcribe_prompt: the prompt that makes the model transcribe.
+    """
+
+    def __init__(
+        self, feature_extractor: Any = None, tokenizer: Any = None, encoder_window: str = "dynamic",
+        window_tail_seconds: float = 0.5, frames_per_group: int = 2, prompt_format: str = "chat_template",
+        audio_token: str = AUDIO_TOKEN, transcribe_prompt: str = "What does the person say?",
+        chat_template: str | None = None, **kwargs: Any,
+    ):
+        self.encoder_window = encoder_window
+        self.window_tail_seconds = window_tail_seconds
+        self.frames_per_group = frames_per_group
+        self.prompt_format = prompt_format
+        self.audio_token = audio_token
+        self.transcribe_prompt = transcribe_prompt
+        super().__init__(feature_extractor, tokenizer, chat_template=chat_template, **kwargs)
+
+    @classmethod
+    def for_config(cls, config: SoundwaveConfig, feature_extractor: Any, tokenizer: Any, **changes: Any) -> Any:
+        """A processor that fits a model's configuration; new models get the placeholder added to their tokenizer."""
+        audio_token = changes.get("audio_token", AUDIO_TOKEN)
+        tokenizer.add_special_tokens({"additional_special_tokens": [audio_token]})
+        if tokenizer.convert_tokens_to_ids(audio_token) != config.audio_token_id:
+            raise ConfigurationError(
+                f"The tokenizer gives {audio_token} the id {tokenizer.convert_tokens_to_ids(audio_token)}, but the model's "
+                f"audio_token_id is {config.audio_token_id}; use the tokenizer that the model was trained with."
+            )
+        names = ("encoder_window", "window_tail_seconds", "frames_per_group", "prompt_format", "transcribe_prompt")
+        settings = {name: getattr(config, name) for name in names} | changes
+        return cls(feature_extractor, tokenizer, **settings)
+
+    def window_samples(self, samples: int) -> int:
+        """Length of the encoder's window for a clip, both in samples at 16 kHz: a whole number of aligned frames."""
+        longest = int(WINDOW_SECONDS * SAMPLE_RATE)
+        if self.encoder_window == "padded":
+            return longest
+        step = 2 * SAMPLES_PER_MEL_FRAME * self.frames_per_group
+        wanted = samples + int(self.window_tail_seconds * SAMPLE_RATE)
+        return min(-(-wanted // step) * step, longest // step * step)
+
+    def log_mel(self, samples: np.ndarray) -> np.ndarray:
+        """(samples,) float32 at 16 kHz to (M, T) log-mel of the clip's window.
+
+        Raises:
+            ConfigurationError: more than 30 s; nothing is ever cut.
+        """
+        window = self.window_samples(len(samples))
+        if len(samples) > window:
+            raise ConfigurationError(
+                f"The audio has {len(samples) / SAMPLE_RATE:.1f} s; at most {WINDOW_SECONDS:.0f} s fit the encoder."
+            )
+        padded = np.zeros(window, dtype=np.float32)
+        padded[: len(samples)] = samples
+        features = self.feature_extractor(
+            padded, sampling_rate=SAMPLE_RATE, padding="do_not_pad", truncation=False, return_tensors="np"
+        )
+        return features["input_features"][0]
+
+    def features(self, clips: Sequence[np.ndarray]) -> BatchFeature:
+        """Clips to `input_features` (N, M, T) float32, zero at padding, and `feature_attention_mask` (N, T) bool."""
+        mels = [self.log_mel(clip) for clip in clips]
+        longest = max(mel.shape[1] for mel in mels)
+        batch = np.zeros((len(mels), mels[0].shape[0], longest), dtype=np.float32)
+        mask = np.zeros((len(mels), longest), dtype=bool)
+        for i, mel in enumerate(mels):
+            batch[i, :, : mel.shape[1]] = mel
+            mask[i, : mel.shape[1]] = True
+        return BatchFeature(
+            {"input_features": torch.from_numpy(batch), "feature_attention_mask": torch.from_numpy(mask)}
+        )
+
+    def tokenize(self, conversation: list[dict[str, Any]], reply: bool = True) -> TokenizedPrompt:
+        """One conversation to ids (placeholders included) and the mask of the assistant's tokens."""
+        turns, _ = turns_of(conversation, self.audio_token)
+        return tokenize_turns(self.tokenizer, turns, self.prompt_format, reply)
+
+    def __call__(  # type: ignore[override]
+        self, text: str | list[str] | None = None, audio: Any = None, sampling_rate: int = SAMPLE_RATE, **_: Any
+    ) -> BatchFeature:
+        """Rendered prompts with placeholders, and their audio, to tensors.
+
+        Args:
+            text: prompts that hold one placeholder per audio.
+            audio: one audio or a list, each a path, bytes, file object, `(samples, rate)` or samples at `sampling_rate`.
+        """
+        prompts = [text] if isinstance(text, str) else list(text or [])
+        ids = [self.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+        return self._batch(ids, [] if audio is None else _audio_list(audio, sampling_rate))
+
+    def apply_chat_template(  # type: ignore[override]
+        self, conversation: list[Any], add_generation_prompt: bool = True, tokenize: bool = True, **_: Any
+    ) -> Any:
+        """One conversation, or a list of them, to tensors (or to text with `tokenize=False`, chat templates only).
+
+        Audio parts: `{"type": "audio", "audio" | "path" | "url" | "base64": …}` or OpenAI's `input_audio`.
+        """
+        many = conversation if conversation and isinstance(conversation[0], list) else [conversation]
+        rows, audios = [], []
+        for messages in many:
+            turns, parts = turns_of(messages, self.audio_token)
+            rows.append(turns)
+            audios += [_audio_of_part(part) for part in parts]
+        if not tokenize:
+            texts = [
+                self.tokenizer.apply_chat_template(
+                    [{"role": t.role, "content": t.text} for t in turns],
+                    tokenize=False, add_generation_prompt=add_generation_prompt,
+                )
+                for turns in rows
+            ]
+            return texts if many is conversation else texts[0]
+        ids = [tokenize_turns(self.tokenizer, turns, self.prompt_format, add_generation_prompt).ids for turns in rows]
+        return self._batch(ids, audios)
+
+    def apply_transcription_request(self, audio: Any, prompt: str | None = None) -> BatchFeature:
+        """Tensors that ask for the transcript of one audio, or of each of a list."""
+        many = audio if isinstance(audio, list) else [audio]
+        instruction = prompt or self.transcribe_prompt
+        return self.apply_chat_template(
+            [[{"role": "user", "content": [{"type": "audio", "audio": one}, {"type": "text", "text": instruction}]}]
+             for one in many]
+        )
+
+    def _batch(self, ids: list[list[int]], audios: list[Any]) -> BatchFeature:
+        longest = max((len(row) for row in ids), default=0)
+        pad = self.tokenizer.pad_token_id or 0
+        padded = [[pad] * (longest - len(row)) + row for row in ids]
+        mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
+        batch = BatchFeature({"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)})
+        if audios:
+            batch.update(self.features([load_audio(audio) for audio in audios]))
+        return batch
+
+
+def _audio_list(audio: Any, sampling_rate: int) -> list[Any]:
+    many = audio if isinstance(audio, list) else [audio]
+    return [(one, sampling_rate) if isinstance(one, (np.ndarray, torch.Tensor)) else one for one in many]
+
+
+def _audio_of_part(part: dict[str, Any]) -> Any:
+    nested = part.get("input_audio") or part.get("audio_url")
+    if isinstance(nested, dict):
+        data = nested.get("data") or nested.get("url")
+        return f"data:audio/{nested.get('format', 'wav')};base64,{data}" if nested.get("data") else data
+    for key in ("audio", "path", "url", "base64"):
+        if part.get(key) is not None:
+            value = part[key]
+            if key == "base64":
+                return f"data:audio/wav;base64,{value}"
+            return (value, SAMPLE_RATE) if isinstance(value, (np.ndarray, torch.Tensor)) else value
+    raise ConfigurationError("An audio part holds no audio; give it under 'audio', 'path', 'url', 'base64' or 'input_audio'.")
+
+
+AutoProcessor.register(SoundwaveConfig, SoundwaveProcessor)
