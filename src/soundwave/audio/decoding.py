@@ -1,0 +1,211 @@
+"""From a file to blocks of its sound, as they come out of FFmpeg (through PyAV): any rate, channels and sample type.
+
+Nothing is passed over: a file that ends before its stated end, or has a packet that cannot be decoded, is refused with
+the time up to which it was whole. Knows nothing about mixing, resampling, or where the file came from.
+"""
+
+import io
+import math
+from collections.abc import Iterator
+from typing import Any, BinaryIO, cast
+
+import av
+from av.container import InputContainer
+from numpy.typing import NDArray
+
+from soundwave.errors import AudioError
+
+# Containers that state their length, with how far (s) the sound may end before it; a larger gap is a cut-off file.
+# Of all others FFmpeg may guess the length from the bit rate, which proves nothing.
+STATED_LENGTH_TOLERANCE = {
+    "flac": 0.05,
+    "wav": 0.05,
+    "mp3": 0.1,  # two frames at 16 kHz
+    "matroska,webm": 0.5,
+    "mov,mp4,m4a,3gp,3g2,mj2": 0.5,
+    "ogg": 0.5,
+}
+STATED_LENGTH_SLACK = 0.5  # s; a stated length this near to the limit is left for the decoded sound to settle
+STREAMED_FORMATS = ("wav", "au")  # their last packet is short, and flagged as corrupt, where the size was not known
+FIRST_BYTES = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b"\x1aE\xdf\xa3": "webm"}
+MP3_TAGS = (b"ID3", b"TAG", b"APETAGEX")
+UNKNOWN_RIFF_SIZE = 0x7FFF0000  # bytes; programs that stream a wav write this, or more, or 0
+MAX_RIFF_CHUNKS = 1_000
+OGG_PAGE_HEADER = 27  # bytes, the last of which counts the one-byte lengths that follow
+OGG_PAGE_MAX = 65_307  # bytes, header and lengths included
+
+Block = tuple[NDArray[Any], int]  # samples (channels, T) of any type, and their rate in Hz
+
+
+class Recording:
+    """A file to decode, and what to call it in messages.
+
+    FFmpeg gets this object and not the file itself, whose name would tempt it to trust the extension.
+    """
+
+    def __init__(self, file: BinaryIO, label: str):
+        self.label, self._file = label, file
+        file.seek(0, io.SEEK_END)
+        self.size = file.tell()
+        file.seek(0)
+        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+
+    def bytes_at(self, offset: int, count: int) -> bytes:
+        """Up to count bytes from an offset; leaves the position where it was."""
+        position = self._file.tell()
+        self._file.seek(offset)
+        data = self._file.read(count)
+        self._file.seek(position)
+        return data
+
+
+def decode(recording: Recording, max_seconds: float | None) -> Iterator[Block]:
+    """Decode the first sound track, block by block, in bounded memory.
+
+    Args:
+        recording: What to decode.
+        max_seconds: Refuse a recording whose header states more before decoding anything. Where the header says
+            nothing, or lies, the caller counts what comes and stops.
+
+    Raises:
+        AudioError: Not audio, without sound, cut off, damaged, or too long.
+    """
+    try:
+        # No protocol is allowed: a playlist must not make FFmpeg open other files or wait for the network.
+        opened = av.open(recording, metadata_errors="ignore", container_options={"protocol_whitelist": "none"})
+    except av.FFmpegError as error:
+        raise _unreadable(recording) from error
+    with cast(InputContainer, opened) as container:
+        stream = _sound_track(container, recording.label)
+        stated = _stated_seconds(container, stream, recording)
+        if stated is not None and max_seconds is not None and stated > max_seconds + STATED_LENGTH_SLACK:
+            raise too_long(recording.label, stated, max_seconds)
+        yield from _blocks(container, stream, recording, stated)
+
+
+def too_long(label: str, seconds: float | None, max_seconds: float) -> AudioError:
+    """The error for a recording over the limit; seconds is its length where that is known."""
+    length = "longer than that" if seconds is None else f"{round(seconds, 3):g} s long"
+    return AudioError(f"{label} is {length}; at most {max_seconds:g} s are allowed: split it into shorter pieces")
+
+
+def _sound_track(container: InputContainer, label: str) -> av.AudioStream:
+    stream = container.streams.best("audio")
+    if not isinstance(stream, av.AudioStream):
+        kinds = " and ".join(sorted({other.type for other in container.streams})) or "nothing"
+        raise AudioError(f"{label} has no sound in it, only {kinds}; give a recording with a sound track")
+    if stream.codec_context is None:
+        raise AudioError(f"{label} has sound of an unknown codec; convert it to wav or flac")
+    if stream.codec_context.channels == 0:
+        raise AudioError(f"{label} has zero channels; at least one is needed: record or copy it again")
+    return stream
+
+
+def _blocks(
+    container: InputContainer, stream: av.AudioStream, recording: Recording, stated: float | None
+) -> Iterator[Block]:
+    seconds = 0.0  # of sound so far
+    others = 0.0  # end of the latest picture or subtitle, in seconds: a film may go on after its sound
+    try:
+        for packet in container.demux():
+            if packet.stream_index != stream.index:
+                if packet.pts is not None:
+                    others = max(others, float((packet.pts + (packet.duration or 0)) * packet.time_base))
+                continue
+            if packet.is_corrupt and container.format.name not in STREAMED_FORMATS:
+                raise _broken(recording.label, seconds, stated)
+            for frame in _frames(packet):
+                yield _samples(frame, recording.label), frame.sample_rate
+                seconds += frame.samples / frame.sample_rate
+    except av.FFmpegError as error:
+        raise _broken(recording.label, seconds, stated) from error
+    tolerance = STATED_LENGTH_TOLERANCE.get(container.format.name, math.inf)
+    if _ends_early(recording) or (stated is not None and max(seconds, others) < stated - tolerance):
+        raise _broken(recording.label, seconds, stated)
+
+
+def _frames(packet: av.Packet) -> list[av.AudioFrame]:
+    """Decode a packet. Tags and zeros between mp3 frames, as in podcasts joined from pieces, hold no sound."""
+    try:
+        return cast(list[av.AudioFrame], packet.decode())
+    except av.FFmpegError:
+        data = bytes(packet)
+        if data.startswith(MP3_TAGS) or not any(data):
+            return []
+        raise
+
+
+def _samples(frame: av.AudioFrame, label: str) -> NDArray[Any]:
+    """A frame's samples as (channels, T)."""
+    try:
+        samples = frame.to_ndarray()
+    except ValueError as error:
+        raise AudioError(f"{label} has samples of type {frame.format.name}; convert it to a 16-bit wav") from error
+    return samples if frame.format.is_planar else samples.reshape(frame.samples, -1).T
+
+
+def _stated_seconds(container: InputContainer, stream: av.AudioStream, recording: Recording) -> float | None:
+    """The length that the container's header states; None where there is none or FFmpeg guesses."""
+    name = container.format.name
+    if name not in STATED_LENGTH_TOLERANCE or (name == "mp3" and not _mp3_counts_frames(recording)):
+        return None
+    if stream.duration and stream.time_base:
+        return float(stream.duration * stream.time_base)
+    return container.duration / av.time_base if container.duration else None
+
+
+def _mp3_counts_frames(recording: Recording) -> bool:
+    """Whether the first mp3 frame is a Xing, Info or VBRI header; without one the length is a guess."""
+    start, tag = 0, recording.bytes_at(0, 10)
+    if tag.startswith(b"ID3") and len(tag) == 10:  # its size is four bytes of seven bits
+        start = 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])
+    head = recording.bytes_at(start, 2048)
+    return any(word in head for word in (b"Xing", b"Info", b"VBRI"))
+
+
+def _ends_early(recording: Recording) -> bool:
+    """Whether a wav or ogg file has fewer bytes than it says, which FFmpeg passes over."""
+    kind = recording.bytes_at(0, 4)
+    if kind == b"RIFF":
+        return _wav_ends_early(recording)
+    return kind == b"OggS" and _ogg_ends_early(recording)
+
+
+def _wav_ends_early(recording: Recording) -> bool:
+    position = 12
+    for _ in range(MAX_RIFF_CHUNKS):
+        header = recording.bytes_at(position, 8)
+        size = int.from_bytes(header[4:], "little")
+        if header[:4] == b"data":
+            return 0 < size < UNKNOWN_RIFF_SIZE and position + 8 + size > recording.size
+        position += 8 + size + size % 2
+    return False
+
+
+def _ogg_ends_early(recording: Recording) -> bool:
+    tail = recording.bytes_at(max(0, recording.size - OGG_PAGE_MAX), OGG_PAGE_MAX)
+    page = tail[max(0, tail.rfind(b"OggS")) :]
+    if len(page) < OGG_PAGE_HEADER:
+        return True
+    count = page[OGG_PAGE_HEADER - 1]
+    lengths = page[OGG_PAGE_HEADER : OGG_PAGE_HEADER + count]
+    return len(lengths) < count or len(page) < OGG_PAGE_HEADER + count + sum(lengths)
+
+
+def _broken(label: str, seconds: float, stated: float | None) -> AudioError:
+    of = f" of {stated:.1f} s" if stated and stated > seconds else ""
+    return AudioError(f"{label} is cut off or damaged: its sound breaks off after {seconds:.1f} s{of}; copy it again")
+
+
+def _unreadable(recording: Recording) -> AudioError:
+    """A file that FFmpeg cannot open: one of a known kind that is broken, or no audio at all."""
+    head = recording.bytes_at(0, 12)
+    kind = next((FIRST_BYTES[start] for start in FIRST_BYTES if head.startswith(start)), None)
+    if head[4:8] == b"ftyp":
+        kind = "mp4"
+    if kind:
+        return AudioError(f"{recording.label} begins like {kind} but is cut off or damaged; copy or record it again")
+    return AudioError(
+        f"{recording.label} is not audio: no known format in its {recording.size} bytes; "
+        "give a wav, flac, mp3, ogg, opus, m4a, webm or mp4 file"
+    )
