@@ -19,7 +19,7 @@ PACKAGE = ROOT / "src" / "soundwave"
 LAYERS = [
     {"errors"},
     {"configuration"},
-    {"audio", "prompt"},
+    {"audio", "prompt", "ctc_text"},
     {"processing"},
     {"model"},
     {"checkpoints"},

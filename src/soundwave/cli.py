@@ -1,0 +1,377 @@
+"""The command line: one verb is one typed function.
+
+Knows nothing about models: it reads arguments, calls the library, and prints. Answers go to standard output; status,
+progress and errors go to standard error. What is heavy is imported inside the verb that needs it, so that
+`soundwave --help` answers at once.
+
+Exit codes: 0 all went well, 1 something failed, 2 the command was used wrongly, 130 stopped with Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import soundwave
+from soundwave.errors import ConfigurationError, SoundwaveError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rich.progress import Progress, TaskID
+
+    from soundwave.doctor import Finding
+    from soundwave.inference.engine import Engine
+
+
+UNWRAPPED = 400  # columns: wider than any finding of the doctor
+
+
+class Verbs(TyperGroup):
+    """The one place where a failure becomes a line on standard error and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()  # a reader that went away shows here, while it can still be handled
+            return result
+        except SoundwaveError as problem:
+            _say_error(problem)
+            raise typer.Exit(exit_code_of(problem)) from problem
+        except KeyboardInterrupt as problem:
+            typer.echo("\nstopped", err=True)
+            raise typer.Exit(130) from problem  # 128 + SIGINT, as shells count it
+        except BrokenPipeError as problem:
+            # Whoever reads our output has seen enough (`| head`). The interpreter flushes standard output once more
+            # when it ends; what is left goes nowhere instead of into a second error.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from problem
+        except OSError as problem:
+            _say_error(f"{problem.filename}: {problem.strerror}" if problem.filename else problem)
+            raise typer.Exit(1) from problem
+
+
+def exit_code_of(problem: SoundwaveError) -> int:
+    """2 for a setting that is not allowed, 1 for everything else that can go wrong."""
+    return 2 if isinstance(problem, ConfigurationError) else 1
+
+
+app = typer.Typer(
+    name="soundwave",
+    cls=Verbs,
+    help="Speech in, answer out. Ask a recording a question, or have it written down.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,  # plain help: importing rich for it costs as much time as all the rest
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+class OutputFormat(str, Enum):
+    """How a transcript is written: `txt`, the words alone, or `json`, all that is known about it."""
+
+    txt = "txt"
+    json = "json"
+
+
+# Each option is declared once, here; a verb says which of them it takes.
+ModelOption = Annotated[str, typer.Option("--model", "-m", help="`mini`, a folder, or a Hugging Face hub id.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")]
+DtypeOption = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest word.")]
+TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest words with this share.")]
+MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
+SeedOption = Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
+OutputFormatOption = Annotated[OutputFormat, typer.Option(help="txt: the words; json: one object a recording.")]
+OutputDirOption = Annotated[
+    Path | None, typer.Option(help="Write one file a recording here, named after it, instead of printing.")
+]
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"soundwave {soundwave.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options_of_all(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Speech in, answer out. Ask a recording a question, or have it written down."""
+
+
+@app.command()
+def ask(
+    audio: Annotated[str, typer.Argument(help="A recording (any format FFmpeg reads), or - for standard input.")],
+    prompt: Annotated[
+        str | None, typer.Argument(help="What to do with it; the model's own prompt if left out.")
+    ] = None,
+    model: ModelOption = "mini",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    temperature: TemperatureOption = 0.2,
+    top_p: TopPOption = 0.9,
+    max_new_tokens: MaxNewTokensOption = 512,
+    seed: SeedOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Ask about a recording; the answer is printed while it is made."""
+    source = _audio_argument(audio)
+    engine = _load(model, device, dtype, quiet)
+    options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+    reply = None
+    for chunk in engine.stream(source, engine.default_prompt if prompt is None else prompt, **options):
+        reply = chunk.reply
+        if not as_json:
+            sys.stdout.write(chunk.text)
+            sys.stdout.flush()
+    if as_json:
+        _print_json(reply)
+        return
+    sys.stdout.write("\n")
+    if reply is not None and reply.finish_reason == "length":
+        _say(f"cut after {max_new_tokens} tokens; --max-new-tokens allows more", quiet)
+    if reply is not None:
+        _say(f"first words after {reply.timings.first_token:.2f} s, all after {reply.timings.total:.2f} s", quiet)
+
+
+@app.command()
+def transcribe(
+    audio: Annotated[list[str], typer.Argument(help="Recordings (any format FFmpeg reads), or - for standard input.")],
+    model: ModelOption = "mini",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    output_format: OutputFormatOption = OutputFormat.txt,
+    output_dir: OutputDirOption = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write down what is said in recordings.
+
+    The words of one recording are printed as they are; of several, each line begins with the recording's name.
+    A recording that cannot be read is reported, and the others are still done.
+    """
+    if as_json:
+        output_format = OutputFormat.json
+    files = _output_files(audio, output_dir, output_format) if output_dir else {}
+    engine = _load(model, device, dtype, quiet)
+    failed = 0
+    for name in _with_progress(audio, quiet):
+        try:
+            transcript = engine.transcribe(_audio_argument(name))
+        except SoundwaveError as problem:
+            if len(audio) == 1:
+                raise
+            failed += 1
+            message = str(problem)
+            _say_error(message if name in message else f"{name}: {message}")
+            continue
+        if output_format is OutputFormat.json:
+            text = json.dumps({"audio": name, **_as_plain(transcript)}, ensure_ascii=False)
+        elif len(audio) > 1 and not files:
+            text = f"{name}: {transcript.text}"
+        else:
+            text = transcript.text
+        if files:
+            _write_file(files[name], text + "\n")
+        else:
+            print(text, flush=True)
+    if failed:
+        _say_error(f"{failed} of {len(audio)} recordings could not be transcribed")
+        raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    models: Annotated[list[str] | None, typer.Argument(help="Models to look at: `mini`, folders or hub ids.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Check versions, devices, weights and memory, and say what to do.
+
+    Nothing is downloaded. The exit code is 1 where something does not work.
+    """
+    from soundwave.doctor import examine
+
+    findings = examine(models or ["mini"])
+    if as_json:
+        _print_json(findings)
+    else:
+        _print_findings(findings)
+    if any(finding.mark == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def download(
+    model: Annotated[str, typer.Argument(help="`mini`, or a Hugging Face hub id.")] = "mini",
+    quiet: QuietOption = False,
+) -> None:
+    """Fetch a model's weights, check them, and keep them for later."""
+    print(_fetch(model, quiet))
+
+
+@app.command()
+def train(
+    recipe: Annotated[Path, typer.Argument(help="A recipe: a YAML file.")],
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check everything and run two batches, then stop.")
+    ] = False,
+    resume: Annotated[bool, typer.Option(help="Go on from the run's newest checkpoint, if it has one.")] = True,
+) -> None:
+    """Train a model by a recipe, or go on with a stopped run."""
+    overrides = settings or []
+    for setting in overrides:
+        if "=" not in setting:
+            raise typer.BadParameter(f"{setting!r} is not KEY=VALUE; write for instance stages.0.learning_rate=1e-3")
+    try:
+        from soundwave.training.loop import train_from_recipe
+    except ModuleNotFoundError as problem:
+        raise SoundwaveError(
+            f"training needs the package {problem.name!r}, which is not installed; "
+            "run: pip install 'soundwave-llm[train]' (in a source tree: pip install -e '.[train]')"
+        ) from problem
+    train_from_recipe(recipe, overrides, dry_run=dry_run, resume=resume)
+
+
+def main() -> None:
+    """The `soundwave` command."""
+    app(prog_name="soundwave")
+
+
+def _audio_argument(name: str) -> str | bytes:
+    """A path as it is; the bytes of standard input for `-`."""
+    if name != "-":
+        return name
+    if sys.stdin.isatty():
+        raise typer.BadParameter("- reads a recording from standard input, which is a terminal; pipe a file into it")
+    return sys.stdin.buffer.read()
+
+
+def _load(model: str, device: str, dtype: str, quiet: bool) -> Engine:
+    from soundwave.checkpoints.catalog import SHIPPED
+
+    start = time.perf_counter()
+    if model in SHIPPED:
+        _fetch(model, quiet)  # only the first time it has something to do; then it may take minutes, so it is shown
+    _say(f"loading {model} ...", quiet)
+    engine = soundwave.load(model, device=device, dtype=dtype)
+    _say(f"loaded {model} in {time.perf_counter() - start:.1f} s", quiet)
+    return engine
+
+
+def _fetch(model: str, quiet: bool) -> Path:
+    """Download what a model lacks, with a bar for each step; the bar appears when there is something to do."""
+    from soundwave.checkpoints import catalog
+
+    if quiet or not sys.stderr.isatty():
+        return catalog.download(model)
+    tasks: dict[str, TaskID] = {}
+    with _progress_bar() as bar:
+
+        def show(description: str, done: int, total: int | None) -> None:
+            if description not in tasks:
+                tasks[description] = bar.add_task(description, total=total)
+            bar.update(tasks[description], completed=done, total=total)
+
+        return catalog.download(model, progress=show)
+
+
+def _output_files(audio: list[str], folder: Path, output_format: OutputFormat) -> dict[str, Path]:
+    """The file for each recording; refuses two recordings that would write the same one."""
+    files: dict[str, Path] = {}
+    taken: dict[Path, str] = {}
+    for name in audio:
+        path = folder / f"{'stdin' if name == '-' else Path(name).stem}.{output_format.value}"
+        if path in taken:
+            raise typer.BadParameter(
+                f"{taken[path]} and {name} would both be written to {path}; rename one, or run them one by one"
+            )
+        files[name], taken[path] = path, name
+    folder.mkdir(parents=True, exist_ok=True)
+    return files
+
+
+def _write_file(path: Path, text: str) -> None:
+    """All or nothing: a reader never sees half a transcript."""
+    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
+def _with_progress(names: list[str], quiet: bool) -> Iterator[str]:
+    """The same names, with a bar on standard error when there are several and somebody watches."""
+    if quiet or len(names) < 2 or not sys.stderr.isatty():
+        yield from names
+        return
+    with _progress_bar() as bar:
+        yield from bar.track(names, description="transcribing")
+
+
+def _progress_bar() -> Progress:
+    """A bar on standard error that leaves standard output alone unless both are the same terminal."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    return Progress(console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+
+
+def _say(line: str, quiet: bool) -> None:
+    """Status, for people who watch: nothing where standard error is a file or a pipe."""
+    if not quiet and sys.stderr.isatty():
+        print(line, file=sys.stderr, flush=True)
+
+
+def _say_error(problem: object) -> None:
+    """One line, whatever the message holds."""
+    print("error: " + " ".join(str(problem).split()), file=sys.stderr, flush=True)
+
+
+def _as_plain(value: Any) -> Any:
+    """Dataclasses as dictionaries, arrays and tensors as lists: what JSON can hold."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _as_plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, dict):
+        return {str(key): _as_plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_plain(item) for item in value]
+    return value.tolist() if hasattr(value, "tolist") else value
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(_as_plain(value), ensure_ascii=False, indent=2), flush=True)
+
+
+def _print_findings(findings: list[Finding]) -> None:
+    """A table of marks; where something is to be done, it is said below the finding."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
+    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
+    for finding in findings:
+        told = Text(finding.value)
+        if finding.advice:
+            told.append(f"\n→ {finding.advice}", style="bold")
+        table.add_row(Text(finding.mark, style=colours[finding.mark]), Text(finding.name), told)
+    # In a file or a pipe nothing is wrapped: a line of the table is then a line of text.
+    Console(highlight=False, width=None if sys.stdout.isatty() else UNWRAPPED).print(table)
