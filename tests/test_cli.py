@@ -99,7 +99,6 @@ def test_version_is_the_packages() -> None:
         (["ask", "a.wav", "--max-new-tokens", "0"], "Invalid value for '--max-new-tokens'"),
         (["ask", "a.wav", "--tempo", "1"], "No such option"),
         (["transcribe", "a.wav", "--output-format", "doc"], "'doc' is not one of 'txt', 'json'"),
-        (["train", "r.yaml", "lr"], "'lr' is not KEY=VALUE"),
     ],
 )
 def test_a_wrong_use_ends_with_2_and_says_why(engine: FakeEngine, arguments: list[str], told: str) -> None:

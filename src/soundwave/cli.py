@@ -238,10 +238,6 @@ def train(
     resume: Annotated[bool, typer.Option(help="Go on from the run's newest checkpoint, if it has one.")] = True,
 ) -> None:
     """Train a model by a recipe, or go on with a stopped run."""
-    overrides = settings or []
-    for setting in overrides:
-        if "=" not in setting:
-            raise typer.BadParameter(f"{setting!r} is not KEY=VALUE; write for instance stages.0.learning_rate=1e-3")
     try:
         from soundwave.training.loop import train_from_recipe
     except ModuleNotFoundError as problem:
@@ -249,7 +245,7 @@ def train(
             f"training needs the package {problem.name!r}, which is not installed; "
             "run: pip install 'soundwave-llm[train]' (in a source tree: pip install -e '.[train]')"
         ) from problem
-    train_from_recipe(recipe, overrides, dry_run=dry_run, resume=resume)
+    train_from_recipe(recipe, settings or [], dry_run=dry_run, resume=resume)
 
 
 def main() -> None:

@@ -6,6 +6,8 @@ a library that is missing or broken is a finding here, not a failure.
 
 from __future__ import annotations
 
+import json
+import math
 import os
 import platform
 import shutil
@@ -56,14 +58,14 @@ def examine(models: list[str]) -> list[Finding]:
     Args:
         models: Names as `soundwave.load` takes them.
     """
-    findings = [_python(), _system(), *_libraries()]
-    torch_works = all(finding.mark == "ok" for finding in findings if finding.name in ("torch", "transformers"))
-    if torch_works:
+    libraries = _libraries()
+    all_work = all(finding.mark == "ok" for finding in libraries)
+    findings = [_python(), _system(), *libraries]
+    if all_work:
         findings += [*_devices(), _threads()]
-    findings.append(_training())
-    findings.append(_cache())
+    findings += [_training(), _cache()]
     for model in models:
-        findings += _model(model, torch_works)
+        findings += _model(model, all_work)
     return findings
 
 
@@ -159,7 +161,7 @@ def _cache() -> Finding:
     return Finding("cache", "ok", f"{folder}, {free / GIGABYTE:.1f} GB free", details=details)
 
 
-def _model(model: str, torch_works: bool) -> list[Finding]:
+def _model(model: str, libraries_work: bool) -> list[Finding]:
     """Whether a model's files are here, and what it will need."""
     try:
         folder = _folder_without_network(model)
@@ -170,16 +172,17 @@ def _model(model: str, torch_works: bool) -> list[Finding]:
     size = size_of(folder)
     value = f"{size / 1e6:.1f} MB in {folder}"
     findings = [Finding(f"weights {model}", "ok", value, details={"bytes": size, "folder": str(folder)})]
-    if not torch_works:
+    if not libraries_work:
         return findings
     try:
-        config = _configuration(folder)
-    except (SoundwaveError, OSError, ValueError) as problem:
-        return [*findings, Finding(f"config {model}", "fail", str(problem).splitlines()[0], "download the model anew")]
-    for part in (config.audio_tower_source, config.language_model_source):
-        if part is not None:
-            findings.append(_part(part))
-    return [*findings, _memory(model, config, folder)]
+        config, parts = _shape_of(folder)
+    except (SoundwaveError, OSError, ValueError, KeyError) as problem:
+        reason = str(problem).splitlines()[0]
+        return [*findings, Finding(f"config {model}", "fail", reason, "download the model again")]
+    for source in (config.audio_tower_source, config.language_model_source):
+        if source is not None and not Path(source).is_dir():
+            findings.append(_part(source))
+    return [*findings, _memory(model, config, parts)]
 
 
 def _folder_without_network(model: str) -> Path | None:
@@ -195,10 +198,21 @@ def _folder_without_network(model: str) -> Path | None:
         return None
 
 
-def _configuration(folder: Path) -> SoundwaveConfig:
+def _shape_of(folder: Path) -> tuple[SoundwaveConfig, dict[str, int]]:
+    """A model's configuration, and its number of parameters per part."""
+    from transformers import WhisperConfig
+
+    from soundwave.checkpoints.released import is_released, released_config
+    from soundwave.checkpoints.weights import weight_files
     from soundwave.configuration import SoundwaveConfig
 
-    return SoundwaveConfig.from_pretrained(folder)
+    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    if is_released(values):  # it does not say how large its encoder is, so its weights are counted as they lie there
+        return released_config(values, WhisperConfig()), {"all": numbers_in(weight_files(folder))}
+    config = SoundwaveConfig.from_pretrained(folder)
+    parts = parameters_per_part(config)
+    lora = folder / "lora"
+    return config, {**parts, "lora": numbers_in(weight_files(lora))} if lora.is_dir() else parts
 
 
 def _part(part: str) -> Finding:
@@ -211,11 +225,10 @@ def _part(part: str) -> Finding:
     return Finding(f"weights {part}", "ok", f"{size / 1e6:.1f} MB in {folder}", details=details)
 
 
-def _memory(model: str, config: SoundwaveConfig, folder: Path) -> Finding:
-    parts = parameters_per_part(config, folder)
+def _memory(model: str, config: SoundwaveConfig, parts: dict[str, int]) -> Finding:
     needs = {dtype: expected_memory(config, sum(parts.values()), dtype) for dtype in BYTES_PER_PARAMETER}
     details: dict[str, Any] = {"parameters": parts, "expected_bytes": needs}
-    value = f"{sum(parts.values()) / 1e6:,.0f}M parameters: " + ", ".join(
+    value = f"{sum(parts.values()) / 1e6:,.1f}M parameters: " + ", ".join(
         f"{need / GIGABYTE:.2f} GB in {dtype}" for dtype, need in needs.items()
     )
     there = memory_of_machine()
@@ -227,33 +240,29 @@ def _memory(model: str, config: SoundwaveConfig, folder: Path) -> Finding:
     return Finding(f"memory {model}", "warn", value, advice, details)
 
 
-def parameters_per_part(config: SoundwaveConfig, folder: Path | None = None) -> dict[str, int]:
-    """Count a model's parameters without allocating them.
-
-    Args:
-        config: The model's configuration.
-        folder: The model's folder; its LoRA weights, if it has any, are counted too.
+def parameters_per_part(config: SoundwaveConfig) -> dict[str, int]:
+    """Count a model's parameters without allocating them; tied weights count once.
 
     Returns:
-        Part (`audio_tower`, `alignment`, `shrinking`, `language_model`, `lora`) to number of parameters; tied
-        weights count once.
+        Part (`audio_tower`, `alignment`, `shrinking`, `language_model`) to number of parameters.
     """
-    import torch
+    from soundwave.checkpoints.weights import empty_model
+
+    model = empty_model(config)
+    model.language_model.tie_weights()
+    return {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
+
+
+def numbers_in(files: list[Path]) -> int:
+    """How many numbers safetensors files hold, by their headers."""
     from safetensors import safe_open
 
-    from soundwave.model.soundwave import SoundwaveForConditionalGeneration
-
-    with torch.device("meta"):
-        model = SoundwaveForConditionalGeneration(config)
-    counts = {name: sum(weight.numel() for weight in part.parameters()) for name, part in model.named_children()}
-    lora = folder / "lora" / "adapter_model.safetensors" if folder else None
-    if lora is not None and lora.is_file():
-        with safe_open(lora, "pt") as file:
-            counts["lora"] = sum(
-                torch.Size(file.get_slice(name).get_shape()).numel()
-                for name in file.keys()  # noqa: SIM118 - safe_open has no iterator
-            )
-    return counts
+    count = 0
+    for file in files:
+        with safe_open(file, "pt") as tensors:
+            names = tensors.keys()
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in names)
+    return count
 
 
 def expected_memory(config: SoundwaveConfig, parameters: int, dtype: str) -> int:
