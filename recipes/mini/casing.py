@@ -10,16 +10,14 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sentences import QUESTION_STARTS
+from sentences import ASKING, QUESTION_STARTS
 
 from soundwave.training.transcripts import normalise_transcript
 
 WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
-ASKING = frozenset("what who whose whom where when why how which".split())
 VERBS = QUESTION_STARTS - ASKING
-SUBJECTS = frozenset(
-    "i you he she it we they this that these those the a an my your his her our their there anyone anybody".split()
-)
+_SUBJECTS = "i you he she it we they this that these those the a an my your his her our their there anyone anybody"
+SUBJECTS = frozenset(_SUBJECTS.split())
 SENTENCE_END = (".", "?", "!")
 
 

@@ -133,6 +133,8 @@ def main() -> None:
         {json.loads(line)["audio"] for line in out.read_text(encoding="utf-8").splitlines()} if out.exists() else set()
     )
     rows = [json.loads(line) for line in (arguments.speech / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
+    # What needs no recogniser comes first, so that training can begin on it.
+    rows.sort(key=lambda row: row.get("text") is None or needs_casing(row["text"]))
     excluded = {
         " ".join(words_of(json.loads(line)["text"] or ""))
         for path in arguments.exclude

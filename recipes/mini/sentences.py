@@ -35,10 +35,14 @@ PLAIN = re.compile(r"[A-Za-z][A-Za-z ,.;:'!?-]*")
 UNREADABLE = re.compile(
     r"\b(?:[A-Z]{2,}\w*|[A-Z]\.|\w*[a-z][A-Z]\w*|St\.|etc\b|vs\b|[B-HJ-Zb-hj-z]\b(?<!'[a-z]))|\.\.|''"
 )
-QUESTION_STARTS = frozenset(
-    "what what's who who's whose whom where where's when why how how's which is are was were am do does did can could would "
-    "will should shall may has have had isn't aren't doesn't don't didn't can't won't".split()
+_ASKING = "what who whose whom where when why how which"
+_ASKING_SHORT = "what's who's where's when's how's"
+_VERBS = (
+    "is are was were am do does did can could would will should shall may has have had "
+    "isn't aren't doesn't don't didn't can't won't"
 )
+ASKING = frozenset(_ASKING.split())
+QUESTION_STARTS = frozenset([*ASKING, *_ASKING_SHORT.split(), *_VERBS.split()])
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,8 @@ def tidy(text: str, kind: str) -> str:
 def read_sentences(folder: Path, *, max_words: int = 22, max_question_words: int = 14) -> Iterator[Sentence]:
     """Every readable sentence of the known text files in `folder`: 2 to `max_words` words of plain English letters.
 
-    Lines with digits, signs, initials or abbreviations in capitals are left out: a voice says something else than is written.
+    Lines with digits, signs, initials or abbreviations in capitals are left out: a voice says something else than what
+    is written.
     """
     for name, (kind, field) in SOURCES.items():
         path = folder / name

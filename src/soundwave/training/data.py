@@ -1,0 +1,142 @@
+"""Read training data: manifests in JSON lines (plain or .gz), and saved data sets of Hugging Face.
+
+Says where the rows are; what a row means is in `manifests.py`. No audio is opened here.
+"""
+
+from __future__ import annotations
+
+import gzip
+import importlib
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from soundwave.errors import DataError
+from soundwave.training.examples import DEFAULT_PROMPT, AudioSpan, Example
+from soundwave.training.manifests import parse_row
+from soundwave.training.transcripts import normalise_transcript
+
+__all__ = [
+    "DEFAULT_PROMPT",
+    "AudioSpan",
+    "Example",
+    "check_audio_files",
+    "normalise_transcript",
+    "read_manifest",
+    "read_manifests",
+]
+
+SAVED_DATASET_FILES = ("dataset_info.json", "dataset_dict.json")
+TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript")
+MISSING_SHOWN = 5
+
+
+def read_manifest(path: str | os.PathLike[str]) -> Iterator[Example]:
+    """The examples of one manifest, in order, read as they are asked for.
+
+    Args:
+        path: a `.jsonl`, `.json` or `.jsonl.gz` file with one example a line in any format of `manifests.py` (lines may
+            differ), or a folder written by `datasets.Dataset.save_to_disk`.
+
+    Raises:
+        DataError: no such file, not JSON lines, or a line that is not a known format; the message names file and line.
+
+    Example:
+        >>> [example.reply for example in read_manifest("clips/manifest.jsonl")]  # doctest: +SKIP
+        ['Good morning.', 'How are you?']
+    """
+    path = Path(path)
+    if path.is_dir():
+        yield from _saved_dataset(path)
+        return
+    if not path.exists():
+        raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
+    count = 0
+    for number, line in _lines(path):
+        if line.strip():
+            count += 1
+            yield parse_row(_decode(line, f"{path}:{number}"), path.parent, f"{path}:{number}")
+    if not count:
+        raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
+
+
+def read_manifests(paths: Iterable[str | os.PathLike[str]]) -> list[Example]:
+    """All examples of several manifests, in order."""
+    return [example for path in paths for example in read_manifest(path)]
+
+
+def check_audio_files(examples: Iterable[Example]) -> None:
+    """Every audio file that the examples name is there. Opens none of them.
+
+    Raises:
+        DataError: files are missing; the message names the first few and where they are asked for.
+    """
+    missing: dict[str, str] = {}
+    seen: set[str] = set()
+    for example in examples:
+        for span in example.audios:
+            if span.path in seen or span.path.startswith("data:"):
+                continue
+            seen.add(span.path)
+            if not os.path.isfile(span.path):
+                missing[span.path] = example.where
+    if missing:
+        shown = "; ".join(f"{path} ({where})" for path, where in list(missing.items())[:MISSING_SHOWN])
+        more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
+        raise DataError(
+            f"{len(missing)} of {len(seen)} audio files do not exist: {shown}{more}. "
+            "Paths are relative to the manifest's folder."
+        )
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    number = 0
+    try:
+        # By content, not by name: a .gz that was unpacked on download keeps its name.
+        with path.open("rb") as start:
+            packed = start.read(2) == b"\x1f\x8b"
+        with gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                yield number, line.removeprefix("\ufeff")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}:{number + 1}: not UTF-8 text; manifests are JSON lines in UTF-8.") from error
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}:{number + 1}: the .gz file is cut off or broken; copy it again.") from error
+
+
+def _decode(line: str, where: str) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{where}: not JSON at character {error.pos + 1} ({error.msg}); write one whole JSON object a line."
+        ) from error
+
+
+def _saved_dataset(folder: Path) -> Iterator[Example]:
+    if not any((folder / name).exists() for name in SAVED_DATASET_FILES):
+        raise DataError(
+            f"{folder}: a folder, but not one saved by datasets (no {' or '.join(SAVED_DATASET_FILES)}); "
+            "give the manifest file in it, or one split's folder."
+        )
+    try:
+        datasets = importlib.import_module("datasets")  # optional: heavy, and only this format needs it
+    except ImportError as error:
+        raise DataError(
+            f"{folder}: reading a saved data set needs the package datasets; pip install datasets, or write a manifest."
+        ) from error
+    found = datasets.load_from_disk(str(folder))
+    if isinstance(found, dict):
+        raise DataError(f"{folder}: a data set of the splits {', '.join(found)}; give one of them, as {folder}/train.")
+    column = next((name for name, kind in found.features.items() if isinstance(kind, datasets.Audio)), None)
+    if column is None:
+        raise DataError(f"{folder}: no Audio column; the columns are {', '.join(found.features)}.")
+    text = next((name for name in TEXT_COLUMNS if name in found.features), None)
+    for number, row in enumerate(found.cast_column(column, datasets.Audio(decode=False)), 1):
+        short = {**row, "audio": row[column]}
+        if text is not None:
+            short["text"] = row[text]
+        yield parse_row(short, folder, f"{folder}:{number}")

@@ -1,0 +1,370 @@
+"""Manifests: every format of the field gives the same example, and every mistake says where it is and what to write."""
+
+import base64
+import gzip
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from soundwave.errors import DataError
+from soundwave.training.data import DEFAULT_PROMPT, AudioSpan, Example, check_audio_files, read_manifest, read_manifests
+from soundwave.training.transcripts import normalise_transcript
+
+ASKED = "What does the person say?"
+SAID = "Good morning, Anna."
+USER = {"role": "user", "content": f"<audio>{ASKED}"}
+REPLY = {"role": "assistant", "content": SAID}
+KNOWN = {"transcript": "good morning anna", "duration": 1.5, "language": "en"}
+CUT = {
+    "id": "a",
+    "type": "MonoCut",
+    "start": 0.0,
+    "duration": 1.5,
+    "channel": 0,
+    "supervisions": [{"id": "a", "recording_id": "a", "start": 0.0, "duration": 1.5, "text": SAID, "language": "en"}],
+    "recording": {
+        "id": "a",
+        "sources": [{"type": "file", "channels": [0], "source": "clips/a.wav"}],
+        "sampling_rate": 16000,
+        "num_samples": 24000,
+        "duration": 1.5,
+    },
+}
+
+
+def parts(kind: dict[str, Any]) -> dict[str, Any]:
+    """A row whose user message is this audio part and the question."""
+    return {"messages": [{"role": "user", "content": [kind, {"type": "text", "text": ASKED}]}, REPLY], **KNOWN}
+
+
+SAME_EXAMPLE: dict[str, dict[str, Any]] = {
+    "ms-swift": {"messages": [USER, REPLY], "audios": ["clips/a.wav"], **KNOWN},
+    "ms-swift, a line break after the mark": {
+        "messages": [{"role": "user", "content": f"<audio>\n{ASKED}"}, REPLY],
+        "audios": ["clips/a.wav"],
+        **KNOWN,
+    },
+    "part with path": parts({"type": "audio", "path": "clips/a.wav"}),
+    "part with url": parts({"type": "audio", "url": "clips/a.wav"}),
+    "part with audio": parts({"type": "audio", "audio": "clips/a.wav"}),
+    "part with audio_url": parts({"type": "audio_url", "audio_url": {"url": "clips/a.wav"}}),
+    "part that takes its file from the list": {**parts({"type": "audio"}), "audios": ["clips/a.wav"]},
+    "short": {"audio": "clips/a.wav", "text": SAID, "duration": 1.5, "language": "en"},
+    "short, prompt written out": {
+        "audio": "clips/a.wav",
+        "text": SAID,
+        "prompt": ASKED,
+        "duration": 1.5,
+        "language": "en",
+    },
+    "conversations": {
+        "conversations": [
+            {"from": "user", "value": ASKED, "audio": "clips/a.wav"},
+            {"from": "assistant", "value": SAID, "transcription": SAID},
+        ],
+        "duration": 1.5,
+        "language": "en",
+    },
+    "conversations, human and gpt, marked": {
+        "conversations": [
+            {"from": "human", "value": f"<audio>{ASKED}", "audio": ["clips/a.wav"]},
+            {"from": "gpt", "value": SAID, "transcription": SAID},
+        ],
+        "duration": 1.5,
+        "language": "en",
+    },
+    "NeMo": {"audio_filepath": "clips/a.wav", "duration": 1.5, "text": SAID, "lang": "en"},
+    "lhotse": CUT,
+}
+
+
+def write(folder: Path, *rows: Any, name: str = "m.jsonl") -> Path:
+    """A manifest with these rows; texts are written as they are."""
+    path = folder / name
+    text = "".join((row if isinstance(row, str) else json.dumps(row, ensure_ascii=False)) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith(".gz") else text.encode())
+    return path
+
+
+def only(path: Path) -> Example:
+    (example,) = read_manifest(path)
+    return example
+
+
+@pytest.mark.parametrize("row", SAME_EXAMPLE.values(), ids=SAME_EXAMPLE)
+def test_every_format_gives_the_same_example(tmp_path: Path, row: dict[str, Any]) -> None:
+    assert only(write(tmp_path, row)) == Example(
+        messages=[
+            {"role": "user", "content": [{"type": "audio"}, {"type": "text", "text": ASKED}]},
+            {"role": "assistant", "content": [{"type": "text", "text": SAID}]},
+        ],
+        audios=(AudioSpan(str(tmp_path / "clips" / "a.wav")),),
+        transcript="good morning anna",
+        duration=1.5,
+        language="en",
+    )
+
+
+def test_packed_and_plain_manifests_read_alike_and_may_mix_formats(tmp_path: Path) -> None:
+    rows = [SAME_EXAMPLE["short"], "", SAME_EXAMPLE["NeMo"]]
+    plain, packed = write(tmp_path, *rows), write(tmp_path, *rows, name="m.jsonl.gz")
+    assert list(read_manifest(plain)) == list(read_manifest(packed))
+    assert [example.where for example in read_manifest(plain)] == [f"{plain}:1", f"{plain}:3"]
+    assert len(read_manifests([plain, packed])) == 4
+
+
+def test_inline_sound_is_kept_as_a_data_text(tmp_path: Path) -> None:
+    data = base64.b64encode(b"RIFF").decode()
+    row = parts({"type": "input_audio", "input_audio": {"data": data, "format": "wav"}})
+    assert only(write(tmp_path, row)).audios == (AudioSpan(f"data:audio/wav;base64,{data}"),)
+
+
+def test_several_audios_and_turns_keep_their_order(tmp_path: Path) -> None:
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "<audio><audio>Same voice?"},
+        {"role": "assistant", "content": "No."},
+        {"role": "user", "content": "And this? <audio>"},
+        {"role": "assistant", "content": "Yes."},
+    ]
+    example = only(write(tmp_path, {"messages": messages, "audios": ["a.wav", "b.wav", "c.wav"]}))
+    assert [Path(span.path).name for span in example.audios] == ["a.wav", "b.wav", "c.wav"]
+    kinds = [[part.get("text", "<audio>") for part in message["content"]] for message in example.messages]
+    assert kinds == [["Be brief."], ["<audio>", "<audio>", "Same voice?"], ["No."], ["And this?", "<audio>"], ["Yes."]]
+    assert example.reply == "Yes."
+
+
+def test_an_example_without_audio_is_a_text_example(tmp_path: Path) -> None:
+    row = {"messages": [{"role": "user", "content": "Capital of Italy?"}, {"role": "assistant", "content": "Rome."}]}
+    example = only(write(tmp_path, row))
+    assert (example.audios, example.transcript) == ((), None)
+
+
+def test_only_the_short_form_has_a_default_prompt_and_audio_comes_first(tmp_path: Path) -> None:
+    asked = only(write(tmp_path, {"audio": "a.wav", "text": "Hello."})).messages[0]["content"]
+    assert asked == [{"type": "audio"}, {"type": "text", "text": DEFAULT_PROMPT}]
+    own = only(write(tmp_path, {"audio": "a.wav", "text": "Rome.", "prompt": "Answer."})).messages[0]["content"]
+    assert own == [{"type": "audio"}, {"type": "text", "text": "Answer."}]
+    bare = {"conversations": [{"from": "user", "value": "", "audio": "a.wav"}, {"from": "assistant", "value": "Rome."}]}
+    assert {"type": "text", "text": DEFAULT_PROMPT} not in only(write(tmp_path, bare)).messages[0]["content"]
+
+
+@pytest.mark.parametrize(
+    ("row", "transcript"),
+    [
+        ({"text": "It's Anna."}, "it's anna"),
+        ({"text": "Rome.", "prompt": "Answer the question."}, None),
+        ({"text": "Rome.", "prompt": "Answer.", "transcript": "The capital of Italy?"}, "the capital of italy"),
+        ({"text": "Flight 12.", "transcript": "Flight twelve."}, "flight twelve"),
+        ({"text": "Flight 12."}, None),
+        ({"text": "Flight twelve.", "transcript": None}, None),
+        ({"text": ""}, ""),
+    ],
+)
+def test_the_transcript_is_given_or_is_the_reply_to_the_default_prompt_and_is_never_faked(
+    tmp_path: Path, row: dict[str, Any], transcript: str | None
+) -> None:
+    assert only(write(tmp_path, {"audio": "a.wav", **row})).transcript == transcript
+
+
+@pytest.mark.parametrize(
+    ("row", "span", "duration"),
+    [
+        ({"audio": "a.wav", "text": "x", "start": 2, "end": 5.5}, (2.0, 5.5), 3.5),
+        ({"audio": "a.wav", "text": "x", "end": 5.5}, (None, 5.5), 5.5),
+        ({"audio_filepath": "a.wav", "text": "x", "offset": 2, "duration": 3.5}, (2.0, 5.5), 3.5),
+        ({**CUT, "start": 0.5, "duration": 1.0}, (0.5, 1.5), 1.0),
+        ({"audio": {"path": "a.wav", "start": 2, "end": 5.5}, "text": "x"}, (2.0, 5.5), 3.5),
+    ],
+)
+def test_a_part_of_a_file_has_its_start_end_and_length(
+    tmp_path: Path, row: dict[str, Any], span: tuple[float | None, float], duration: float
+) -> None:
+    example = only(write(tmp_path, row))
+    assert ((example.audios[0].start, example.audios[0].end), example.duration) == (span, duration)
+
+
+def test_examples_are_named_by_their_id_or_their_line(tmp_path: Path) -> None:
+    path = write(tmp_path, {"audio": "a.wav", "text": "x", "id": 7, "task": "asr"}, {"audio": "a.wav", "text": "x"})
+    first, second = read_manifest(path)
+    assert (first.id, first.task, second.id) == ("7", "asr", f"{path}:2")
+
+
+BAD_ROWS: dict[str, tuple[Any, str]] = {
+    "not JSON": ('{"audio": "a.wav",', r"m.jsonl:2: not JSON at character 20 .*write one whole JSON object a line"),
+    "a list": ([1], r"m.jsonl:2: the line is list, not an object; write"),
+    "unknown format": (
+        {"wav": "a.wav", "label": 1},
+        r"m.jsonl:2: no known manifest format; the keys are 'wav', 'label'. A line needs one of messages, "
+        r"conversations, audio_filepath, supervisions, audio; the short form is",
+    ),
+    "too few audios": (
+        {"messages": [{"role": "user", "content": "<audio><audio>Same?"}, REPLY], "audios": ["a.wav"]},
+        r"m.jsonl:2: 2 <audio> marks in the messages, but 1 audio files; write one <audio> where each file belongs",
+    ),
+    "too many audios": (
+        {"messages": [USER, REPLY], "audios": ["a.wav", "b.wav"]},
+        r"m.jsonl:2: 1 <audio> marks in the messages, but 2 audio files",
+    ),
+    "audios not a list": (
+        {"messages": [USER, REPLY], "audios": "a.wav"},
+        r"m.jsonl:2: audios is 'a.wav'; it must be a list",
+    ),
+    "messages not a list": ({"messages": "hi"}, r"m.jsonl:2: messages is 'hi'; it must be a list of role and content"),
+    "message not an object": ({"messages": ["hi"]}, r"m.jsonl:2: a message is 'hi'; it must be an object"),
+    "content a number": (
+        {"messages": [{"role": "user", "content": 5}, REPLY]},
+        r"a message's content is 5; it must be",
+    ),
+    "role": (
+        {"messages": [{"role": "robot", "content": "x"}, REPLY]},
+        r"m.jsonl:2: the role is 'robot'; allowed are system, user, human, assistant, gpt",
+    ),
+    "no reply": (
+        {"messages": [USER], "audios": ["a.wav"]},
+        r"m.jsonl:2: the last message is user; it must be the assistant's",
+    ),
+    "no messages": ({"messages": []}, r"m.jsonl:2: the last message is missing; it must be the assistant's"),
+    "audio in the reply": (
+        {
+            "messages": [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "<audio>"}],
+            "audios": ["a"],
+        },
+        r"m.jsonl:2: the assistant's reply contains audio; replies are text",
+    ),
+    "part": (parts({"type": "video", "path": "a.mp4"}), r"its type must be one of text, audio, input_audio, audio_url"),
+    "text part": (parts({"type": "text", "text": None}), r"m.jsonl:2: a text part is None; it must be a text"),
+    "input_audio": (parts({"type": "input_audio", "input_audio": "x"}), r'input_audio must be \{"data": base64 text'),
+    "no text": ({"audio": "a.wav"}, r"m.jsonl:2: no text; the short form is audio and text. Transcribe the clip first"),
+    "null text": ({"audio": "a.wav", "text": None}, r"m.jsonl:2: no text"),
+    "text a number": ({"audio": "a.wav", "text": 5}, r"m.jsonl:2: text is 5; it must be a text in quotes"),
+    "prompt a number": ({"audio": "a.wav", "text": "x", "prompt": 5}, r"m.jsonl:2: prompt is 5; it must be a text"),
+    "transcript a number": (
+        {"audio": "a.wav", "text": "x", "transcript": 5},
+        r"m.jsonl:2: transcript is 5; it must be",
+    ),
+    "audio a number": (
+        {"audio": 5, "text": "x"},
+        r"m.jsonl:2: the audio is 5; it must be a path, relative to the manifest",
+    ),
+    "audio an address": (
+        {"audio": "https://example.org/a.wav", "text": "x"},
+        r"m.jsonl:2: the audio is the address https://example.org/a.wav; training reads files only. Download it first",
+    ),
+    "duration": (
+        {"audio": "a.wav", "text": "x", "duration": "3s"},
+        r"m.jsonl:2: duration is '3s'; it must be a number of sec",
+    ),
+    "negative": (
+        {"audio": "a.wav", "text": "x", "start": -1},
+        r"m.jsonl:2: start is -1; it must be a number of seconds, 0",
+    ),
+    "end first": (
+        {"audio": "a.wav", "text": "x", "start": 3, "end": 2},
+        r"m.jsonl:2: end is 2 s and start is 3 s; the end",
+    ),
+    "cut of two": (
+        {"audio": ["a", "b"], "text": "x", "end": 2},
+        r"m.jsonl:2: start and end with 2 audio files; they need ex",
+    ),
+    "conversations": (
+        {"conversations": "hi"},
+        r"m.jsonl:2: conversations is 'hi'; it must be a list of objects with from",
+    ),
+    "a turn's value": ({"conversations": [{"from": "user"}]}, r"m.jsonl:2: a turn's value is None; it must be a text"),
+    "lhotse mix": (
+        {"type": "MixedCut", "supervisions": []},
+        r"m.jsonl:2: a lhotse MixedCut without one recording; save pl",
+    ),
+    "lhotse pipe": (
+        {**CUT, "recording": {"sources": [{"type": "command", "source": "sox"}]}},
+        r"m.jsonl:2: the recording's source is of type 'command'; only files are read. Save the cuts' audio to files",
+    ),
+}
+
+
+@pytest.mark.parametrize(("row", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_a_bad_line_is_named_with_what_is_wrong_and_what_is_allowed(tmp_path: Path, row: Any, message: str) -> None:
+    path = write(tmp_path, {"audio": "a.wav", "text": "fine"}, row)
+    with pytest.raises(DataError, match=message) as caught:
+        list(read_manifest(path))
+    assert str(caught.value).startswith(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_manifests_that_cannot_be_read_say_why(tmp_path: Path) -> None:
+    cases = {
+        tmp_path / "none.jsonl": "no such manifest; give a .jsonl or .jsonl.gz file",
+        write(tmp_path, "", name="empty.jsonl"): "the manifest has no lines",
+        tmp_path: "a folder, but not one saved by datasets .*give the manifest file in it",
+        tmp_path / "latin.jsonl": "latin.jsonl:1: not UTF-8 text",
+        tmp_path / "torn.jsonl.gz": "the .gz file is cut off or broken; copy it again",
+    }
+    (tmp_path / "latin.jsonl").write_bytes(b'{"text": "caf\xe9"}\n')
+    whole = write(tmp_path, *[{"audio": f"{n}.wav", "text": str(n * n)} for n in range(99)], name="whole.jsonl.gz")
+    (tmp_path / "torn.jsonl.gz").write_bytes(whole.read_bytes()[:-40])
+    for path, message in cases.items():
+        with pytest.raises(DataError, match=message):
+            list(read_manifest(path))
+
+
+def test_a_saved_data_set_without_the_package_names_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "dataset_info.json").write_text("{}")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(DataError, match="needs the package datasets; pip install datasets, or write a manifest"):
+        list(read_manifest(tmp_path))
+
+
+def test_a_saved_data_set_is_read_by_its_audio_column(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+
+    def saved(name: str, columns: dict[str, Any]) -> Any:
+        # A fingerprint of our own: some pairs of datasets and pyarrow cannot compute one.
+        return datasets.Dataset(datasets.table.InMemoryTable.from_pydict(columns), fingerprint=name)
+
+    sound = {"sound": [{"bytes": b"RIFF", "path": None}], "sentence": ["Hello."]}
+    saved("a", sound).cast_column("sound", datasets.Audio(decode=False)).save_to_disk(str(tmp_path / "saved"))
+    example = only(tmp_path / "saved")
+    assert (example.reply, example.audios[0].path) == ("Hello.", "data:audio/any;base64,UklGRg==")
+    saved("b", {"text": ["Hello."]}).save_to_disk(str(tmp_path / "mute"))
+    with pytest.raises(DataError, match="no Audio column; the columns are text"):
+        list(read_manifest(tmp_path / "mute"))
+    datasets.DatasetDict({"train": saved("c", {"text": ["x"]})}).save_to_disk(str(tmp_path / "splits"))
+    with pytest.raises(DataError, match="a data set of the splits train; give one of them"):
+        list(read_manifest(tmp_path / "splits"))
+
+
+def test_missing_audio_files_are_named_before_training(tmp_path: Path) -> None:
+    (tmp_path / "0.wav").touch()
+    path = write(tmp_path, *[{"audio": f"{n}.wav", "text": "x"} for n in range(9)])
+    with pytest.raises(DataError, match=r"8 of 9 audio files do not exist: .*1.wav \(.*m.jsonl:2\); .* and 3 more"):
+        check_audio_files(read_manifest(path))
+    check_audio_files(read_manifest(write(tmp_path, {"audio": "0.wav", "text": "x"})))
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("O'Neil's well-known", "o'neil's well known"),
+        ("“Don’t!” she said…", "don't she said"),
+        ("Café Über naïve", "cafe uber naive"),
+        ("the students' 'tis", "the students tis"),
+        ("  Yes —\nno.  ", "yes no"),
+        ("", ""),
+        ("...", ""),
+        ("At 5 o'clock", None),
+        ("½ an hour", None),
+        ("salt & pepper", None),
+        ("well known", "well known"),
+    ],
+)
+def test_transcripts_become_lower_case_words_or_nothing_where_the_spoken_form_is_unknown(
+    text: str, words: str | None
+) -> None:
+    assert normalise_transcript(text) == words
+    assert words is None or normalise_transcript(words) == words

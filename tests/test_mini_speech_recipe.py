@@ -1,0 +1,76 @@
+"""The making of mini's speech: which sentences are read aloud, and how labels are written."""
+
+import gzip
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "mini"
+if not RECIPE.is_dir():
+    pytest.skip("the recipes are not part of this copy", allow_module_level=True)
+sys.path.insert(0, str(RECIPE))
+
+casing = pytest.importorskip("casing")
+sentences = pytest.importorskip("sentences")
+
+
+def spoken(text: str, kind: str = "prose") -> object:
+    return sentences.Sentence(text, tuple(casing.words_of(text)), kind, "test")
+
+
+def test_text_is_tidied_to_a_written_sentence() -> None:
+    assert sentences.tidy("“it’s  late--go home”", "prose") == "It's late, go home."
+    assert sentences.tidy("what do i owe", "command") == "What do I owe?"
+    assert sentences.tidy("play some music", "command") == "Play some music."
+
+
+def test_only_sentences_that_sound_as_they_are_written_are_read(tmp_path: Path) -> None:
+    lines = [
+        "All is well here.",
+        "Room 5 is free.",
+        "The BBC said so.",
+        "Ask J. Smith.",
+        "Yes.",
+        "Café is open.",
+        "a & b",
+    ]
+    with gzip.open(tmp_path / "prose-harvard.jsonl.gz", "wt") as file:
+        file.writelines(json.dumps({"text": line}) + "\n" for line in lines)
+    assert [one.text for one in sentences.read_sentences(tmp_path)] == ["All is well here."]
+
+
+def test_the_choice_prefers_words_not_heard_yet_and_never_takes_what_is_excluded() -> None:
+    pool = [spoken("The dog ran home."), spoken("The dog ran away."), spoken("Seven purple comets burned.")]
+    heard = [("the", "dog", "ran", "home", "away")] * 9
+    assert next(sentences.choose(pool, {"prose": 1.0}, already=heard)).text == "Seven purple comets burned."
+    chosen = sentences.choose(pool, {"prose": 1.0}, excluded=[("seven", "purple", "comets", "burned")])
+    assert sorted(one.text for one in chosen) == ["The dog ran away.", "The dog ran home."]
+
+
+def test_the_same_seed_gives_the_same_order() -> None:
+    pool = [spoken(f"Word {'a' * n} comes now.") for n in range(2, 30)]
+    first, second = (list(sentences.choose(pool, {"prose": 1.0}, seed=3)) for _ in range(2))
+    assert first == second
+
+
+def test_casing_is_taken_where_the_words_agree_and_the_words_never_change() -> None:
+    truecase = casing.Truecase(["They met Anna in Rome.", "So Anna left."])
+    table = {
+        ("IT WAS ANNA'S IDEA HE SAID", "It was Anna's idea, he said."): "It was Anna's idea, he said.",
+        ("WE SAW ANNA IN ROME", ""): "We saw Anna in Rome.",
+        ("NORTHANGER ABBEY", "Norfanger Abbey"): "Northanger Abbey.",
+        ("where are you going", ""): "Where are you going?",
+        ("HE LEFT SHE STAYED", "He left. She stayed!"): "He left. She stayed!",
+    }
+    for (reference, heard), written in table.items():
+        text, _ = casing.with_casing(reference, heard, truecase)
+        assert text == written
+        assert casing.words_of(text) == casing.words_of(reference)
+
+
+def test_a_transcript_in_one_case_needs_casing_and_a_written_one_does_not() -> None:
+    assert casing.needs_casing("NOW ARE YOU GOING")
+    assert casing.needs_casing("not to stop more than ten minutes")
+    assert not casing.needs_casing("Please call Stella.")
