@@ -1,0 +1,1 @@
+"""Checkpoints: names to files (`catalog`), the files our models are made of (`parts`), and their formats."""
