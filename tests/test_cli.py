@@ -336,16 +336,21 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """What the training loop was called with, instead of training."""
     calls: list[Any] = []
     loop: Any = ModuleType("soundwave.training.loop")
-    loop.train_from_recipe = lambda *arguments, **options: calls.append((arguments, options))
+
+    def train_from_recipe(*arguments: Any, **options: Any) -> Path:
+        calls.append((arguments, options))
+        return Path("runs/trained")
+
+    loop.train_from_recipe = train_from_recipe
     monkeypatch.setitem(sys.modules, "soundwave.training.loop", loop)
     return calls
 
 
 def test_train_hands_recipe_and_settings_to_the_loop(trained: list[Any]) -> None:
-    assert run("train", "r.yaml", "seed=3", "stages.0.steps=5").exit_code == 0
+    assert run("train", "r.yaml", "seed=3", "lora.r=5").stdout == "runs/trained\n"
     assert run("train", "r.yaml", "--dry-run", "--no-resume").exit_code == 0
     assert trained == [
-        ((Path("r.yaml"), ["seed=3", "stages.0.steps=5"]), {"dry_run": False, "resume": True}),
+        ((Path("r.yaml"), ["seed=3", "lora.r=5"]), {"dry_run": False, "resume": True}),
         ((Path("r.yaml"), []), {"dry_run": True, "resume": False}),
     ]
 

@@ -237,7 +237,10 @@ def train(
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the run's newest checkpoint, if it has one.")] = True,
 ) -> None:
-    """Train a model by a recipe, or go on with a stopped run."""
+    """Train a model by a recipe, or go on with a stopped run.
+
+    Prints the folder of the trained model.
+    """
     try:
         from soundwave.training.loop import train_from_recipe
     except ModuleNotFoundError as problem:
@@ -245,7 +248,7 @@ def train(
             f"training needs the package {problem.name!r}, which is not installed; "
             "run: pip install 'soundwave-llm[train]' (in a source tree: pip install -e '.[train]')"
         ) from problem
-    train_from_recipe(recipe, settings or [], dry_run=dry_run, resume=resume)
+    print(train_from_recipe(recipe, settings or [], dry_run=dry_run, resume=resume))
 
 
 def main() -> None:
