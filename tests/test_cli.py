@@ -60,7 +60,7 @@ def run(*arguments: str, stdin: bytes | None = None) -> Any:
 def start(*arguments: str, engine: str = "", **options: Any) -> subprocess.Popen[bytes]:
     """The command as a process of its own, with a fake engine made with the arguments `engine`."""
     code = AS_A_PROCESS.format(arguments=engine)
-    environment = {**os.environ, "PYTHONPATH": str(HERE)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path])}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
     return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, **streams)
 
