@@ -6,6 +6,7 @@ the time up to which it was whole. Knows nothing about mixing, resampling, or wh
 
 import io
 import math
+import time
 from collections.abc import Iterator
 from typing import Any, BinaryIO, cast
 
@@ -18,17 +19,20 @@ from soundwave.errors import AudioError
 # Containers that state their length, with how far (s) the sound may end before it; a larger gap is a cut-off file.
 # Of all others FFmpeg may guess the length from the bit rate, which proves nothing.
 STATED_LENGTH_TOLERANCE = {
+    "aiff": 0.05,
+    "au": 0.05,
     "flac": 0.05,
     "wav": 0.05,
-    "mp3": 0.1,  # two frames at 16 kHz
-    "matroska,webm": 0.5,
-    "mov,mp4,m4a,3gp,3g2,mj2": 0.5,
-    "ogg": 0.5,
+    "matroska,webm": 0.2,
+    "ogg": 0.2,
+    "mp3": 0.25,  # three frames at 8 kHz, of the encoder's delay and padding
+    "mov,mp4,m4a,3gp,3g2,mj2": 0.5,  # edit lists
 }
 STATED_LENGTH_SLACK = 0.5  # s; a stated length this near to the limit is left for the decoded sound to settle
 STREAMED_FORMATS = ("wav", "au")  # their last packet is short, and flagged as corrupt, where the size was not known
 FIRST_BYTES = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b"\x1aE\xdf\xa3": "webm"}
 MP3_TAGS = (b"ID3", b"TAG", b"APETAGEX")
+MAX_OPENING_SECONDS = 10.0  # a crafted header can keep FFmpeg busy for minutes
 UNKNOWN_RIFF_SIZE = 0x7FFF0000  # bytes; programs that stream a wav write this, or more, or 0
 MAX_RIFF_CHUNKS = 1_000
 OGG_PAGE_HEADER = 27  # bytes, the last of which counts the one-byte lengths that follow
@@ -48,7 +52,13 @@ class Recording:
         file.seek(0, io.SEEK_END)
         self.size = file.tell()
         file.seek(0)
-        self.read, self.seek, self.tell = file.read, file.seek, file.tell
+        self.seek, self.tell = file.seek, file.tell
+        self.opening_ends = time.monotonic() + MAX_OPENING_SECONDS
+
+    def read(self, count: int) -> bytes:
+        if time.monotonic() > self.opening_ends:
+            raise TimeoutError(f"finding its sound took over {MAX_OPENING_SECONDS:g} s")
+        return self._file.read(count)
 
     def bytes_at(self, offset: int, count: int) -> bytes:
         """Up to count bytes from an offset; leaves the position where it was."""
@@ -75,6 +85,7 @@ def decode(recording: Recording, max_seconds: float | None) -> Iterator[Block]:
         opened = av.open(recording, metadata_errors="ignore", container_options={"protocol_whitelist": "none"})
     except av.FFmpegError as error:
         raise _unreadable(recording) from error
+    recording.opening_ends = math.inf
     with cast(InputContainer, opened) as container:
         stream = _sound_track(container, recording.label)
         stated = _stated_seconds(container, stream, recording)
@@ -85,20 +96,30 @@ def decode(recording: Recording, max_seconds: float | None) -> Iterator[Block]:
 
 def too_long(label: str, seconds: float | None, max_seconds: float) -> AudioError:
     """The error for a recording over the limit; seconds is its length where that is known."""
-    length = "longer than that" if seconds is None else f"{round(seconds, 3):g} s long"
-    return AudioError(f"{label} is {length}; at most {max_seconds:g} s are allowed: split it into shorter pieces")
+    if seconds is None:
+        length = f"over {max_seconds:g}"
+    else:  # 30.00006 must not read as 30
+        length = f"{round(seconds, 3 if round(seconds, 3) > max_seconds else 6):.9g}"
+    return AudioError(
+        f"{label} is {length} s long; at most {max_seconds:g} s are allowed: split it into shorter pieces"
+    )
 
 
 def _sound_track(container: InputContainer, label: str) -> av.AudioStream:
-    stream = container.streams.best("audio")
-    if not isinstance(stream, av.AudioStream):
+    """The track to decode, its decoder told to check what it can."""
+    tracks = container.streams.audio
+    if not tracks:
         kinds = " and ".join(sorted({other.type for other in container.streams})) or "nothing"
         raise AudioError(f"{label} has no sound in it, only {kinds}; give a recording with a sound track")
-    if stream.codec_context is None:
+    track = container.streams.best("audio") or tracks[0]
+    assert isinstance(track, av.AudioStream)
+    if track.codec_context is None:
         raise AudioError(f"{label} has sound of an unknown codec; convert it to wav or flac")
-    if stream.codec_context.channels == 0:
+    if track.codec_context.channels == 0:
         raise AudioError(f"{label} has zero channels; at least one is needed: record or copy it again")
-    return stream
+    if track.codec_context.name == "flac":  # its frames carry checksums, which FFmpeg ignores unless told
+        track.codec_context.options = {"err_detect": "crccheck+explode"}
+    return track
 
 
 def _blocks(
@@ -146,21 +167,29 @@ def _samples(frame: av.AudioFrame, label: str) -> NDArray[Any]:
 
 def _stated_seconds(container: InputContainer, stream: av.AudioStream, recording: Recording) -> float | None:
     """The length that the container's header states; None where there is none or FFmpeg guesses."""
-    name = container.format.name
-    if name not in STATED_LENGTH_TOLERANCE or (name == "mp3" and not _mp3_counts_frames(recording)):
+    if container.format.name == "mp3":
+        return _mp3_stated_seconds(recording, stream.codec_context.sample_rate)
+    if container.format.name not in STATED_LENGTH_TOLERANCE:
         return None
     if stream.duration and stream.time_base:
         return float(stream.duration * stream.time_base)
     return container.duration / av.time_base if container.duration else None
 
 
-def _mp3_counts_frames(recording: Recording) -> bool:
-    """Whether the first mp3 frame is a Xing, Info or VBRI header; without one the length is a guess."""
+def _mp3_stated_seconds(recording: Recording, rate: int) -> float | None:
+    """From the frame count in the Xing (or Info) header that most encoders write into the first frame.
+
+    FFmpeg's own figure will not do: where the count and the file's size disagree it guesses from the bit rate.
+    """
     start, tag = 0, recording.bytes_at(0, 10)
     if tag.startswith(b"ID3") and len(tag) == 10:  # its size is four bytes of seven bits
         start = 10 + (tag[6] << 21 | tag[7] << 14 | tag[8] << 7 | tag[9])
     head = recording.bytes_at(start, 2048)
-    return any(word in head for word in (b"Xing", b"Info", b"VBRI"))
+    header = head[max(head.find(b"Xing"), head.find(b"Info"), 0) :][:12]
+    if header[:4] not in (b"Xing", b"Info") or len(header) < 12 or not header[7] & 1:  # flag 1: a count follows
+        return None
+    samples = 1152 if rate >= 32_000 else 576  # a frame, MPEG-1 or MPEG-2
+    return int.from_bytes(header[8:], "big") * samples / rate
 
 
 def _ends_early(recording: Recording) -> bool:
@@ -193,7 +222,7 @@ def _ogg_ends_early(recording: Recording) -> bool:
 
 
 def _broken(label: str, seconds: float, stated: float | None) -> AudioError:
-    of = f" of {stated:.1f} s" if stated and stated > seconds else ""
+    of = f" of {stated:.1f} s" if stated and stated - seconds > 0.1 else ""
     return AudioError(f"{label} is cut off or damaged: its sound breaks off after {seconds:.1f} s{of}; copy it again")
 
 

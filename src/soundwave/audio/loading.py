@@ -21,7 +21,7 @@ from soundwave.audio.decoding import Block, Recording, decode, too_long
 from soundwave.errors import AudioError
 
 SAMPLE_RATE = 16_000  # Hz; what Whisper encoders hear
-ALLOWED_RATES = (1_000, 768_000)  # Hz; outside of it a rate is a mistake, not a recording
+ALLOWED_RATES = (4_000, 768_000)  # Hz; outside of it a rate is a mistake, not a recording of speech
 MAX_CHANNELS = 64  # of an array, whose shorter axis they are
 MIN_SECONDS = 0.01  # half an encoder frame; the resampler itself needs a few milliseconds
 MAX_STREAM_BYTES = 256 * 2**20  # of a stream that cannot seek, which is held in memory
@@ -107,7 +107,7 @@ def _at_16_khz(blocks: Iterator[Block], label: str, max_seconds: float | None) -
     if seconds == 0:
         raise AudioError(f"{label} holds no sound at all (0 samples); record or copy it again")
     if seconds < MIN_SECONDS:
-        raise AudioError(f"{label} is only {seconds * 1000:.2g} ms long; at least {MIN_SECONDS * 1000:g} ms are needed")
+        raise AudioError(f"{label} is only {seconds * 1000:.3g} ms long; at least {MIN_SECONDS * 1000:g} ms are needed")
     return np.concatenate(parts + _resampled(resampler, None))
 
 
@@ -119,18 +119,15 @@ def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None)
 def _mono(samples: NDArray[Any], label: str) -> Samples:
     """(channels, T) of any sample type -> (T,) float32, the mean of the channels, full scale at 1."""
     kind, width = samples.dtype.kind, samples.dtype.itemsize
-    if kind == "f":
-        with np.errstate(over="ignore"):  # what overflows becomes Inf, which is refused by name
-            floats = samples.astype(np.float32)
-    elif (kind, width) in INTEGER_SCALES:
-        silence, full_scale = INTEGER_SCALES[kind, width]
-        floats = (samples.astype(np.float32) - np.float32(silence)) / np.float32(full_scale)
-    else:
+    if kind != "f" and (kind, width) not in INTEGER_SCALES:
         raise AudioError(
             f"{label} has samples of type {samples.dtype}, whose full scale is unknown; "
             "allowed are uint8, int16, int32 and floats in -1 ... 1"
         )
-    return floats[0] if len(floats) == 1 else floats.mean(axis=0, dtype=np.float32)
+    silence, full_scale = INTEGER_SCALES.get((kind, width), (0.0, 1.0))
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN and Inf are refused by name afterwards
+        floats = (samples.astype(np.float32) - np.float32(silence)) / np.float32(full_scale)
+        return floats[0] if len(floats) == 1 else floats.mean(axis=0, dtype=np.float32)
 
 
 def _check_rate(rate: int, label: str) -> None:
