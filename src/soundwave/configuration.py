@@ -6,7 +6,8 @@ This module knows names and numbers only: no tensors, no files.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from dataclasses import field
+from typing import Any, ClassVar, Literal, get_args
 
 from transformers import AutoConfig, PreTrainedConfig, WhisperConfig
 
@@ -59,12 +60,12 @@ class SoundwaveConfig(PreTrainedConfig):
         ctc_vocabulary: LLM token ids that the CTC may emit, in class order; None: the whole LLM vocabulary.
         ctc_blank_id: class of the blank where it is an LLM token (released: the placeholder's id); None: the class
             after the last token.
-        ctc_lowercase: CTC targets are lower-case words without punctuation; the LLM writes case and punctuation.
         run_pooling: what stands for a run of equal CTC decisions: its `first` frame (released), its `peak` (paper), or
             the `mean`.
         blank_handling: runs of blank give one frame each (`one_per_run`, released), none (`drop`), or one frame for
             the whole clip (`pool`).
-        look_back_over: what kept frames attend to: `kept` frames (released weights depend on it) or `all_valid` (paper).
+        look_back_over: what kept frames attend to: `kept` frames (the released weights depend on it) or `all_valid`
+            frames (paper).
         look_back_heads: heads of that cross-attention.
         audio_embedding: what the LLM reads for a kept frame: `look_back` (paper) or `posterior`: the CTC
             posterior's mixture of LLM embeddings plus the look-back.
@@ -75,6 +76,7 @@ class SoundwaveConfig(PreTrainedConfig):
             `adapted`: with LoRA.
         transcribe_prompt: the prompt that makes this model transcribe.
         default_prompt: the prompt for audio that comes without one.
+        transcript_prefixes: what the model was trained to say before a transcript, removed from it.
         audio_tower_source: a catalog part that supplies the encoder's weights where the folder does not hold them.
         language_model_source: likewise for the LLM.
 
@@ -83,7 +85,7 @@ class SoundwaveConfig(PreTrainedConfig):
     """
 
     model_type = "soundwave"
-    sub_configs = {"audio_config": WhisperConfig, "text_config": AutoConfig}
+    sub_configs: ClassVar[dict[str, Any]] = {"audio_config": WhisperConfig, "text_config": AutoConfig}
 
     audio_config: Any = None
     text_config: Any = None
@@ -93,24 +95,24 @@ class SoundwaveConfig(PreTrainedConfig):
     alignment_heads: int = 32
     alignment_ffn_dim: int = 8192
     alignment_dropout: float = 0.0
-    alignment_attention: str = "temporal"
-    ctc_head: str = "embeddings"
+    alignment_attention: AlignmentAttention = "temporal"
+    ctc_head: CtcHead = "embeddings"
     ctc_vocabulary: list[int] | None = None
     ctc_blank_id: int | None = None
-    ctc_lowercase: bool = True
-    run_pooling: str = "mean"
-    blank_handling: str = "pool"
-    look_back_over: str = "all_valid"
+    run_pooling: RunPooling = "mean"
+    blank_handling: BlankHandling = "pool"
+    look_back_over: LookBackOver = "all_valid"
     look_back_heads: int = 32
-    audio_embedding: str = "posterior"
-    encoder_window: str = "dynamic"
+    audio_embedding: AudioEmbedding = "posterior"
+    encoder_window: EncoderWindow = "dynamic"
     window_tail_seconds: float = 0.5
-    prompt_format: str = "chat_template"
-    text_only: str = "plain"
+    prompt_format: PromptFormat = "chat_template"
+    text_only: TextOnly = "plain"
     transcribe_prompt: str = "What does the person say?"
     default_prompt: str = (
         "Please transcribe the following audio and then answer based on the audio's transcription."
     )
+    transcript_prefixes: list[str] = field(default_factory=list)
     audio_tower_source: str | None = None
     language_model_source: str | None = None
     tie_word_embeddings: bool = False
@@ -172,7 +174,8 @@ def _check_vocabulary(vocabulary: list[int], vocab_size: int) -> None:
     wrong = next((token for token in vocabulary if not 0 <= token < vocab_size), None)
     if wrong is not None:
         raise ConfigurationError(
-            f"ctc_vocabulary holds the id {wrong}, outside the LLM's vocabulary of {vocab_size} tokens (0 to {vocab_size - 1})."
+            f"ctc_vocabulary holds the id {wrong}, outside the LLM's vocabulary of {vocab_size} tokens "
+            f"(0 to {vocab_size - 1})."
         )
 
 

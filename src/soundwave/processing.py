@@ -55,8 +55,8 @@ class SoundwaveProcessor(ProcessorMixin):
         tokenizer.add_special_tokens({"additional_special_tokens": [audio_token]})
         if tokenizer.convert_tokens_to_ids(audio_token) != config.audio_token_id:
             raise ConfigurationError(
-                f"The tokenizer gives {audio_token} the id {tokenizer.convert_tokens_to_ids(audio_token)}, but the model's "
-                f"audio_token_id is {config.audio_token_id}; use the tokenizer that the model was trained with."
+                f"The tokenizer gives {audio_token} the id {tokenizer.convert_tokens_to_ids(audio_token)}, but the "
+                f"model's audio_token_id is {config.audio_token_id}; use the tokenizer that the model was trained with."
             )
         names = ("encoder_window", "window_tail_seconds", "frames_per_group", "prompt_format", "transcribe_prompt")
         settings = {name: getattr(config, name) for name in names} | changes
@@ -107,20 +107,21 @@ class SoundwaveProcessor(ProcessorMixin):
         turns, _ = turns_of(conversation, self.audio_token)
         return tokenize_turns(self.tokenizer, turns, self.prompt_format, reply)
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self, text: str | list[str] | None = None, audio: Any = None, sampling_rate: int = SAMPLE_RATE, **_: Any
     ) -> BatchFeature:
         """Rendered prompts with placeholders, and their audio, to tensors.
 
         Args:
             text: prompts that hold one placeholder per audio.
-            audio: one audio or a list, each a path, bytes, file object, `(samples, rate)` or samples at `sampling_rate`.
+            audio: one audio or a list, each a path, bytes, a file object, `(samples, rate)` or samples.
+            sampling_rate: of bare samples.
         """
         prompts = [text] if isinstance(text, str) else list(text or [])
         ids = [self.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
         return self._batch(ids, [] if audio is None else _audio_list(audio, sampling_rate))
 
-    def apply_chat_template(  # type: ignore[override]
+    def apply_chat_template(
         self, conversation: list[Any], add_generation_prompt: bool = True, tokenize: bool = True, **_: Any
     ) -> Any:
         """One conversation, or a list of them, to tensors (or to text with `tokenize=False`, chat templates only).
@@ -181,7 +182,9 @@ def _audio_of_part(part: dict[str, Any]) -> Any:
             if key == "base64":
                 return f"data:audio/wav;base64,{value}"
             return (value, SAMPLE_RATE) if isinstance(value, (np.ndarray, torch.Tensor)) else value
-    raise ConfigurationError("An audio part holds no audio; give it under 'audio', 'path', 'url', 'base64' or 'input_audio'.")
+    raise ConfigurationError(
+        "An audio part holds no audio; give it under 'audio', 'path', 'url', 'base64' or 'input_audio'."
+    )
 
 
 AutoProcessor.register(SoundwaveConfig, SoundwaveProcessor)

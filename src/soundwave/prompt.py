@@ -69,7 +69,8 @@ def turns_of(conversation: Iterable[dict[str, Any]], audio_token: str) -> tuple[
                 pieces.append(audio_token)
             else:
                 raise ConfigurationError(
-                    f"A content part has the type {part.get('type')!r}; allowed are text, {', '.join(AUDIO_PART_TYPES)}."
+                    f"A content part has the type {part.get('type')!r}; "
+                    f"allowed are text, {', '.join(AUDIO_PART_TYPES)}."
                 )
         turns.append(Turn(role, "".join(pieces)))
     return turns, audios

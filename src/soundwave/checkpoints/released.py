@@ -21,7 +21,10 @@ from soundwave.processing import SoundwaveProcessor
 from soundwave.prompt import RELEASED_AUDIO_TOKEN
 
 MODEL_TYPE = "Soundwave"
-OWN_KEYS = ("adapter_size", "audio_patch_size", "audio_patch_token", "audio_token_len", "audio_tower", "llm_pad_token_id")
+OWN_KEYS = (
+    "adapter_size", "audio_patch_size", "audio_patch_token", "audio_token_len", "audio_tower", "llm_pad_token_id",
+)
+NOT_LLAMA_KEYS = (*OWN_KEYS, "model_type", "architectures", "transformers_version")
 WHISPER_HEAD_WIDTH = 64  # of every published Whisper
 RELEASED_FFN_DIM = 8192
 
@@ -67,8 +70,7 @@ def released_config(
     values: dict[str, Any], audio_config: WhisperConfig, layers: int = 1, ffn_dim: int = RELEASED_FFN_DIM
 ) -> SoundwaveConfig:
     """The released `config.json` in our terms, with every quirk as the switch that stands for it."""
-    text = {k: v for k, v in values.items() if k not in (*OWN_KEYS, "model_type", "architectures", "transformers_version")}
-    text_config = LlamaConfig(**text)
+    text_config = LlamaConfig(**{key: value for key, value in values.items() if key not in NOT_LLAMA_KEYS})
     blank = int(values["audio_patch_token"])
     return SoundwaveConfig(
         audio_config=audio_config, text_config=text_config, audio_token_id=blank, ctc_blank_id=blank,
@@ -76,7 +78,7 @@ def released_config(
         look_back_heads=text_config.num_attention_heads,
         alignment_attention="frame", ctc_head="projection", run_pooling="first", blank_handling="one_per_run",
         look_back_over="kept", audio_embedding="look_back", encoder_window="padded", prompt_format="released",
-        text_only="adapted", ctc_lowercase=False,
+        text_only="adapted",
     )
 
 

@@ -36,7 +36,9 @@ def weight_files(folder: Path) -> list[Path]:
         names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
-            raise CheckpointError(f"{folder} lacks {missing[0]}, which {INDEX_NAME} names; download the checkpoint again.")
+            raise CheckpointError(
+                f"{folder} lacks {missing[0]}, which {INDEX_NAME} names; download the checkpoint again."
+            )
         return [folder / name for name in names]
     files = sorted(folder.glob("*.safetensors"))
     if not files:
@@ -93,6 +95,7 @@ def finish(model: SoundwaveForConditionalGeneration, device: str, source: str) -
     missing = [name for name, parameter in model.named_parameters() if parameter.is_meta]
     if missing:
         raise CheckpointError(
-            f"{source} lacks {len(missing)} tensors that the model needs, {missing[0]} first; the checkpoint is incomplete."
+            f"{source} lacks {len(missing)} tensors that the model needs, {missing[0]} first; "
+            "the checkpoint is incomplete: download or save it again."
         )
     return model.to(device).eval().requires_grad_(False)

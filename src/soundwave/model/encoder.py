@@ -8,6 +8,8 @@ the convolutions and in attention, so that a clip in a batch gives what it gives
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -33,7 +35,7 @@ def encode_window(tower: WhisperEncoder, features: Tensor, mel_mask: Tensor | No
     return tower.layer_norm(x)
 
 
-def _layer(layer: torch.nn.Module, x: Tensor, mask: Tensor | None) -> Tensor:
+def _layer(layer: Any, x: Tensor, mask: Tensor | None) -> Tensor:
     """One pre-norm encoder layer with a key mask (frozen: no dropout)."""
     attention = layer.self_attn
     normed = layer.self_attn_layer_norm(x)

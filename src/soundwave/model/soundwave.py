@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -74,7 +74,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     base_model_prefix = ""
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _no_split_modules = ["WhisperEncoderLayer", "AlignmentLayer", "LlamaDecoderLayer"]
+    _no_split_modules: ClassVar[list[str]] = ["WhisperEncoderLayer", "AlignmentLayer", "LlamaDecoderLayer"]
 
     def __init__(self, config: SoundwaveConfig):
         super().__init__(config)
@@ -83,6 +83,14 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         self.shrinking = ShrinkingAdapter(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config)
         self.post_init()
+
+    @classmethod
+    def fresh_adapters(cls, config: SoundwaveConfig, seed: int) -> dict[str, Tensor]:
+        """Untrained values of both adapters by full name, on the CPU, the same for the same seed."""
+        torch.manual_seed(seed)
+        parts = {"alignment": AlignmentAdapter(config), "shrinking": ShrinkingAdapter(config)}
+        states = {part: module.state_dict() for part, module in parts.items()}
+        return {f"{part}.{name}": value for part, state in states.items() for name, value in state.items()}
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -97,7 +105,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         """(tokens, D) the LLM's embeddings of the CTC classes; None with a projection head that needs none."""
         if self.config.ctc_head == "projection" and self.config.audio_embedding == "look_back":
             return None
-        weight = self.get_input_embeddings().weight.detach()
+        weight: Tensor = self.language_model.get_input_embeddings().weight.detach()
         return weight if self.config.ctc_vocabulary is None else weight[self.config.ctc_vocabulary]
 
     def encode_speech(
@@ -186,7 +194,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         return SoundwaveOutput(head(hidden[rows, columns]), shifted[rows, columns], rows, speech)
 
     @torch.no_grad()
-    def generate(  # type: ignore[override]
+    def generate(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, input_features: Tensor | None = None,
         feature_attention_mask: Tensor | None = None, audio_embeddings: list[Tensor] | None = None, **options: Any,
     ) -> Tensor:

@@ -71,7 +71,7 @@ def _messages(row: Row, folder: Path, where: str) -> Example:
         if not isinstance(message, dict):
             raise DataError(f"{where}: a message is {message!r}; it must be an object with role and content.")
         content = message.get("content")
-        sources = [None] * content.count(PLACEHOLDER) if isinstance(content, str) else []
+        sources: list[Any] = [None] * content.count(PLACEHOLDER) if isinstance(content, str) else []
         parts = parts_of(content, where) if isinstance(content, str) else _parts(content, sources, where)
         for source in sources:
             # A part that names no file takes the next of the row's list; what is missing is counted below.
@@ -165,7 +165,8 @@ def _nemo(row: Row, folder: Path, where: str) -> Example:
 
 def _lhotse(row: Row, folder: Path, where: str) -> Example:
     recording = row.get("recording")
-    sources = recording.get("sources") if isinstance(recording, dict) else None
+    whole_recording = recording if isinstance(recording, dict) else {}
+    sources = whole_recording.get("sources")
     if row.get("type", "MonoCut") != "MonoCut" or not sources:
         raise DataError(f"{where}: a lhotse {row.get('type', 'cut')} without one recording; save plain cuts (MonoCut).")
     if sources[0].get("type") != "file":
@@ -174,7 +175,7 @@ def _lhotse(row: Row, folder: Path, where: str) -> Example:
             "Save the cuts' audio to files first (lhotse: CutSet.save_audios)."
         )
     start, duration = seconds_of(row, "start", where) or 0.0, seconds_of(row, "duration", where)
-    whole = start == 0 and duration == recording.get("duration")
+    whole = start == 0 and duration == whole_recording.get("duration")
     spoken = [one for one in row["supervisions"] if one.get("text") is not None]
     short: Row = {
         **(row.get("custom") or {}),

@@ -1,0 +1,113 @@
+"""CTC targets: text to CTC classes and back, over the whole LLM vocabulary or a small part of it.
+
+A restricted vocabulary keeps the LLM's own tokens but only some of its merges, so every word can be spelt with pieces
+that the training speech contains often. A word that never occurred in training can then still be recognised.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from soundwave.errors import ConfigurationError
+
+SPACE_BYTE = "Ġ"  # how byte-level BPE writes a space
+PIECE = re.compile(rf"{SPACE_BYTE}?[a-z']*")
+
+
+class CtcTokenizer:
+    """Words to CTC classes.
+
+    Args:
+        tokenizer: the LLM's fast tokenizer (byte-level BPE for a restricted vocabulary).
+        vocabulary: LLM token ids in class order, or None for the whole vocabulary.
+
+    Raises:
+        ConfigurationError: a restricted vocabulary over a tokenizer that is no byte-level BPE.
+    """
+
+    def __init__(self, tokenizer: Any, vocabulary: Sequence[int] | None = None):
+        self.tokenizer = tokenizer
+        self.vocabulary = None if vocabulary is None else list(vocabulary)
+        if self.vocabulary is not None:
+            self.class_of = {token: i for i, token in enumerate(self.vocabulary)}
+            self._pieces = _restricted(tokenizer, set(self.vocabulary))
+
+    def encode(self, text: str) -> list[int]:
+        """Text to classes. Characters outside the vocabulary are left out."""
+        if self.vocabulary is None:
+            return self.tokenizer(text, add_special_tokens=False).input_ids
+        ids = self._pieces.encode(" " + text, add_special_tokens=False).ids
+        return [self.class_of[token] for token in ids if token in self.class_of]
+
+    def decode(self, classes: Iterable[int]) -> str:
+        """Classes (blanks removed) to text."""
+        ids = list(classes) if self.vocabulary is None else [self.vocabulary[c] for c in classes]
+        return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def _restricted(tokenizer: Any, allowed: set[int]) -> Tokenizer:
+    """The tokenizer with only those merges whose parts and result are allowed."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    if definition["model"].get("type") != "BPE":
+        raise ConfigurationError(
+            f"A restricted CTC vocabulary needs a BPE tokenizer, not {definition['model'].get('type')}; "
+            "use the whole vocabulary."
+        )
+    ids = definition["model"]["vocab"]
+    kept = []
+    for merge in definition["model"]["merges"]:
+        left, right = merge if isinstance(merge, list) else merge.split(" ")
+        if all(ids.get(piece) in allowed for piece in (left, right, left + right)):
+            kept.append(merge)
+    definition["model"]["merges"] = kept
+    definition["added_tokens"] = []
+    definition["post_processor"] = None
+    return Tokenizer.from_str(json.dumps(definition))
+
+
+def build_vocabulary(tokenizer: Any, texts: Iterable[str], size: int) -> list[int]:
+    """Chooses the LLM tokens that CTC may emit: letters and the LLM's earliest merges of lower-case letters.
+
+    Args:
+        tokenizer: the LLM's fast byte-level BPE tokenizer.
+        texts: normalised transcripts; a merged piece that never occurs in them is left out.
+        size: how many tokens at most.
+
+    Returns:
+        Token ids, sorted.
+    """
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    ids: dict[str, int] = definition["model"]["vocab"]
+    letters = [SPACE_BYTE, "'", *"abcdefghijklmnopqrstuvwxyz"]
+    chosen = [ids[letter] for letter in letters]
+    reachable = set(letters)
+    for merge in definition["model"]["merges"]:
+        left, right = merge if isinstance(merge, list) else merge.split(" ")
+        piece = left + right
+        if left in reachable and right in reachable and PIECE.fullmatch(piece) and piece not in reachable:
+            reachable.add(piece)
+            chosen.append(ids[piece])
+        if len(chosen) == size:
+            break
+    counts: Counter[int] = Counter()
+    restricted = _restricted(tokenizer, set(chosen))
+    for text in texts:
+        counts.update(restricted.encode(" " + text, add_special_tokens=False).ids)
+    inner = _merge_parts(definition, {token for token in chosen if counts[token]}, ids)
+    return sorted(token for token in chosen if counts[token] or token in inner or token in chosen[: len(letters)])
+
+
+def _merge_parts(definition: dict[str, Any], used: set[int], ids: dict[str, int]) -> set[int]:
+    """Tokens that a used piece is merged from: BPE passes through them."""
+    parts: set[int] = set()
+    for merge in reversed(definition["model"]["merges"]):
+        left, right = merge if isinstance(merge, list) else merge.split(" ")
+        if ids.get(left + right) in used | parts:
+            parts |= {ids[left], ids[right]}
+    return parts

@@ -1,0 +1,1 @@
+"""Training: three stages as data, one loop (paper section 3.3)."""

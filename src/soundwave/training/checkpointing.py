@@ -1,0 +1,119 @@
+"""Training checkpoints: complete, inspectable, written atomically, never pickled.
+
+`checkpoints/step-000200/` holds the trained parameters and AdamW's moments as safetensors and the position as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from soundwave.errors import TrainingError
+
+KEPT = 2  # checkpoints that stay
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+
+
+@dataclass
+class Position:
+    """Where a run stands: optimizer steps done, and the next batch of which epoch."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+
+
+def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that the stage trains, by name."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> Path:
+    """Writes a checkpoint beside the earlier ones and removes all but the newest two.
+
+    Nothing half-written can be taken for a checkpoint: files are synced, then the folder is renamed.
+
+    Raises:
+        TrainingError: the disk is full or cannot be written; earlier checkpoints stay as they are.
+    """
+    target = folder / f"step-{position.step:06d}"
+    draft = folder / f".{target.name}.tmp"
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        parameters = trained_parameters(model)
+        save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, draft / "model.safetensors")
+        save_file(_moments(parameters, optimizer), draft / "optimizer.safetensors")
+        (draft / "position.json").write_text(json.dumps(asdict(position)) + "\n")
+        for file in draft.iterdir():
+            _sync(file)
+        shutil.rmtree(target, ignore_errors=True)
+        draft.rename(target)
+        _sync(folder)
+    except OSError as error:
+        shutil.rmtree(draft, ignore_errors=True)
+        raise TrainingError(
+            f"The checkpoint {target} could not be written ({error.strerror or error}); free some space and start the "
+            "same command again: it goes on from the last checkpoint."
+        ) from error
+    for old in list_checkpoints(folder)[:-KEPT]:
+        shutil.rmtree(old, ignore_errors=True)
+    return target
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _moments(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in parameters.items():
+        state = optimizer.state.get(parameter, {})
+        for moment in MOMENTS:
+            if moment in state:
+                tensors[f"{moment}/{name}"] = torch.as_tensor(state[moment]).detach().cpu().contiguous()
+    return tensors
+
+
+def list_checkpoints(folder: Path) -> list[Path]:
+    """Complete checkpoints, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if (path / "position.json").is_file())
+
+
+def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+    """Puts a checkpoint's values into a model and a fresh optimizer, and returns where the run stood.
+
+    Raises:
+        TrainingError: the checkpoint is of a model with other trained parameters.
+    """
+    parameters = trained_parameters(model)
+    with safe_open(path / "model.safetensors", framework="pt") as tensors:
+        names = set(tensors.keys())
+        if names != set(parameters):
+            different = sorted(names ^ set(parameters))[0]
+            raise TrainingError(
+                f"{path} was made by a run with other trained parameters ({different} is in one of them only); "
+                "change output_dir, or delete that folder to start anew."
+            )
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors.get_tensor(name))
+    with safe_open(path / "optimizer.safetensors", framework="pt") as tensors:
+        for key in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
+            moment, name = key.split("/", 1)
+            value = tensors.get_tensor(key)
+            device = "cpu" if moment == "step" else parameters[name].device
+            optimizer.state[parameters[name]][moment] = value.to(device)
+    return Position(**json.loads((path / "position.json").read_text()))

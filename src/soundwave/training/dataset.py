@@ -1,0 +1,242 @@
+"""Examples to batches: CTC targets, masked prompts, stored encoder frames, buckets of similar length.
+
+The order of an epoch depends on the seed and the epoch number only, so a position in the data is (epoch, batch).
+"""
+
+# N clips, F aligned frames (25 Hz), E encoder width, R rows, L tokens
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundwave.ctc_text import CtcTokenizer
+from soundwave.errors import DataError
+from soundwave.model.splice import IGNORED
+from soundwave.processing import SoundwaveProcessor
+from soundwave.training.data import Example, read_manifest
+from soundwave.training.features import Clip, FeatureStore
+from soundwave.training.losses import MAX_CTC_TOKENS
+from soundwave.training.recipe import DataSource, Recipe
+
+ENCODER_FRAMES_PER_SECOND = 50
+BUCKET_BATCHES = 64  # examples are sorted by length within about this many batches
+
+
+@dataclass(frozen=True)
+class Item:
+    """One example of one epoch.
+
+    Attributes:
+        name: manifest and line, for messages.
+        clips: its audio, in the order of the placeholders.
+        ctc: CTC classes, None where the transcript is unknown.
+        prompt: an instruction that replaces the example's own.
+        example: where its messages are.
+        seconds: length of its audio, for batching.
+    """
+
+    name: str
+    clips: tuple[Clip, ...]
+    ctc: list[int] | None
+    prompt: str | None
+    example: Example
+    seconds: float
+
+
+@dataclass
+class Batch:
+    """Tensors of one step; those of the LLM are None in stage I.
+
+    Attributes:
+        names: the examples' names.
+        encoder_frames: (N, 2 F, E) float32.
+        frame_mask: (N, F) True where a frame exists.
+        ctc: per clip its classes, None where unknown.
+        input_ids, attention_mask, labels: (R, L).
+    """
+
+    names: list[str]
+    encoder_frames: Tensor | None = None
+    frame_mask: Tensor | None = None
+    ctc: list[list[int] | None] = field(default_factory=list)
+    input_ids: Tensor | None = None
+    attention_mask: Tensor | None = None
+    labels: Tensor | None = None
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        moved: dict[str, Any] = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+class Source:
+    """A manifest, read once.
+
+    Args:
+        source: the recipe's entry.
+        ctc: makes CTC classes from transcripts.
+    """
+
+    def __init__(self, source: DataSource, ctc: CtcTokenizer):
+        self.source, self.tokenizer = source, ctc
+        self.examples = list(read_manifest(source.manifest))
+        self.ctc = [_ctc_target(example, ctc) for example in self.examples]
+
+    def keep_stored(self, store: FeatureStore) -> None:
+        """Drops examples whose audio could not be encoded (unreadable, or too long), at any speed.
+
+        Raises:
+            DataError: none is left.
+        """
+        speeds = self.source.speeds
+        kept = [
+            i for i, example in enumerate(self.examples)
+            if all(Clip(a.path, a.start, a.end, s).key() in store for a in example.audios for s in speeds)
+        ]
+        if not kept:
+            raise DataError(f"{self.source.manifest}: no example is left; its audio is unreadable or over 30 s long.")
+        self.examples = [self.examples[i] for i in kept]
+        self.ctc = [self.ctc[i] for i in kept]
+
+    def items(self, seed: int, epoch: int) -> list[Item]:
+        """The examples of one epoch, with the speeds and prompts drawn for it."""
+        draw = random.Random(f"{seed}/{epoch}/{self.source.manifest}")
+        chosen = list(range(len(self.examples))) * int(self.source.repeat)
+        rest = self.source.repeat - int(self.source.repeat)
+        chosen += draw.sample(range(len(self.examples)), round(rest * len(self.examples)))
+        return [self._item(i, draw) for i in chosen]
+
+    def _item(self, i: int, draw: random.Random) -> Item:
+        example = self.examples[i]
+        speed = draw.choice(self.source.speeds)
+        prompt = draw.choice(self.source.prompts) if self.source.prompts else None
+        clips = tuple(Clip(a.path, a.start, a.end, speed) for a in example.audios)
+        seconds = (example.duration or 10.0 * len(clips)) / speed
+        return Item(example.where, clips, self.ctc[i], prompt, example, seconds)
+
+
+def _ctc_target(example: Example, ctc: CtcTokenizer) -> list[int] | None:
+    if example.transcript is None or len(example.audios) != 1:
+        return None
+    classes = ctc.encode(example.transcript) if example.transcript else []
+    return None if len(classes) > MAX_CTC_TOKENS else classes
+
+
+def batches(items: Sequence[Item], recipe: Recipe, seed: int, epoch: int) -> list[list[Item]]:
+    """Buckets of similar length, at most `batch_seconds` with padding and `max_batch_size` examples each."""
+    draw = random.Random(f"{seed}/{epoch}/order")
+    shuffled = list(items)
+    draw.shuffle(shuffled)
+    chunk = BUCKET_BATCHES * recipe.max_batch_size
+    made: list[list[Item]] = []
+    for start in range(0, len(shuffled), chunk):
+        batch: list[Item] = []
+        for item in sorted(shuffled[start : start + chunk], key=lambda item: item.seconds):
+            full = len(batch) == recipe.max_batch_size or item.seconds * (len(batch) + 1) > recipe.batch_seconds
+            if batch and full:
+                made.append(batch)
+                batch = []
+            batch.append(item)
+        made.append(batch)
+    draw.shuffle(made)
+    return made
+
+
+class Collator:
+    """Items to tensors.
+
+    Args:
+        store: encoder frames by clip.
+        processor: makes prompts; its `frames_per_group` gives F.
+        recipe: the masking of training.
+        with_text: whether the LLM's tensors are made.
+    """
+
+    def __init__(self, store: FeatureStore, processor: SoundwaveProcessor, recipe: Recipe, with_text: bool):
+        self.store, self.processor, self.recipe, self.with_text = store, processor, recipe, with_text
+        self._tokenized: dict[tuple[str, str | None], tuple[list[int], list[int]]] = {}
+
+    def __call__(self, items: Sequence[Item], augment_seed: str | None = None) -> Batch:
+        """Stacks items; with a seed, encoder frames are masked as the recipe says."""
+        batch = Batch([item.name for item in items])
+        clips = [clip for item in items for clip in item.clips]
+        if clips:
+            self._add_frames(batch, clips, augment_seed)
+            batch.ctc = [item.ctc if len(item.clips) == 1 else None for item in items for _ in item.clips]
+        if self.with_text:
+            self._add_text(batch, items)
+        return batch
+
+    def _add_frames(self, batch: Batch, clips: list[Clip], augment_seed: str | None) -> None:
+        group = self.processor.frames_per_group
+        frames = [self.store.read(clip.key()) for clip in clips]
+        longest = max(len(f) for f in frames)
+        stacked = np.zeros((len(frames), longest, self.store.width), dtype=np.float32)
+        mask = np.zeros((len(frames), longest // group), dtype=bool)
+        draw = np.random.default_rng(list(augment_seed.encode())) if augment_seed else None
+        for i, clip in enumerate(frames):
+            stacked[i, : len(clip)] = clip
+            mask[i, : len(clip) // group] = True
+            if draw is not None:
+                mask_frames(stacked[i, : len(clip)], self.recipe, draw)
+        batch.encoder_frames, batch.frame_mask = torch.from_numpy(stacked), torch.from_numpy(mask)
+
+    def _add_text(self, batch: Batch, items: Sequence[Item]) -> None:
+        rows = [self._tokens(item) for item in items]
+        longest = max(len(ids) for ids, _ in rows)
+        pad = self.processor.tokenizer.pad_token_id or 0
+        batch.input_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
+        batch.labels = torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in rows])
+        batch.attention_mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows])
+
+    def _tokens(self, item: Item) -> tuple[list[int], list[int]]:
+        key = (item.name, item.prompt)
+        if key not in self._tokenized:
+            messages = [dict(message) for message in item.example.messages]
+            if item.prompt is not None:
+                messages = with_prompt(messages, item.prompt)
+            tokens = self.processor.tokenize(messages, reply=False)
+            last = max((i for i, said in enumerate(tokens.is_target) if said), default=-1)
+            ids = tokens.ids[: last + 1]  # what follows the last reply is never predicted
+            labels = [token if said else IGNORED for token, said in zip(ids, tokens.is_target, strict=False)]
+            self._tokenized[key] = (ids, labels)
+        return self._tokenized[key]
+
+
+def with_prompt(messages: list[dict], prompt: str) -> list[dict]:
+    """The conversation with the text of its first user turn replaced; audio stays first."""
+    for message in messages:
+        if message["role"] == "user":
+            parts = message["content"] if isinstance(message["content"], list) else []
+            audio = [part for part in parts if part.get("type") != "text"]
+            message["content"] = [*audio, {"type": "text", "text": prompt}]
+            break
+    return messages
+
+
+def mask_frames(frames: np.ndarray, recipe: Recipe, draw: np.random.Generator) -> None:
+    """SpecAugment over stored encoder frames (F, E), in place: spans of time and whole channels set to zero."""
+    count = round(recipe.time_masks * len(frames) / (10 * ENCODER_FRAMES_PER_SECOND))
+    for _ in range(count):
+        length = int(draw.integers(0, recipe.time_mask_frames + 1))
+        start = int(draw.integers(0, max(1, len(frames) - length)))
+        frames[start : start + length] = 0.0
+    if recipe.feature_dropout > 0:
+        frames *= (draw.random(frames.shape[1]) >= recipe.feature_dropout) / (1.0 - recipe.feature_dropout)
+
+
+def clips_of(sources: Sequence[Source]) -> Iterator[tuple[Clip, float]]:
+    """Every clip that the sources can ask for, at every speed, with its duration in seconds."""
+    for source in sources:
+        for example in source.examples:
+            for audio in example.audios:
+                for speed in source.source.speeds:
+                    seconds = (example.duration or 10.0) / speed
+                    yield Clip(audio.path, audio.start, audio.end, speed), seconds

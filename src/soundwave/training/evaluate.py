@@ -1,0 +1,42 @@
+"""Losses and the CTC path's word error rate on held-out data, during training."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jiwer
+import torch
+
+from soundwave.model.shrink import collapse
+from soundwave.training.dataset import Collator, Source, batches
+from soundwave.training.modules import StageModule
+from soundwave.training.recipe import Recipe
+
+
+@torch.no_grad()
+def evaluate(
+    module: StageModule, source: Source, collator: Collator, recipe: Recipe, device: torch.device
+) -> dict[str, float]:
+    """Mean losses per batch, and the error rate of greedy CTC against the normalised transcripts.
+
+    Returns:
+        `loss`, and `ctc_wer` (a fraction) where transcripts are known.
+    """
+    plain = replace(recipe, time_masks=0, feature_dropout=0.0)
+    decode = source.tokenizer.decode
+    losses, said, heard = [], [], []
+    for items in batches(source.items(recipe.seed, 0), plain, recipe.seed, 0):
+        batch = collator(items).to(device)
+        result = module(batch)
+        losses.append(result.total.item())
+        if result.paths is None or batch.frame_mask is None:
+            continue
+        for item, path, mask in zip(items, result.paths.tolist(), batch.frame_mask.tolist(), strict=False):
+            if item.ctc is not None and item.example.transcript:
+                classes = collapse([token for token, inside in zip(path, mask, strict=True) if inside], module.blank)
+                heard.append(decode(classes))
+                said.append(item.example.transcript)
+    figures = {"loss": sum(losses) / len(losses)}
+    if said:
+        figures["ctc_wer"] = jiwer.wer(said, heard)
+    return figures

@@ -1,0 +1,201 @@
+"""Encoder features computed once and kept on disk (paper section 3.1: stages I to III never train the encoder).
+
+A store is one file of float16 rows and an index; it grows by appending and can be interrupted at any moment.
+"""
+
+# N clips, F encoder frames (50 Hz), E encoder width
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers.models.whisper.modeling_whisper import WhisperEncoder
+
+from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.errors import AudioError, TrainingError
+from soundwave.model.encoder import encode_window
+from soundwave.processing import SoundwaveProcessor
+
+BATCH_SECONDS = 120.0  # audio encoded at once
+
+
+@dataclass(frozen=True)
+class Clip:
+    """One stretch of audio, at a changed speed (1.1: ten per cent faster and higher) where asked for."""
+
+    path: str
+    start: float | None = None
+    end: float | None = None
+    speed: float = 1.0
+
+    def key(self) -> str:
+        """Identifies the clip's content cheaply: path, size, modification time, span and speed."""
+        if self.path.startswith("data:"):
+            content = self.path
+        else:
+            stat = Path(self.path).stat()
+            content = f"{Path(self.path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+        named = f"{content}|{self.start}|{self.end}|{self.speed}"
+        return hashlib.sha1(named.encode()).hexdigest()
+
+    def samples(self) -> np.ndarray:
+        """(samples,) float32 at 16 kHz.
+
+        Raises:
+            AudioError: unreadable, or over 30 s after the cut.
+        """
+        whole = load_audio(self.path, max_seconds=None if self.end is not None else 30.0)
+        first = int((self.start or 0.0) * SAMPLE_RATE)
+        last = len(whole) if self.end is None else int(self.end * SAMPLE_RATE)
+        cut = whole[first:last]
+        return cut if self.speed == 1.0 else load_audio((cut, round(SAMPLE_RATE * self.speed)))
+
+
+class FeatureStore:
+    """Rows of encoder frames by clip key.
+
+    Args:
+        folder: where `frames.f16`, `index.jsonl` and `store.json` live; made when missing.
+        width: E.
+        describes: what made the frames (encoder, window); a store made otherwise is refused.
+
+    Raises:
+        TrainingError: the folder holds features of another encoder or window.
+    """
+
+    def __init__(self, folder: Path, width: int, describes: dict[str, object]):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.width = folder, width
+        description = {"width": width, **describes}
+        note = folder / "store.json"
+        if note.is_file() and json.loads(note.read_text()) != description:
+            raise TrainingError(
+                f"{folder} holds features of {note.read_text().strip()}, but {json.dumps(description)} is wanted; "
+                "choose another feature folder or delete this one."
+            )
+        note.write_text(json.dumps(description) + "\n")
+        self.index: dict[str, tuple[int, int]] = {}
+        self._map: np.ndarray | None = None
+        self._load_index()
+
+    def _load_index(self) -> None:
+        frames, index = self.folder / "frames.f16", self.folder / "index.jsonl"
+        rows = frames.stat().st_size // (2 * self.width) if frames.is_file() else 0
+        if index.is_file():
+            for line in index.read_text().splitlines():
+                try:
+                    key, start, count = json.loads(line)
+                except json.JSONDecodeError:
+                    break  # the last line of an interrupted run
+                if start + count <= rows:
+                    self.index[key] = (start, count)
+
+    def add(self, keys: Sequence[str], frames: Sequence[np.ndarray]) -> None:
+        """Appends (F_i, E) frames; the index line is written after its rows are."""
+        path = self.folder / "frames.f16"
+        with path.open("ab") as rows, (self.folder / "index.jsonl").open("a") as index:
+            start = rows.tell() // (2 * self.width)
+            if rows.tell() % (2 * self.width):  # half a row of an interrupted run
+                rows.truncate(start * 2 * self.width)
+                rows.seek(0, 2)
+            lines = []
+            for key, value in zip(keys, frames, strict=True):
+                rows.write(np.ascontiguousarray(value, dtype=np.float16).tobytes())
+                self.index[key] = (start, len(value))
+                lines.append(json.dumps([key, start, len(value)]) + "\n")
+                start += len(value)
+            rows.flush()
+            index.writelines(lines)
+        self._map = None
+
+    def __contains__(self, key: str) -> bool:
+        return key in self.index
+
+    def rows(self, key: str) -> int:
+        """Number of encoder frames of a clip."""
+        return self.index[key][1]
+
+    def read(self, key: str) -> np.ndarray:
+        """(F, E) float16 frames of a clip."""
+        if self._map is None:
+            self._map = np.memmap(self.folder / "frames.f16", dtype=np.float16, mode="r").reshape(-1, self.width)
+        start, count = self.index[key]
+        return self._map[start : start + count]
+
+
+def fill_store(
+    store: FeatureStore,
+    clips: Iterable[tuple[Clip, float]],
+    tower: WhisperEncoder,
+    processor: SoundwaveProcessor,
+    progress: Callable[[int, int], None] | None = None,
+    on_bad: Callable[[Clip, AudioError], None] | None = None,
+) -> None:
+    """Encodes what the store lacks, in batches of similar length.
+
+    Args:
+        store: to add to.
+        clips: clips with their duration in seconds (for batching).
+        tower: the encoder, on its device and in its dtype.
+        processor: makes the log-mel.
+        progress: called with (clips done, clips in all).
+        on_bad: called for a clip that cannot be read; None: the error is raised.
+    """
+    missing = sorted(((c, d) for c, d in clips if c.key() not in store), key=lambda pair: pair[1])
+    batches: list[list[Clip]] = []
+    room = 0.0
+    for clip, duration in missing:
+        if not batches or room < duration:
+            batches.append([])
+            room = BATCH_SECONDS
+        batches[-1].append(clip)
+        room -= duration
+    done = 0
+    with ThreadPoolExecutor(1) as reader:
+        ahead = reader.submit(_mels, batches[0], processor, on_bad) if batches else None
+        for i, batch in enumerate(batches):
+            assert ahead is not None
+            good, mels = ahead.result()
+            ahead = reader.submit(_mels, batches[i + 1], processor, on_bad) if i + 1 < len(batches) else None
+            if good:
+                store.add([clip.key() for clip in good], encode_mels(tower, mels))
+            done += len(batch)
+            if progress:
+                progress(done, len(missing))
+
+
+def _mels(
+    batch: list[Clip], processor: SoundwaveProcessor, on_bad: Callable[[Clip, AudioError], None] | None
+) -> tuple[list[Clip], list[np.ndarray]]:
+    good, mels = [], []
+    for clip in batch:
+        try:
+            mels.append(processor.log_mel(clip.samples()))
+            good.append(clip)
+        except AudioError as error:
+            if on_bad is None:
+                raise
+            on_bad(clip, error)
+    return good, mels
+
+
+@torch.no_grad()
+def encode_mels(tower: WhisperEncoder, mels: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """Log-mels (M, T_i) to encoder frames (T_i / 2, E), float16."""
+    longest = max(mel.shape[1] for mel in mels)
+    batch = torch.zeros(len(mels), mels[0].shape[0], longest)
+    mask = torch.zeros(len(mels), longest, dtype=torch.bool)
+    for i, mel in enumerate(mels):
+        batch[i, :, : mel.shape[1]] = torch.from_numpy(mel)
+        mask[i, : mel.shape[1]] = True
+    device, dtype = tower.conv1.weight.device, tower.conv1.weight.dtype
+    frames = encode_window(tower, batch.to(device, dtype), None if mask.all() else mask.to(device))
+    values = frames.to("cpu", torch.float16).numpy()
+    return [values[i, : mel.shape[1] // 2] for i, mel in enumerate(mels)]

@@ -1,0 +1,88 @@
+"""A run's figures where a person looks: `metrics.jsonl`, TensorBoard, a plot of the curves, and the terminal."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+TRAIN_CURVES = ("loss", "ctc", "next_token")
+
+
+class RunLog:
+    """Appends figures of one run; a resumed run forgets what came after its checkpoint.
+
+    Args:
+        folder: the run's output folder.
+        step: the step to go on from.
+    """
+
+    def __init__(self, folder: Path, step: int = 0):
+        self.folder, self.path = folder, folder / "metrics.jsonl"
+        folder.mkdir(parents=True, exist_ok=True)
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        self._board = _tensorboard(folder)
+
+    def add(self, step: int, **figures: Any) -> None:
+        """Writes figures of a step; None values are left out."""
+        row = {"step": step, **{key: value for key, value in figures.items() if value is not None}}
+        with self.path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            for key, value in row.items():
+                if isinstance(value, (int, float)) and key != "step":
+                    self._board.add_scalar(key.replace("eval_", "eval/"), value, step)
+
+    def close(self) -> None:
+        """Flushes TensorBoard and draws the plot."""
+        if self._board is not None:
+            self._board.close()
+        plot_curves(self.path, self.folder / "curves.png")
+
+
+def _tensorboard(folder: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None  # an optional extra: metrics.jsonl has it all
+    return SummaryWriter(str(folder / "tensorboard"))
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All rows of a metrics file; a half-written last line is dropped."""
+    rows = []
+    for line in path.read_text().splitlines() if path.is_file() else []:
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            break
+    return rows
+
+
+def plot_curves(metrics: Path, target: Path) -> None:
+    """Draws losses and evaluation error rates over steps into a PNG."""
+    try:
+        import matplotlib
+    except ImportError:
+        return
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = read_metrics(metrics)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    for name in TRAIN_CURVES:
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        if points:
+            left.plot(*zip(*points, strict=True), label=name)
+    left.set(xlabel="optimizer step", ylabel="training loss", yscale="log")
+    for name in sorted({key for row in rows for key in row if key.startswith("eval_")}):
+        points = [(row["step"], row[name]) for row in rows if name in row]
+        right.plot(*zip(*points, strict=True), marker=".", label=name.removeprefix("eval_"))
+    right.set(xlabel="optimizer step", ylabel="evaluation: loss, or error rate of CTC greedy")
+    for axis in (left, right):
+        axis.grid(alpha=0.3)
+        if axis.get_legend_handles_labels()[0]:
+            axis.legend(fontsize=8)
+    figure.savefig(target, dpi=110)
+    plt.close(figure)

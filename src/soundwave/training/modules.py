@@ -1,0 +1,74 @@
+"""What one step computes, per stage: a module whose forward gives the losses of a batch."""
+
+# N clips, F aligned frames, C CTC classes
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.training.dataset import Batch
+from soundwave.training.losses import ctc_loss, next_token_loss, total_loss
+from soundwave.training.stages import Stage
+
+
+@dataclass(frozen=True)
+class Losses:
+    """A step's losses; `paths` are the greedy CTC decisions (N, F), for the error rate during evaluation."""
+
+    total: Tensor
+    next_token: Tensor | None = None
+    ctc: Tensor | None = None
+    paths: Tensor | None = None
+
+
+class StageModule(nn.Module):
+    """A model and the losses of one stage.
+
+    Args:
+        model: in stage I only its adapters and the LLM's embedding table need to be in memory.
+        stage: decides which losses are computed.
+        ctc_weight: of the CTC loss beside the next-token loss.
+    """
+
+    def __init__(self, model: SoundwaveForConditionalGeneration, stage: Stage, ctc_weight: float):
+        super().__init__()
+        self.alignment = model.alignment
+        self.rest = None if not stage.next_token else model  # stage I: the LLM stays out of memory and of the wrapper
+        self.stage, self.ctc_weight = stage, ctc_weight
+        self.blank = model.config.blank_class
+        self.ctc_embeddings: Tensor | None
+        table = model.ctc_token_embeddings()
+        self.register_buffer("ctc_embeddings", None if table is None else table.float(), persistent=False)
+
+    def forward(self, batch: Batch) -> Losses:
+        """The losses of a batch on the module's device."""
+        if self.rest is None:
+            assert batch.encoder_frames is not None
+            assert batch.frame_mask is not None
+            aligned = self.alignment(batch.encoder_frames, batch.frame_mask)
+            logits = self.alignment.ctc_logits(aligned, self.ctc_embeddings)
+            ctc = self._ctc(logits, batch.frame_mask, batch)
+            return Losses(total_loss(None, ctc), None, ctc, logits.detach().argmax(-1))
+        output = self.rest(
+            batch.input_ids, batch.attention_mask, encoder_frames=batch.encoder_frames, frame_mask=batch.frame_mask,
+            labels=batch.labels,
+        )
+        next_token = next_token_loss(output.logits, output.targets)
+        ctc, paths = None, None
+        if output.speech is not None:
+            paths = output.speech.ctc_logits.detach().argmax(-1)
+            if self.stage.ctc:
+                ctc = self._ctc(output.speech.ctc_logits, output.speech.valid, batch)
+        return Losses(total_loss(next_token, ctc, self.ctc_weight), next_token, ctc, paths)
+
+    def _ctc(self, logits: Tensor, mask: Tensor, batch: Batch) -> Tensor | None:
+        known = [i for i, target in enumerate(batch.ctc) if target is not None]
+        if not known:
+            return None if self.stage.next_token else logits.sum() * 0.0
+        rows = torch.tensor(known, device=logits.device)
+        targets = [target for target in batch.ctc if target is not None]
+        return ctc_loss(logits[rows], mask[rows].sum(1), targets, self.blank)

@@ -1,0 +1,218 @@
+"""Everything a run needs before its first step: parts, vocabulary, manifests, stored features, checks.
+
+Fails in the first minute: paths, formats and features are looked at before any training.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from soundwave.checkpoints.lora import LORA_FOLDER, attach_lora, load_lora
+from soundwave.checkpoints.native import fill_part, load_processor, new_config
+from soundwave.checkpoints.weights import empty_model, fill, read_tensors, weight_files
+from soundwave.configuration import SoundwaveConfig
+from soundwave.ctc_text import CtcTokenizer, build_vocabulary
+from soundwave.errors import AudioError, ConfigurationError, TrainingError
+from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.processing import SoundwaveProcessor
+from soundwave.training.data import check_audio_files, read_manifest
+from soundwave.training.dataset import Collator, Source, clips_of
+from soundwave.training.features import Clip, FeatureStore, fill_store
+from soundwave.training.recipe import Recipe
+from soundwave.training.stages import Stage, mark_trained, stage_named
+
+MAX_SECONDS = 30.0
+
+
+@dataclass
+class Prepared:
+    """What the loop works with."""
+
+    recipe: Recipe
+    stage: Stage
+    model: SoundwaveForConditionalGeneration
+    processor: SoundwaveProcessor
+    collator: Collator
+    train: list[Source]
+    evaluation: list[Source]
+    progress: RunProgress
+    trained: list[str]
+
+    def write_plan(self, folder: Path, steps: int, from_step: int) -> None:
+        """Keeps the exact recipe in the run's folder and says what is about to happen."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(self.recipe), sort_keys=False))
+        count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
+        examples = sum(len(source.examples) for source in self.train)
+        hours = sum(e.duration or 0.0 for source in self.train for e in source.examples) / 3600
+        self.progress.say(
+            f"stage {self.stage.name}: {count / 1e6:.2f}M trained parameters, {examples} examples, "
+            f"{hours:.1f} h of audio, steps {from_step} to {steps}"
+        )
+
+
+class RunProgress:
+    """A bar where a person watches, plain lines in a log."""
+
+    def __init__(self, shown: bool):
+        self.console = Console(stderr=True, quiet=not shown, soft_wrap=True)
+        self.live = shown and sys.stderr.isatty()
+        self._bar: Progress | None = None
+        self._task: Any = None
+
+    def start(self, total: int, done: int = 0, what: str = "training") -> None:
+        """Shows a bar for `total` steps."""
+        self.total = total
+        if self.live:
+            self._bar = Progress(
+                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._task = self._bar.add_task(what, total=total, completed=done)
+            self._bar.start()
+
+    def step(self, step: int, figures: dict[str, float | None], speed: float) -> None:
+        """Reports a step's figures."""
+        text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step, description=text)
+        else:
+            self.say(f"step {step}/{self.total}: {text}, {speed:.0f} times real time")
+
+    def say(self, text: str) -> None:
+        """One line, above the bar."""
+        self.console.print(text, highlight=False, markup=False)
+
+    def stop(self) -> None:
+        """Takes the bar away."""
+        if self._bar is not None:
+            self._bar.stop()
+            self._bar = None
+
+
+def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) -> Prepared:
+    """Reads parts and data, stores missing features, and marks what the stage trains.
+
+    Raises:
+        ConfigurationError, DataError, TrainingError, CheckpointError: with what to change.
+    """
+    stage = stage_named(recipe.stage)
+    if not recipe.train:
+        raise ConfigurationError("The recipe names no training data; add `train: [{manifest: path}]`.")
+    progress = RunProgress(main)
+    config = _config(recipe)
+    processor = load_processor(config)
+    ctc = CtcTokenizer(processor.tokenizer, config.ctc_vocabulary)
+    train_sources = [Source(source, ctc) for source in recipe.train]
+    evaluation_sources = [Source(source, ctc) for source in recipe.evaluation]
+    check_audio_files(example for source in [*train_sources, *evaluation_sources] for example in source.examples)
+    store = _features(recipe, config, processor, [*train_sources, *evaluation_sources], device, precision, progress)
+    for source in [*train_sources, *evaluation_sources]:
+        source.keep_stored(store)
+    model = build_model(recipe, stage, config, device, precision)
+    trained = mark_trained(model, stage)
+    collator = Collator(store, processor, recipe, with_text=stage.next_token)
+    return Prepared(recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, trained)
+
+
+def _config(recipe: Recipe) -> SoundwaveConfig:
+    if recipe.start_from is not None:
+        if not (Path(recipe.start_from) / "config.json").is_file():
+            raise ConfigurationError(
+                f"start_from={recipe.start_from}: no config.json there; train the stage before first."
+            )
+        config = SoundwaveConfig.from_pretrained(recipe.start_from)
+        for name, value in recipe.model.items():  # switches that later stages may change
+            setattr(config, name, value)
+        return config
+    config = new_config(recipe.audio_tower, recipe.language_model, **recipe.model)
+    if recipe.ctc_vocabulary_size is not None:
+        tokenizer = load_processor(config).tokenizer
+        texts = (e.transcript for source in recipe.train for e in read_manifest(source.manifest) if e.transcript)
+        config.ctc_vocabulary = build_vocabulary(tokenizer, texts, recipe.ctc_vocabulary_size)
+    return config
+
+
+def build_model(
+    recipe: Recipe, stage: Stage, config: SoundwaveConfig, device: torch.device, precision: str
+) -> SoundwaveForConditionalGeneration:
+    """The model with only the parts in memory that the stage runs; adapters are fresh or from `start_from`."""
+    frozen = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = empty_model(config)
+    fresh = SoundwaveForConditionalGeneration.fresh_adapters(config, recipe.seed)
+    fill(model, iter(fresh.items()), _adapters_only, str(device), torch.float32, "fresh adapters")
+    if recipe.start_from is not None:
+        files = weight_files(Path(recipe.start_from))
+        fill(model, read_tensors(files), _adapters_only, str(device), torch.float32, recipe.start_from)
+    only = None if stage.next_token else "embed_tokens"
+    fill_part(model, recipe.language_model, "language_model.", str(device), frozen, only)
+    model.language_model.tie_weights()
+    if stage.next_token:
+        model.language_model.to(device)
+    if stage.lora:
+        torch.manual_seed(recipe.seed)
+        lora_folder = Path(recipe.start_from or "") / LORA_FOLDER
+        if recipe.start_from is not None and lora_folder.is_dir():
+            load_lora(model, lora_folder, trainable=True)
+        else:
+            lora = recipe.lora
+            attach_lora(model, lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules)
+        for name, parameter in model.named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.float()
+    return model
+
+
+def _adapters_only(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+    return [(name, tensor)] if name.startswith(("alignment.", "shrinking.")) else []
+
+
+def _features(
+    recipe: Recipe, config: SoundwaveConfig, processor: SoundwaveProcessor, sources: list[Source],
+    device: torch.device, precision: str, progress: RunProgress,
+) -> FeatureStore:
+    """Opens the store and encodes what it lacks; the encoder is in memory for that time only."""
+    about = {
+        "encoder": Path(recipe.audio_tower).name, "window": config.encoder_window, "tail": config.window_tail_seconds,
+    }
+    store = FeatureStore(Path(recipe.features), config.audio_config.d_model, about)
+    clips = {clip.key(): (clip, seconds) for clip, seconds in clips_of(sources) if seconds <= MAX_SECONDS}
+    missing = [pair for key, pair in clips.items() if key not in store]
+    if not missing:
+        return store
+    encoder = empty_model(config)
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    fill_part(encoder, recipe.audio_tower, "audio_tower.", str(device), dtype)
+    progress.say(f"encoding {len(missing)} clips ({sum(s for _, s in missing) / 3600:.1f} h) into {recipe.features}")
+    progress.start(len(missing), what="encoding audio")
+    fill_store(store, missing, encoder.audio_tower, processor, _advance(progress), _on_bad(recipe, progress))
+    progress.stop()
+    return store
+
+
+def _advance(progress: RunProgress) -> Callable[[int, int], None]:
+    def advance(done: int, total: int) -> None:
+        if progress.live:
+            progress.step(done, {}, 0.0)
+
+    return advance
+
+
+def _on_bad(recipe: Recipe, progress: RunProgress) -> Callable[[Clip, AudioError], None]:
+    def on_bad(clip: Clip, error: AudioError) -> None:
+        if recipe.on_bad_audio == "stop":
+            raise TrainingError(f"{error} (set on_bad_audio=skip to leave such clips out)") from error
+        progress.say(f"left out: {error}")
+
+    return on_bad
+

@@ -1,0 +1,149 @@
+"""A training run as data: every option with its meaning, read from YAML with `key=value` overrides.
+
+Names follow Hugging Face's TrainingArguments and PEFT's LoraConfig where these have one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from soundwave.errors import ConfigurationError
+
+
+@dataclass
+class DataSource:
+    """One manifest and how it is used."""
+
+    manifest: str = ""  # path of a manifest, relative to the folder where the command runs
+    repeat: float = 1.0  # passes over it per epoch; 0.5 takes a random half, new in each epoch
+    speeds: list[float] = field(default_factory=lambda: [1.0])  # each pass takes one of these speeds at random
+    prompts: list[str] = field(default_factory=list)  # instructions to draw from instead of the manifest's own
+
+
+@dataclass
+class LoraRecipe:
+    """LoRA of the LLM (paper: r 64, alpha 16 on q, k, v, o)."""
+
+    r: int = 64  # rank
+    lora_alpha: int = 16  # scale: alpha / r
+    lora_dropout: float = 0.05
+    target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
+
+
+@dataclass
+class Recipe:
+    """Everything that decides a training run."""
+
+    stage: str = "alignment"  # alignment (I), shrinking (II) or instruction (III)
+    output_dir: str = "runs/stage1"  # checkpoints, logs and plots; a run found here is resumed
+    start_from: str | None = None  # folder of the stage before
+    audio_tower: str = "whisper-base"  # catalog part or folder of the frozen encoder
+    language_model: str = "smollm2-135m-instruct"  # catalog part or folder of the LLM
+    model: dict[str, Any] = field(default_factory=dict)  # switches of SoundwaveConfig for a new model
+    ctc_vocabulary_size: int | None = None  # a restricted CTC vocabulary of about this many LLM tokens; none: all
+    train: list[DataSource] = field(default_factory=list)
+    evaluation: list[DataSource] = field(default_factory=list)
+    features: str = "runs/features"  # folder of the stored encoder features
+    learning_rate: float = 1e-4
+    weight_decay: float = 0.1
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.95
+    warmup_ratio: float = 0.01
+    max_grad_norm: float = 1.0
+    num_train_epochs: float = 1.0
+    max_steps: int | None = None  # optimizer steps; overrides the epochs
+    batch_seconds: float = 120.0  # audio per device and batch, padding included
+    max_batch_size: int = 64  # examples per device and batch, at most
+    gradient_accumulation_steps: int = 1
+    ctc_weight: float = 0.3  # of the CTC loss beside the next-token loss
+    time_masks: int = 0  # SpecAugment over encoder frames: spans set to zero, per ten seconds
+    time_mask_frames: int = 16  # longest span, in encoder frames of 20 ms
+    feature_dropout: float = 0.0  # encoder channels set to zero, per clip
+    lora: LoraRecipe = field(default_factory=LoraRecipe)
+    mixed_precision: str = "auto"  # bf16, no, or auto: bf16 where the device computes it fast
+    seed: int = 1
+    logging_steps: int = 20
+    eval_steps: int = 200
+    save_steps: int = 200
+    on_nan: str = "stop"  # stop, or skip the batch and go on
+    on_bad_audio: str = "skip"  # skip (each is named), or stop
+
+
+def read_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recipe:
+    """Reads a YAML recipe and applies overrides such as `learning_rate=1e-3` or `lora.r=32`.
+
+    Raises:
+        ConfigurationError: no such file, not a mapping, an unknown key (the nearest known one is named), a wrong type.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise ConfigurationError(
+            f"There is no recipe {file}; give the path of a YAML file, such as recipes/mini/stage1.yaml."
+        )
+    try:
+        values = yaml.safe_load(file.read_text()) or {}
+    except yaml.YAMLError as error:
+        raise ConfigurationError(f"{file} is not valid YAML: {' '.join(str(error).split())}.") from error
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{file} must hold `key: value` lines, but holds a {type(values).__name__}.")
+    for override in overrides:
+        _apply_override(values, override)
+    return _build(Recipe, values, str(file))
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise ConfigurationError(f"{override!r} is no override; write key=value, such as learning_rate=1e-3.")
+    *parents, last = key.split(".")
+    for parent in parents:
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise ConfigurationError(f"{key} cannot be set: {parent} has no parts.")
+    values[last] = yaml.safe_load(text)
+
+
+def _build(cls: type, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ConfigurationError(f"{where}: expected `key: value` pairs, but found {values!r}.")
+    known = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(known)}."
+            raise ConfigurationError(f"{where}: {key!r} is not a known option{hint}")
+    return cls(**{key: _convert(value, hints[key], f"{where}: {key}") for key, value in values.items()})
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return None if value is None else _convert(value, arguments[0], where)
+    if dataclasses.is_dataclass(hint):
+        return _build(typing.cast(type, hint), value, where)
+    if origin is list:
+        if not isinstance(value, list):
+            raise ConfigurationError(f"{where} must be a list, but is {value!r}.")
+        return [_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value)]
+    if origin is dict or hint is Any:
+        return value
+    if hint is str and isinstance(value, str):
+        return os.path.expandvars(value)  # so that a recipe can say $SPEECH/train/manifest.jsonl
+    if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 as text
+        except ValueError:
+            pass
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        raise ConfigurationError(f"{where} must be {hint.__name__}, but is {value!r}.")
+    return value
