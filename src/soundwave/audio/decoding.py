@@ -4,6 +4,7 @@ Nothing is passed over: a file that ends before its stated end, or has a packet 
 the time up to which it was whole. Knows nothing about mixing, resampling, or where the file came from.
 """
 
+import contextlib
 import io
 import math
 import time
@@ -117,14 +118,29 @@ def _sound_track(container: InputContainer, label: str) -> av.AudioStream:
         raise AudioError(f"{label} has sound of an unknown codec; convert it to wav or flac")
     if track.codec_context.channels == 0:
         raise AudioError(f"{label} has zero channels; at least one is needed: record or copy it again")
-    if track.codec_context.name == "flac":  # its frames carry checksums, which FFmpeg ignores unless told
-        track.codec_context.options = {"err_detect": "crccheck+explode"}
     return track
+
+
+def _decoder(track: av.AudioStream) -> av.AudioCodecContext:
+    """The track's decoder, or a better one where FFmpeg's first choice is known to let errors through."""
+    decoder = track.codec_context
+    if decoder.name == "flac":  # its frames carry checksums, which FFmpeg ignores unless told
+        decoder.options = {"err_detect": "crccheck+explode"}
+    elif decoder.name == "opus":
+        # FFmpeg's own Opus decoder bursts into noise 100 dB too loud on rare low-rate speech; the reference does not.
+        with contextlib.suppress(av.codec.codec.UnknownCodecError):
+            reference = av.AudioCodecContext.create("libopus", "r")
+            reference.extradata = decoder.extradata
+            reference.layout, reference.sample_rate = decoder.layout, decoder.sample_rate
+            reference.options = {"request_sample_fmt": "flt"}
+            return reference
+    return decoder
 
 
 def _blocks(
     container: InputContainer, stream: av.AudioStream, recording: Recording, stated: float | None
 ) -> Iterator[Block]:
+    decoder = _decoder(stream)
     seconds = 0.0  # of sound so far
     others = 0.0  # end of the latest picture or subtitle, in seconds: a film may go on after its sound
     try:
@@ -135,7 +151,7 @@ def _blocks(
                 continue
             if packet.is_corrupt and container.format.name not in STREAMED_FORMATS:
                 raise _broken(recording.label, seconds, stated)
-            for frame in _frames(packet):
+            for frame in _frames(decoder, packet):
                 yield _samples(frame, recording.label), frame.sample_rate
                 seconds += frame.samples / frame.sample_rate
     except av.FFmpegError as error:
@@ -145,10 +161,10 @@ def _blocks(
         raise _broken(recording.label, seconds, stated)
 
 
-def _frames(packet: av.Packet) -> list[av.AudioFrame]:
+def _frames(decoder: av.AudioCodecContext, packet: av.Packet) -> list[av.AudioFrame]:
     """Decode a packet. Tags and zeros between mp3 frames, as in podcasts joined from pieces, hold no sound."""
     try:
-        return cast(list[av.AudioFrame], packet.decode())
+        return decoder.decode(packet if packet.size else None)  # an empty packet ends the stream
     except av.FFmpegError:
         data = bytes(packet)
         if data.startswith(MP3_TAGS) or not any(data):
