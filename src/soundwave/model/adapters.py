@@ -109,6 +109,7 @@ class AlignmentAdapter(nn.Module):
         return torch.cat([tokens * scale, (blank * scale + self.ctc_blank_bias)[..., None]], dim=-1)
 
 
+INITIAL_LOOK_BACK_SCALE = 0.02  # beside LLM embeddings, whose elements are about 0.1: a small correction at first
 INITIAL_CTC_SCALE = 20.0  # cosine 1 against 0 is then a logit of 20: certain, yet not saturated
 
 
@@ -123,6 +124,7 @@ class ShrinkingAdapter(nn.Module):
         self.norm = nn.LayerNorm(width)
         if config.audio_embedding == "posterior":
             self.blank_embedding = nn.Parameter(torch.zeros(width))
+            nn.init.constant_(self.norm.weight, INITIAL_LOOK_BACK_SCALE)
 
     def forward(
         self, aligned: Tensor, logits: Tensor, valid: Tensor, token_embeddings: Tensor | None = None
@@ -159,9 +161,17 @@ class ShrinkingAdapter(nn.Module):
     def _expected_embedding(
         self, logits: Tensor, score: Tensor, runs: Runs, token_embeddings: Tensor | None
     ) -> Tensor:
-        """The mixture of LLM embeddings that the CTC expects at each kept position (LegoSLM's idea): (B, S, D)."""
+        """The mixture of LLM embeddings that the CTC expects at each kept position (as in LegoSLM): (B, S, D).
+
+        Blank's share is taken out of a token's position, so that its norm is that of a typed token.
+        """
         assert token_embeddings is not None
         posterior = pool_runs(logits.float().softmax(-1), score, runs, self.config.run_pooling)
-        posterior = posterior.to(token_embeddings.dtype)
-        tokens, blank = posterior[..., :-1], posterior[..., -1:]
-        return tokens @ token_embeddings + blank * self.blank_embedding.to(posterior.dtype)
+        blank = self.config.blank_class
+        tokens = posterior.clone()
+        tokens[..., blank] = 0.0
+        tokens = tokens[..., : len(token_embeddings)]
+        tokens = tokens / tokens.sum(-1, keepdim=True).clamp(min=1e-6)
+        mixture = tokens.to(token_embeddings.dtype) @ token_embeddings
+        is_blank = (runs.classes == blank)[:, :, None]
+        return torch.where(is_blank, self.blank_embedding.to(mixture.dtype), mixture)

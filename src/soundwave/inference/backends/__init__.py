@@ -1,0 +1,1 @@
+"""Decoders behind the seam: audio and text embeddings in, tokens out."""

@@ -1,0 +1,78 @@
+"""What the engine gives back, as plain typed values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What an answer cost: seconds of audio, prompt tokens (audio positions included), audio positions, new tokens."""
+
+    audio_seconds: float
+    prompt_tokens: int
+    audio_tokens: int
+    completion_tokens: int
+
+
+@dataclass(frozen=True)
+class Timings:
+    """Seconds spent: decoding the file, the speech front end, until the first token, and in all."""
+
+    load_audio: float
+    encode: float
+    first_token: float
+    total: float
+
+
+@dataclass(frozen=True)
+class Reply:
+    """One answer. `finish_reason` is `stop`, or `length` where `max_new_tokens` ended it."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of an answer as it is made; the last one carries the finish reason and the whole reply."""
+
+    text: str
+    token_ids: list[int]
+    finish_reason: str | None = None
+    reply: Reply | None = None
+
+
+@dataclass(frozen=True)
+class Speech:
+    """What the front end hears in a recording.
+
+    Attributes:
+        embeddings: (S, D) what the LLM reads in place of the audio.
+        ctc_token_ids: the LLM tokens of the greedy CTC path, blanks removed.
+        token_times: (start, end) of each of these tokens, in seconds.
+        duration: of the recording, in seconds.
+        ctc_text: the tokens as text: lower-case words in newly trained models.
+    """
+
+    embeddings: Tensor
+    ctc_token_ids: list[int]
+    token_times: list[tuple[float, float]]
+    duration: float
+    ctc_text: str
+
+
+@dataclass(frozen=True)
+class Transcript:
+    """What a person says. `segments` have start and end in seconds; `ctc_text` is what the CTC path alone reads."""
+
+    text: str
+    ctc_text: str
+    duration: float
+    language: str | None = None
+    segments: list[dict[str, float | str]] = field(default_factory=list)
