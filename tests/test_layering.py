@@ -29,6 +29,7 @@ LAYERS = [
     {"checkpoints"},
     {"inference"},
     {"training", "evaluation", "serving", "export", "doctor"},
+    {"terminal"},
     {"cli"},
 ]
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
@@ -38,7 +39,7 @@ MOST_LINES_OF_A_FUNCTION = 60
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "base", "helpers", "misc"}
 
 IMPORT_NAMES = {"pyyaml": "yaml", "piper-tts": "piper"}  # where they differ from the distribution's name
-EXTRA_OF_LAYER = {"training": "train"}  # layers that may need more than the core installs
+EXTRA_OF_LAYER = {"training": "train", "evaluation": "eval"}  # layers that may need more than the core installs
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PYTHON_FILES = sorted(

@@ -13,7 +13,6 @@ import json
 import os
 import sys
 import time
-from dataclasses import fields, is_dataclass
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,17 +22,23 @@ from typer.core import TyperGroup
 
 import soundwave
 from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.evaluation import TaskName
+from soundwave.terminal import (
+    as_plain,
+    count_progress,
+    print_findings,
+    print_json,
+    print_table,
+    progress_bar,
+    say,
+    say_error,
+    with_progress,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from rich.progress import TaskID
 
-    from rich.progress import Progress, TaskID
-
-    from soundwave.doctor import Finding
     from soundwave.inference.engine import Engine
-
-
-UNWRAPPED = 400  # columns: wider than any finding of the doctor
 
 
 class Verbs(TyperGroup):
@@ -45,7 +50,7 @@ class Verbs(TyperGroup):
             sys.stdout.flush()  # a reader that went away shows here, while it can still be handled
             return result
         except SoundwaveError as problem:
-            _say_error(problem)
+            say_error(problem)
             raise typer.Exit(exit_code_of(problem)) from problem
         except KeyboardInterrupt as problem:
             typer.echo("\nstopped", err=True)
@@ -56,7 +61,7 @@ class Verbs(TyperGroup):
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             raise typer.Exit(1) from problem
         except OSError as problem:
-            _say_error(f"{problem.filename}: {problem.strerror}" if problem.filename else problem)
+            say_error(f"{problem.filename}: {problem.strerror}" if problem.filename else problem)
             raise typer.Exit(1) from problem
 
 
@@ -134,21 +139,23 @@ def ask(
     """Ask about a recording; the answer is printed while it is made."""
     source = _audio_argument(audio)
     engine = _load(model, device, dtype, quiet)
-    options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
     reply = None
-    for chunk in engine.stream(source, engine.default_prompt if prompt is None else prompt, **options):
+    for chunk in engine.stream(
+        source, engine.default_prompt if prompt is None else prompt,
+        temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed,
+    ):
         reply = chunk.reply
         if not as_json:
             sys.stdout.write(chunk.text)
             sys.stdout.flush()
     if as_json:
-        _print_json(reply)
+        print_json(reply)
         return
     sys.stdout.write("\n")
     if reply is not None and reply.finish_reason == "length":
-        _say(f"cut after {max_new_tokens} tokens; --max-new-tokens allows more", quiet)
+        say(f"cut after {max_new_tokens} tokens; --max-new-tokens allows more", quiet)
     if reply is not None:
-        _say(f"first words after {reply.timings.first_token:.2f} s, all after {reply.timings.total:.2f} s", quiet)
+        say(f"first words after {reply.timings.first_token:.2f} s, all after {reply.timings.total:.2f} s", quiet)
 
 
 @app.command()
@@ -172,7 +179,7 @@ def transcribe(
     files = _output_files(audio, output_dir, output_format) if output_dir else {}
     engine = _load(model, device, dtype, quiet)
     failed = 0
-    for name in _with_progress(audio, quiet):
+    for name in with_progress(audio, quiet):
         try:
             transcript = engine.transcribe(_audio_argument(name))
         except SoundwaveError as problem:
@@ -180,10 +187,10 @@ def transcribe(
                 raise
             failed += 1
             message = str(problem)
-            _say_error(message if name in message else f"{name}: {message}")
+            say_error(message if name in message else f"{name}: {message}")
             continue
         if output_format is OutputFormat.json:
-            text = json.dumps({"audio": name, **_as_plain(transcript)}, ensure_ascii=False)
+            text = json.dumps({"audio": name, **as_plain(transcript)}, ensure_ascii=False)
         elif len(audio) > 1 and not files:
             text = f"{name}: {transcript.text}"
         else:
@@ -193,7 +200,7 @@ def transcribe(
         else:
             print(text, flush=True)
     if failed:
-        _say_error(f"{failed} of {len(audio)} recordings could not be transcribed")
+        say_error(f"{failed} of {len(audio)} recordings could not be transcribed")
         raise typer.Exit(1)
 
 
@@ -210,9 +217,9 @@ def doctor(
 
     findings = examine(models or ["mini"])
     if as_json:
-        _print_json(findings)
+        print_json(findings)
     else:
-        _print_findings(findings)
+        print_findings(findings)
     if any(finding.mark == "fail" for finding in findings):
         raise typer.Exit(1)
 
@@ -244,16 +251,67 @@ def train(
     try:
         from soundwave.training.loop import train_from_recipe
     except ModuleNotFoundError as problem:
-        raise SoundwaveError(
-            f"training needs the package {problem.name!r}, which is not installed; "
-            "run: pip install 'soundwave-llm[train]' (in a source tree: pip install -e '.[train]')"
-        ) from problem
+        raise _without_extra("training", "train", problem) from problem
     print(train_from_recipe(recipe, settings or [], dry_run=dry_run, resume=resume))
+
+
+@app.command("eval")
+def evaluate(
+    manifests: Annotated[list[Path], typer.Argument(help="JSON-lines files: audio, and text or answers.")],
+    task: Annotated[TaskName, typer.Option(help="What is measured.")] = TaskName.transcribe,
+    model: ModelOption = "mini",
+    device: DeviceOption = "auto",
+    dtype: DtypeOption = "auto",
+    prompt: Annotated[str | None, typer.Option(help="Instead of the task's own.")] = None,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer; default: the task's.")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips that are asked at once.")] = 8,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only so many clips of each manifest.")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the score and all that decides it.")] = None,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Measure a model on manifests; replies are greedy.
+
+    With --out, every reply is kept beside that file, and a stopped evaluation goes on where it was. A clip that cannot
+    be used is reported, and the others are still done.
+    """
+    try:
+        from soundwave.evaluation import clips, provenance, report, runner, tasks
+    except ModuleNotFoundError as problem:
+        raise _without_extra("evaluation", "eval", problem) from problem
+    chosen = tasks.TASKS[task]
+    asking = chosen.ask_with(prompt, max_new_tokens)
+    lines = clips.read_clips(manifests, chosen.needs, limit)
+    engine = _load(model, device, dtype, quiet)
+    settings = provenance.settings_of(engine)
+    kept = out.with_name(out.name + ".predictions.jsonl") if out else None
+    notebook = runner.Notebook(kept, {"task": task.value, **as_plain(asking), **settings})
+    with count_progress(f"asking {model}", quiet) as progress:
+        done = runner.evaluate(engine, chosen, lines, asking, notebook, batch_size=batch_size, progress=progress)
+    result = report.report(done, engine, lines, settings, batch_size=batch_size, arguments=sys.argv[1:])
+    if out:
+        report.write_result(out, result)
+    if as_json:
+        print_json(result)
+    else:
+        print_table(report.table(result))
+    for failure in result["failed"]:
+        say_error(f"{failure['audio']}: {failure['reason']}")
+    if done.failures:
+        say_error(f"{len(done.failures)} of {len(lines)} clips could not be used; the score leaves them out")
+        raise typer.Exit(1)
 
 
 def main() -> None:
     """The `soundwave` command."""
     app(prog_name="soundwave")
+
+
+def _without_extra(what: str, extra: str, problem: ModuleNotFoundError) -> SoundwaveError:
+    return SoundwaveError(
+        f"{what} needs the package {problem.name!r}, which is not installed; "
+        f"run: pip install 'soundwave-llm[{extra}]' (in a source tree: pip install -e '.[{extra}]')"
+    )
 
 
 def _audio_argument(name: str) -> str | bytes:
@@ -271,9 +329,9 @@ def _load(model: str, device: str, dtype: str, quiet: bool) -> Engine:
     start = time.perf_counter()
     if model in SHIPPED:
         _fetch(model, quiet)  # only the first time it has something to do; then it may take minutes, so it is shown
-    _say(f"loading {model} ...", quiet)
+    say(f"loading {model} ...", quiet)
     engine = soundwave.load(model, device=device, dtype=dtype)
-    _say(f"loaded {model} in {time.perf_counter() - start:.1f} s", quiet)
+    say(f"loaded {model} in {time.perf_counter() - start:.1f} s", quiet)
     return engine
 
 
@@ -284,7 +342,7 @@ def _fetch(model: str, quiet: bool) -> Path:
     if quiet or not sys.stderr.isatty():
         return catalog.download(model)
     tasks: dict[str, TaskID] = {}
-    with _progress_bar() as bar:
+    with progress_bar() as bar:
 
         def show(description: str, done: int, total: int | None) -> None:
             if description not in tasks:
@@ -314,63 +372,3 @@ def _write_file(path: Path, text: str) -> None:
     unfinished = path.with_name(path.name + ".unfinished")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(path)
-
-
-def _with_progress(names: list[str], quiet: bool) -> Iterator[str]:
-    """The same names, with a bar on standard error when there are several and somebody watches."""
-    if quiet or len(names) < 2 or not sys.stderr.isatty():
-        yield from names
-        return
-    with _progress_bar() as bar:
-        yield from bar.track(names, description="transcribing")
-
-
-def _progress_bar() -> Progress:
-    """A bar on standard error that leaves standard output alone unless both are the same terminal."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    return Progress(console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
-
-
-def _say(line: str, quiet: bool) -> None:
-    """Status, for people who watch: nothing where standard error is a file or a pipe."""
-    if not quiet and sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
-
-
-def _say_error(problem: object) -> None:
-    """One line, whatever the message holds."""
-    print("error: " + " ".join(str(problem).split()), file=sys.stderr, flush=True)
-
-
-def _as_plain(value: Any) -> Any:
-    """Dataclasses as dictionaries, arrays and tensors as lists: what JSON can hold."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return {item.name: _as_plain(getattr(value, item.name)) for item in fields(value)}
-    if isinstance(value, dict):
-        return {str(key): _as_plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_plain(item) for item in value]
-    return value.tolist() if hasattr(value, "tolist") else value
-
-
-def _print_json(value: Any) -> None:
-    print(json.dumps(_as_plain(value), ensure_ascii=False, indent=2), flush=True)
-
-
-def _print_findings(findings: list[Finding]) -> None:
-    """A table of marks; where something is to be done, it is said below the finding."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    colours = {"ok": "green", "warn": "yellow", "fail": "red"}
-    table = Table(box=None, show_header=False, padding=(0, 2, 0, 0))
-    for finding in findings:
-        told = Text(finding.value)
-        if finding.advice:
-            told.append(f"\n→ {finding.advice}", style="bold")
-        table.add_row(Text(finding.mark, style=colours[finding.mark]), Text(finding.name), told)
-    # In a file or a pipe nothing is wrapped: a line of the table is then a line of text.
-    Console(highlight=False, width=None if sys.stdout.isatty() else UNWRAPPED).print(table)

@@ -1,0 +1,131 @@
+"""What a score depends on: the weights, the code, the libraries and the machine, by name and hash.
+
+Nothing here names a folder of somebody's disk: results are published.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from soundwave.checkpoints.catalog import check_folder, models_cache
+from soundwave.inference.engine import Engine
+
+PACKAGE = Path(__file__).resolve().parents[1]
+# What cannot change a reply: the layers beside and above the engine.
+NOT_IN_A_REPLY = {"training", "evaluation", "serving", "export", "cli.py", "terminal.py", "doctor.py"}
+LIBRARIES = ("soundwave-llm", "torch", "transformers", "tokenizers", "peft", "jiwer", "whisper-normalizer")
+
+
+def settings_of(engine: Engine) -> dict[str, Any]:
+    """All about a loaded model that decides its replies."""
+    about = engine.describe()
+    return {
+        "weights": weights_of(engine), "dtype": about["dtype"], "device": torch.device(about["device"]).type,
+        "code_sha256": code_hash(),
+    }
+
+
+def weights_of(engine: Engine) -> dict[str, str]:
+    """sha256 of every weight file, by its path inside the model's folder or a part's name.
+
+    The files of a part that the catalog made are not read again: its record of them is checked and taken.
+    """
+    if engine.folder is None:
+        return {}
+    hashes = {
+        path.relative_to(engine.folder).as_posix(): _sha256(path)
+        for path in sorted(engine.folder.rglob("*.safetensors"))
+    }
+    for source in (engine.model.config.audio_tower_source, engine.model.config.language_model_source):
+        if source is None:
+            continue
+        if Path(source).is_dir():
+            found = {path.name: _sha256(path) for path in sorted(Path(source).glob("*.safetensors"))}
+        else:
+            files = check_folder(models_cache() / source)["files"]
+            found = {name: files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")}
+        hashes |= {f"{Path(source).name}/{name}": value for name, value in found.items()}
+    return hashes
+
+
+def code_hash() -> str:
+    """One hash over the source of every layer that has a part in a reply."""
+    digest = hashlib.sha256()
+    for path in sorted(PACKAGE.rglob("*.py")):
+        place = path.relative_to(PACKAGE)
+        if place.parts[0] not in NOT_IN_A_REPLY:
+            digest.update(place.as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def commit() -> str | None:
+    """The commit of the source tree, with `+changes` where files differ from it; None outside of a checkout."""
+    tracked = _git("ls-files", "--error-unmatch", str(PACKAGE / "__init__.py"))
+    head = _git("rev-parse", "HEAD")
+    if not tracked or not head:
+        return None
+    return head + ("+changes" if _git("status", "--porcelain", "--untracked-files=no", "--", str(PACKAGE)) else "")
+
+
+def versions() -> dict[str, str]:
+    """Python's and the libraries', those that are installed."""
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def machine(device: str) -> dict[str, Any]:
+    """What the model ran on: the GPU's name, or the processor's and how many threads it may use."""
+    if torch.device(device).type == "cuda":
+        return {"device": device, "name": torch.cuda.get_device_name(device)}
+    return {"device": device, "name": _processor(), "threads": torch.get_num_threads()}
+
+
+def command_line(arguments: Sequence[str]) -> str:
+    """The command as it was given, each absolute path cut to its last two parts."""
+    shown = []
+    for argument in arguments:
+        path = Path(argument)
+        short = Path(*path.parts[-2:]).as_posix() if path.is_absolute() and len(path.parts) > 2 else argument
+        shown.append(json.dumps(short, ensure_ascii=False) if " " in short else short)
+    return " ".join(["soundwave", *shown])
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def _git(*arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(PACKAGE), *arguments], capture_output=True, text=True, timeout=30, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        digest = hashlib.sha256()
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

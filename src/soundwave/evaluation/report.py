@@ -1,0 +1,145 @@
+"""An evaluation as the JSON that is kept in `docs/results/`, and as a table for people."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from soundwave.evaluation.clips import Clip
+from soundwave.evaluation.metrics import NORMALISER
+from soundwave.evaluation.provenance import command_line, commit, machine, versions
+from soundwave.evaluation.runner import Evaluation
+from soundwave.evaluation.tasks import Prediction
+from soundwave.inference.engine import Engine
+
+
+def report(
+    evaluation: Evaluation, engine: Engine, clips: Sequence[Clip], settings: Mapping[str, Any], *, batch_size: int,
+    arguments: Sequence[str],
+) -> dict[str, Any]:
+    """The score with all that decides it.
+
+    Args:
+        evaluation: from `evaluate`.
+        engine: the model that was asked.
+        clips: all that it was to be asked about.
+        settings: from `settings_of`.
+        batch_size: clips that were asked at once.
+        arguments: of the command line, after `soundwave`.
+    """
+    task, asking, about = evaluation.task, evaluation.asking, engine.describe()
+    installed = versions()
+    prompt = asking.prompt
+    if prompt is None and task.listens and task.name.value != "ctc":
+        prompt = engine.model.config.transcribe_prompt
+    return {
+        "task": task.name.value,
+        "measure": task.measure,
+        **_scored(evaluation, evaluation.predictions),
+        "lower_is_better": task.lower_is_better,
+        "failed": [
+            {"audio": failure.clip.name, "reason": _without_folder(failure.reason, failure.clip)}
+            for failure in evaluation.failures
+        ],
+        "manifests": _by_manifest(evaluation, clips),
+        "prompt": prompt if task.listens else "the text of the question, without audio",
+        "decoding": {
+            "method": "best CTC path" if task.name.value == "ctc" else "greedy",
+            "max_new_tokens": asking.max_new_tokens or "by the length of the clip",
+        },
+        "normaliser": NORMALISER,
+        "model": {"name": Path(about["model"]).name, "parameters": about["parameters"], "weights": settings["weights"]},
+        "commit": commit(),
+        "code_sha256": settings["code_sha256"],
+        "dtype": about["dtype"],
+        "machine": machine(about["device"]),
+        "versions": installed,
+        "batch_size": batch_size,
+        "speed": _speed(evaluation),
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "command": command_line(arguments),
+    }
+
+
+def write_result(path: Path, result: Mapping[str, Any]) -> None:
+    """Writes the JSON whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    with open(unfinished, "w", encoding="utf-8") as file:
+        file.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
+    unfinished.replace(path)
+
+
+def table(result: Mapping[str, Any]) -> Table:
+    """One line for each manifest and, of several, one for all."""
+    shown = Table(title=f"{result['model']['name']} · {result['task']} · {result['measure']}")
+    shown.add_column("manifest")
+    also = list(result["also"])
+    for name in ("score", *also, *result["counts"], "clips", "audio"):
+        shown.add_column(name.replace("_", " "), justify="right")
+    rows = [(one["name"], one) for one in result["manifests"]]
+    if len(rows) > 1:
+        rows.append(("all", result))
+    for name, row in rows:
+        figures = [_percent(row["score"]), *(_percent(row["also"].get(key)) for key in also)]
+        counts = [str(row["counts"].get(key, "")) for key in result["counts"]]
+        shown.add_row(name, *figures, *counts, str(row["clips"]), f"{row['audio_seconds'] / 60:.1f} min")
+    speed = result["speed"]
+    told = [f"prompt: {result['prompt']}"] if result["prompt"] else []
+    if speed["times_real_time"] is not None:
+        told.append(
+            f"{speed['times_real_time']:.1f} times real time (RTFx) in batches of {result['batch_size']} on "
+            f"{result['machine']['name']}, {result['dtype']}"
+        )
+    shown.caption = "\n".join(told)
+    return shown
+
+
+def _scored(evaluation: Evaluation, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    score = evaluation.task.score(predictions) if predictions else None
+    return {
+        "score": None if score is None else score.value,
+        "counts": {} if score is None else score.counts,
+        "also": {} if score is None else score.also,
+        "clips": len(predictions),
+        "audio_seconds": round(sum(prediction.seconds for prediction in predictions), 3),
+    }
+
+
+def _by_manifest(evaluation: Evaluation, clips: Sequence[Clip]) -> list[dict[str, Any]]:
+    manifests = {clip.manifest: None for clip in clips}  # in their order
+    return [
+        {"name": manifest.name, "sha256": manifest.sha256}
+        | _scored(evaluation, [one for one in evaluation.predictions if one.clip.manifest == manifest])
+        for manifest in manifests
+    ]
+
+
+def _speed(evaluation: Evaluation) -> dict[str, float | int | None]:
+    """Of this run's own clips: those that an earlier run had asked about took no time now."""
+    spent = evaluation.spent_seconds
+    heard = evaluation.asked_seconds
+    return {
+        "clips": evaluation.asked_clips,
+        "audio_seconds": round(heard, 3),
+        "seconds": round(spent, 3),
+        "times_real_time": round(heard / spent, 2) if heard and spent else None,
+    }
+
+
+def _without_folder(reason: str, clip: Clip) -> str:
+    if clip.audio is None:
+        return reason
+    return reason.replace(str(clip.path), clip.name).replace(str(clip.manifest.path), clip.manifest.name)
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{100 * value:.2f} %"

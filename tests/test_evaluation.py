@@ -1,0 +1,356 @@
+"""Evaluation: what is asked, what is kept of the replies, and what stands beside a score."""
+
+from __future__ import annotations
+
+import json
+import sys
+import wave
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+import soundwave
+from soundwave.audio import SAMPLE_RATE
+from soundwave.checkpoints import catalog
+from soundwave.cli import app
+from soundwave.errors import AudioError, ConfigurationError, DataError
+from soundwave.evaluation import TaskName, provenance, tasks
+from soundwave.evaluation.clips import read_clips
+from soundwave.evaluation.runner import Notebook, evaluate
+from soundwave.evaluation.tasks import TASKS, Asking
+from soundwave.inference.engine import Engine
+
+STEP = 0.1  # seconds: the n-th clip of a manifest lasts n steps, and so the fake engine knows it again
+
+
+class ListeningEngine:
+    """Knows a clip by its length and says what it was told to; keeps what it was asked."""
+
+    name, folder = "fake", None
+    model = SimpleNamespace(
+        config=SimpleNamespace(transcribe_prompt="Write it down.", audio_tower_source=None, language_model_source=None)
+    )
+
+    def __init__(self, *replies: str, breaks_at: int | None = None, refuses: tuple[int, ...] = ()) -> None:
+        self.replies, self.breaks_at, self.refuses = replies, breaks_at, refuses
+        self.batches: list[list[int]] = []
+        self.prompts: list[str] = []
+        self.options: dict[str, Any] = {}
+
+    def hear(self, audios: Any) -> list[str]:
+        numbers = [round(len(samples) / rate / STEP) for samples, rate in audios]
+        self.batches.append(numbers)
+        if self.breaks_at in numbers:
+            raise RuntimeError("the power went")
+        if set(self.refuses) & set(numbers):
+            raise AudioError("the engine refuses one of these")
+        return [self.replies[number - 1] for number in numbers]
+
+    def transcribe_batch(self, audios: Any) -> list[Any]:
+        return [SimpleNamespace(text=text, ctc_text=text.upper() + " ctc") for text in self.hear(audios)]
+
+    def encode(self, audio: Any) -> Any:
+        return SimpleNamespace(ctc_text=self.hear([audio])[0])
+
+    def ask_batch(self, requests: Any, **options: Any) -> list[Any]:
+        self.options = options
+        self.prompts += [prompt for _, prompt in requests]
+        if requests[0][0] is None:
+            return [SimpleNamespace(text=f"re: {prompt}") for _, prompt in requests]
+        return [SimpleNamespace(text=text) for text in self.hear([audio for audio, _ in requests])]
+
+    def describe(self) -> dict[str, Any]:
+        return {"model": "/some/disk/fake", "device": "cpu", "dtype": "float32", "parameters": {"total": 7}}
+
+
+def manifest_of(folder: Path, *lines: dict[str, Any], name: str = "manifest.jsonl") -> Path:
+    """A manifest whose n-th line's recording lasts n steps, unless the line says which recording it has."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        row = {"audio": f"{number}.wav", **line}
+        if row["audio"] == f"{number}.wav":
+            with wave.open(str(folder / row["audio"]), "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(SAMPLE_RATE)
+                tone = 9000 * np.sin(np.arange(round(number * STEP * SAMPLE_RATE)) / 5)
+                file.writeframes(tone.astype("<i2").tobytes())
+        rows.append(json.dumps(row))
+    path = folder / name
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def judge(name: str, engine: Any, path: Path, *, notebook: Path | None = None, **options: Any) -> Any:
+    task = TASKS[TaskName(name)]
+    book = Notebook(notebook, {"task": name, **options})
+    return evaluate(engine, task, read_clips([path], task.needs), task.asking, book, batch_size=2)
+
+
+# --- what the tasks ask and count
+
+
+def test_transcribing_scores_the_text_and_tells_the_ctc_path_beside_it(tmp_path: Path) -> None:
+    path = manifest_of(tmp_path, {"text": "A CAT"}, {"text": "A DOG"})
+    done = judge("transcribe", ListeningEngine("a cat", "a frog"), path)
+    score = done.task.score(done.predictions)
+    assert score.value == pytest.approx(1 / 4)
+    assert score.counts == {"words": 4, "substitutions": 1, "insertions": 0, "deletions": 0}
+    assert score.also == {"ctc_word_error_rate": pytest.approx(3 / 4)}
+
+
+def test_the_ctc_task_reads_the_ctc_path_alone(tmp_path: Path) -> None:
+    engine = ListeningEngine("a cat")
+    done = judge("ctc", engine, manifest_of(tmp_path, {"text": "A CAT"}))
+    assert done.task.score(done.predictions).value == 0
+    assert engine.prompts == []
+
+
+def test_questions_are_asked_to_be_answered_greedily_and_echoes_are_counted(tmp_path: Path) -> None:
+    lines = [{"text": f"What is {n}?", "answers": ["Paris", "blue"]} for n in ("a", "b", "c")]
+    engine = ListeningEngine("It is Paris.", "What is b", "Red.")
+    done = judge("questions", engine, manifest_of(tmp_path, *lines))
+    assert done.task.score(done.predictions).counts == {"questions": 3, "right": 1, "only_repeated": 1}
+    assert set(engine.prompts) == {"Please answer the question that the person asks."}
+    assert engine.options == {"temperature": 0, "max_new_tokens": 64}
+
+
+def test_silence_is_scored_by_the_share_of_empty_replies(tmp_path: Path) -> None:
+    path = manifest_of(tmp_path, {"text": None}, {"text": ""}, {})
+    done = judge("no-speech", ListeningEngine("", "Thank you.", " "), path)
+    assert done.task.score(done.predictions).value == pytest.approx(2 / 3)
+
+
+def test_typed_questions_are_compared_with_the_plain_model_and_no_recording_is_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        tasks, "plain_reply", lambda engine, question, limit: "re: one? " if "one" in question else "else"
+    )
+    lines = [{"text": text, "answers": ["one"], "audio": "missing.wav"} for text in ("one?", "two?")]
+    engine = ListeningEngine()
+    done = judge("typed-questions", engine, manifest_of(tmp_path, *lines))
+    score = done.task.score(done.predictions)
+    assert engine.prompts == ["one?", "two?"]
+    assert (score.value, score.also["same_as_plain_model"]) == (0.5, 0.5)
+    assert [prediction.seconds for prediction in done.predictions] == [0, 0]
+
+
+def test_the_plain_reply_is_the_language_models_own_without_lora(tmp_path: Path) -> None:
+    from soundwave.checkpoints.lora import attach_lora
+
+    engine = Engine(tiny.model(), tiny.processor())
+    before = tasks.plain_reply(engine, "the cat", 6)
+    attach_lora(engine.model, 4, 8, 0.0, ["q_proj", "v_proj"])
+    for name, parameter in engine.model.language_model.named_parameters():
+        if "lora_B" in name:
+            parameter.data.fill_(0.5)
+    assert tasks.plain_reply(engine, "the cat", 6) == before
+    adapted = engine.ask(None, "the cat", temperature=0, max_new_tokens=6).text
+    assert adapted == before  # config.text_only is plain
+    engine.model.config.text_only = "adapted"
+    assert engine.ask(None, "the cat", temperature=0, max_new_tokens=6).text != before  # LoRA is on again
+
+
+@pytest.mark.parametrize(
+    ("name", "prompt", "limit", "told"),
+    [
+        ("ctc", "Say it.", None, "The task ctc has no prompt: leave 'Say it.' out."),
+        ("transcribe", None, 9, "max_new_tokens=9 changes nothing in the task transcribe"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(
+    name: str, prompt: str | None, limit: int | None, told: str
+) -> None:
+    with pytest.raises(ConfigurationError) as problem:
+        TASKS[TaskName(name)].ask_with(prompt, limit)
+    assert told in str(problem.value)
+
+
+def test_another_prompt_for_transcripts_is_asked_like_a_question(tmp_path: Path) -> None:
+    task = TASKS[TaskName.transcribe]
+    asking = task.ask_with("Repeat.", 9)
+    assert asking == Asking("Repeat.", 9)
+    engine = ListeningEngine("a cat")
+    path = manifest_of(tmp_path, {"text": "a cat"})
+    evaluate(engine, task, read_clips([path], task.needs), asking, Notebook(None, {}))  # type: ignore[arg-type]
+    assert engine.prompts == ["Repeat."]
+
+
+# --- manifests
+
+
+@pytest.mark.parametrize(
+    ("line", "needs", "told"),
+    [
+        ("{", ("audio",), "line 1: not JSON"),
+        ("[]", ("audio",), "line 1: a list, not an object"),
+        ('{"text": "a"}', ("audio",), "line 1: no 'audio'"),
+        ('{"audio": "a.wav"}', ("audio", "text"), "line 1: no 'text'"),
+        ('{"audio": "a.wav"}', ("audio", "answers"), "line 1: no 'answers'"),
+        ('{"audio": "a.wav", "text": "Hi"}', ("no text",), "it says 'Hi'; this task takes clips in which nobody"),
+        ('{"audio": 3}', ("audio",), "'audio' is 3; give a string"),
+        ('{"audio": "a.wav", "duration": "x"}', ("audio",), "'duration' is 'x'; give a number of seconds"),
+        ('{"audio": "a.wav", "answers": "x"}', ("audio",), "'answers' is 'x'; give a list of strings"),
+        ("", ("audio",), "holds no lines"),
+    ],
+)
+def test_a_manifest_that_does_not_fit_the_task_is_refused_by_line(
+    tmp_path: Path, line: str, needs: tuple[str, ...], told: str
+) -> None:
+    path = tmp_path / "m.jsonl"
+    path.write_text(line)
+    with pytest.raises(DataError) as problem:
+        read_clips([path], needs)
+    assert told in str(problem.value)
+    assert str(path) in str(problem.value)
+
+
+def test_a_manifest_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"Cannot read the manifest .*nowhere.*: No such file or directory"):
+        read_clips([tmp_path / "nowhere"], ())
+    (tmp_path / "bytes").write_bytes(b"\xff\xfe")
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        read_clips([tmp_path / "bytes"], ())
+
+
+def test_an_empty_text_is_a_reference_too_and_a_limit_takes_the_first_lines(tmp_path: Path) -> None:
+    path = manifest_of(tmp_path, {"text": ""}, {"text": "a"}, {"text": "b"})
+    assert [clip.text for clip in read_clips([path, path], ("audio", "text"), limit=2)] == ["", "a", "", "a"]
+
+
+# --- running
+
+
+def test_clips_are_asked_longest_first_and_told_in_the_manifests_order(tmp_path: Path) -> None:
+    path = manifest_of(tmp_path, *({"text": word} for word in "abc"))
+    engine = ListeningEngine("a", "b", "c")
+    done = judge("transcribe", engine, path)
+    assert engine.batches == [[3, 2], [1]]
+    assert [prediction.reply for prediction in done.predictions] == ["a", "b", "c"]
+    assert done.asked_seconds == pytest.approx(6 * STEP)
+
+
+def test_a_stopped_evaluation_goes_on_where_it_was(tmp_path: Path) -> None:
+    path, kept = manifest_of(tmp_path, *({"text": word} for word in "abcd")), tmp_path / "kept.jsonl"
+    with pytest.raises(RuntimeError, match="power"):
+        judge("transcribe", ListeningEngine(*"abcd", breaks_at=1), path, notebook=kept)
+    with open(kept, "a") as file:
+        file.write('{"settings": "cut o')  # the power went while it was written
+    engine = ListeningEngine(*"abxx")  # what it would say about clips 3 and 4 now must not matter
+    done = judge("transcribe", engine, path, notebook=kept)
+    assert engine.batches == [[2, 1]]
+    assert [prediction.reply for prediction in done.predictions] == ["a", "b", "c", "d"]
+    assert (done.asked_clips, done.asked_seconds) == (2, pytest.approx(3 * STEP))
+    again = ListeningEngine()
+    assert [p.reply for p in judge("transcribe", again, path, notebook=kept).predictions] == ["a", "b", "c", "d"]
+    assert again.batches == []
+
+
+def test_replies_to_other_settings_are_not_taken(tmp_path: Path) -> None:
+    path, kept = manifest_of(tmp_path, {"text": "a"}), tmp_path / "kept.jsonl"
+    judge("transcribe", ListeningEngine("old"), path, notebook=kept, dtype="float32")
+    assert judge("transcribe", ListeningEngine("new"), path, notebook=kept, dtype="bf16").predictions[0].reply == "new"
+    assert judge("transcribe", ListeningEngine(), path, notebook=kept, dtype="float32").predictions[0].reply == "old"
+    path.write_text(path.read_text().replace('"a"', '"b"'))  # another manifest, though of the same name
+    assert judge("transcribe", ListeningEngine("b"), path, notebook=kept, dtype="float32").predictions[0].reply == "b"
+
+
+def test_a_bad_clip_is_told_and_the_rest_of_its_batch_is_done(tmp_path: Path) -> None:
+    path = manifest_of(tmp_path, {"text": "a"}, {"text": "b", "audio": "none.wav"}, {"text": "c"}, {"text": "d"})
+    done = judge("transcribe", ListeningEngine(*"abcd", refuses=(3,)), path)
+    assert [prediction.reply for prediction in done.predictions] == ["a", "d"]
+    assert [failure.clip.line for failure in done.failures] == [2, 3]
+    assert "none.wav" in done.failures[0].reason
+    assert done.failures[1].reason == "the engine refuses one of these"
+
+
+# --- the command
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> ListeningEngine:
+    fake = ListeningEngine("a cat", "a frog", "a cow")
+    monkeypatch.setattr(soundwave, "load", lambda *_, **__: fake)
+    monkeypatch.setattr(catalog, "download", lambda name, progress=None: Path(name))
+    return fake
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> Any:
+    words = [str(argument) for argument in arguments]
+    monkeypatch.setattr(sys, "argv", ["soundwave", *words])
+    return CliRunner().invoke(app, words)
+
+
+def test_the_file_holds_the_score_and_all_that_decides_it(
+    engine: ListeningEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = manifest_of(tmp_path / "cats", {"text": "A CAT"})
+    second = manifest_of(tmp_path / "more", {"text": "A CAT"}, {"text": "a cat"}, {"text": "x", "audio": "none.wav"})
+    out = tmp_path / "results" / "cats.json"
+    told = run(monkeypatch, "eval", first, second, "--out", out, "--batch-size", 4)
+    assert told.exit_code == 1  # one clip was bad
+    assert "error: 1 of 4 clips could not be used; the score leaves them out" in told.stderr
+    assert "all" in told.stdout
+    result = json.loads(out.read_text())
+    assert (result["task"], result["measure"], result["score"]) == ("transcribe", "word error rate", 1 / 6)
+    assert result["counts"] == {"words": 6, "substitutions": 1, "insertions": 0, "deletions": 0}
+    assert (result["clips"], result["audio_seconds"]) == (3, pytest.approx(0.4))
+    assert [(m["name"], m["clips"], m["score"]) for m in result["manifests"]] == [
+        ("cats/manifest.jsonl", 1, 0), ("more/manifest.jsonl", 2, 1 / 4),
+    ]
+    assert result["failed"][0]["audio"] == "more/none.wav"
+    assert (result["prompt"], result["decoding"]["method"]) == ("Write it down.", "greedy")
+    assert result["normaliser"].endswith("EnglishTextNormalizer")
+    assert {"python", "torch", "jiwer", "whisper-normalizer"} <= set(result["versions"])
+    assert (result["model"]["name"], result["dtype"], result["machine"]["device"]) == ("fake", "float32", "cpu")
+    assert result["speed"]["times_real_time"] > 0
+    assert result["command"].startswith("soundwave eval cats/manifest.jsonl more/manifest.jsonl --out")
+    assert {"commit", "code_sha256", "date", "batch_size"} <= set(result)
+    assert str(tmp_path) not in out.read_text()  # results are published: no folder of anybody's disk
+
+
+def test_the_command_says_what_it_cannot_do(
+    engine: ListeningEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = manifest_of(tmp_path, {"text": "a cat"})
+    assert run(monkeypatch, "eval", path, "--task", "singing").exit_code == 2
+    assert run(monkeypatch, "eval", path, "--task", "questions").exit_code == 1
+    assert run(monkeypatch, "eval", path, "--task", "ctc", "--prompt", "x").exit_code == 2
+    for module in ("clips", "provenance", "report", "runner", "tasks"):  # as if none had been imported yet
+        monkeypatch.delitem(sys.modules, f"soundwave.evaluation.{module}")
+        monkeypatch.delattr(soundwave.evaluation, module)
+    monkeypatch.setitem(sys.modules, "jiwer", None)
+    monkeypatch.delitem(sys.modules, "soundwave.evaluation.metrics")
+    told = run(monkeypatch, "eval", path)
+    assert told.exit_code == 1
+    assert "run: pip install 'soundwave-llm[eval]'" in told.stderr
+
+
+def test_every_weight_file_is_named_by_its_hash_and_no_folder_is(tmp_path: Path) -> None:
+    encoder, language = tiny.part_folders(tmp_path)
+    (tmp_path / "own" / "lora").mkdir(parents=True)
+    for name in ("adapters.safetensors", "lora/adapter_model.safetensors"):
+        (tmp_path / "own" / name).write_bytes(b"abc")
+    of_engine: Any = ListeningEngine()
+    of_engine.folder = tmp_path / "own"
+    config = SimpleNamespace(audio_tower_source=str(encoder), language_model_source=str(language))
+    of_engine.model = SimpleNamespace(config=config)
+    hashes = provenance.weights_of(of_engine)
+    assert set(hashes) == {
+        "adapters.safetensors", "lora/adapter_model.safetensors", "tiny-whisper/model.safetensors",
+        "tiny-llm/model.safetensors",
+    }
+    assert hashes["adapters.safetensors"].startswith("ba7816bf")  # sha256 of "abc"
+
+
+def test_absolute_paths_are_cut_out_of_the_command_line() -> None:
+    assert provenance.command_line(["eval", "/a/b/c.jsonl", "--prompt", "Say it."]) == (
+        'soundwave eval b/c.jsonl --prompt "Say it."'
+    )
