@@ -115,7 +115,10 @@ def _released_pieces(tokenizer: Any, turns: Sequence[Turn], reply: bool) -> list
     for turn in turns:
         header = start + tokens(turn.role) + end
         audio, text = _leading_audio(turn.text)
-        said = tokens(text) if text or not audio else []
+        if turn.role == "assistant":
+            said = tokenizer(text, add_special_tokens=False).input_ids  # as generated: the one piece without a BOS
+        else:
+            said = tokens(text) if text or not audio else []
         pieces += [(header + tokens("\n" + audio), False), (said + end_of_turn, turn.role == "assistant")]
     if reply:
         pieces.append((start + tokens("assistant") + end + tokens("\n"), False))

@@ -70,7 +70,8 @@ def released_config(
     values: dict[str, Any], audio_config: WhisperConfig, layers: int = 1, ffn_dim: int = RELEASED_FFN_DIM
 ) -> SoundwaveConfig:
     """The released `config.json` in our terms, with every quirk as the switch that stands for it."""
-    text_config = LlamaConfig(**{key: value for key, value in values.items() if key not in NOT_LLAMA_KEYS})
+    text = {key: value for key, value in values.items() if key not in NOT_LLAMA_KEYS and value is not None}
+    text_config = LlamaConfig(**text)
     blank = int(values["audio_patch_token"])
     return SoundwaveConfig(
         audio_config=audio_config, text_config=text_config, audio_token_id=blank, ctc_blank_id=blank,
@@ -103,7 +104,7 @@ def load_released(
     model = empty_model(config)
     fill(model, read_tensors(files), rename, device, dtype, str(folder))
     finish(model, device, str(folder))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer = _tokenizer(folder, config)
     if (folder / "generation_config.json").is_file():
         model.language_model.generation_config = GenerationConfig.from_pretrained(folder)
     model.language_model.generation_config.pad_token_id = values.get("llm_pad_token_id", tokenizer.pad_token_id)
@@ -112,6 +113,17 @@ def load_released(
         audio_token=RELEASED_AUDIO_TOKEN,
     )
     return model, processor
+
+
+def _tokenizer(folder: Path, config: SoundwaveConfig) -> Any:
+    try:
+        # told the configuration, transformers does not look into config.json, whose model_type it does not know
+        return AutoTokenizer.from_pretrained(folder, config=config.text_config)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{folder} has no tokenizer that transformers can read ({' '.join(str(error).split())}); "
+            "put the checkpoint's tokenizer.json and tokenizer_config.json there."
+        ) from error
 
 
 def _shapes(files: list[Path]) -> list[tuple[str, Any]]:
