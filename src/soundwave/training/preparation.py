@@ -157,6 +157,7 @@ def build_model(
     only = None if stage.next_token else "embed_tokens"
     fill_part(model, recipe.language_model, "language_model.", str(device), frozen, only)
     model.language_model.tie_weights()
+    model.audio_tower = None  # its frames come from the store: it stays out of memory
     if stage.next_token:
         model.language_model.to(device)
     if stage.lora:
