@@ -28,7 +28,9 @@ from soundwave.configuration import SoundwaveConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 
-MERGES = "t h,th e,Ġ the,a t,c at,Ġ c,Ġc at,o n,s o,so n,e r,p er,per son,Ġ person".split(",")
+MERGES = [
+    "t h", "th e", "Ġ the", "a t", "c at", "Ġ c", "Ġc at", "o n", "s o", "so n", "e r", "p er", "per son", "Ġ person",
+]
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"
     "<|im_start|>system\nBe kind.<|im_end|>\n{% endif %}"

@@ -8,9 +8,9 @@ from pathlib import Path
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import save_file
 
-from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.soundwave import LORA_FOLDER, SoundwaveForConditionalGeneration
 
-LORA_FOLDER = "lora"
+__all__ = ["LORA_FOLDER", "attach_lora", "load_lora", "save_lora"]
 
 
 def attach_lora(
@@ -28,7 +28,7 @@ def attach_lora(
 
 def load_lora(model: SoundwaveForConditionalGeneration, folder: Path, trainable: bool = False) -> None:
     """Attaches the LoRA of a PEFT folder (safetensors only)."""
-    model.language_model.load_adapter(str(folder), is_trainable=trainable)
+    model.attach_lora(folder, trainable)
 
 
 def save_lora(model: SoundwaveForConditionalGeneration, folder: Path) -> None:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, WhisperConfig, WhisperFeatureExtractor
 
-from soundwave.checkpoints.weights import empty_model, fill, finish, read_tensors, weight_files
+from soundwave.checkpoints.weights import empty_model, fill, finish, read_shapes, read_tensors, weight_files
 from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import CheckpointError
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
@@ -25,6 +25,7 @@ OWN_KEYS = (
     "adapter_size", "audio_patch_size", "audio_patch_token", "audio_token_len", "audio_tower", "llm_pad_token_id",
 )
 NOT_LLAMA_KEYS = (*OWN_KEYS, "model_type", "architectures", "transformers_version")
+NEEDED_KEYS = ("audio_patch_token", "hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 WHISPER_HEAD_WIDTH = 64  # of every published Whisper
 RELEASED_FFN_DIM = 8192
 
@@ -70,6 +71,11 @@ def released_config(
     values: dict[str, Any], audio_config: WhisperConfig, layers: int = 1, ffn_dim: int = RELEASED_FFN_DIM
 ) -> SoundwaveConfig:
     """The released `config.json` in our terms, with every quirk as the switch that stands for it."""
+    missing = [key for key in NEEDED_KEYS if values.get(key) is None]
+    if missing:
+        raise CheckpointError(
+            f"The released config.json lacks {missing[0]!r}; this is no complete checkpoint of that format."
+        )
     text = {key: value for key, value in values.items() if key not in NOT_LLAMA_KEYS and value is not None}
     text_config = LlamaConfig(**text)
     blank = int(values["audio_patch_token"])
@@ -98,7 +104,7 @@ def load_released(
     """
     values = json.loads((folder / "config.json").read_text())
     files = weight_files(folder)
-    shapes = {name: tuple(tensor.shape) for name, tensor in _shapes(files)}
+    shapes = read_shapes(files)
     audio_folder = folder / str(values.get("audio_tower", "audio_tower"))
     config = released_config(values, _audio_config(audio_folder, shapes), *_adapter_sizes(shapes))
     model = empty_model(config)
@@ -126,41 +132,34 @@ def _tokenizer(folder: Path, config: SoundwaveConfig) -> Any:
         ) from error
 
 
-def _shapes(files: list[Path]) -> list[tuple[str, Any]]:
-    from safetensors import safe_open
-
-    found = []
-    for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            found += [(name, _Shape(tensors.get_slice(name).get_shape())) for name in tensors.keys()]  # noqa: SIM118
-    return found
-
-
-class _Shape:
-    """A tensor's shape, read without its values."""
-
-    def __init__(self, shape: list[int]):
-        self.shape = shape
-
-
 def _adapter_sizes(shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
     stem = "model.asr_transformer_encoder.layers."
     layers = {name[len(stem) :].split(".")[0] for name in shapes if name.startswith(stem)}
-    if not layers:
-        raise CheckpointError(f"The checkpoint lacks {stem}*: it is not of the released Soundwave format.")
-    return len(layers), shapes[f"{stem}0.linear1.weight"][0]
+    return len(layers), _shape(shapes, f"{stem}0.linear1.weight")[0]
+
+
+def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
+    if name not in shapes:
+        raise CheckpointError(f"The weights lack {name}; this is no complete checkpoint of the released format.")
+    return shapes[name]
 
 
 def _audio_config(folder: Path, shapes: dict[str, tuple[int, ...]]) -> WhisperConfig:
     if (folder / "config.json").is_file():
         return WhisperConfig.from_pretrained(folder)
     stem = "model.audio_tower."
-    width, mels, _ = shapes[f"{stem}conv1.weight"]
+    width, mels, _ = _shape(shapes, f"{stem}conv1.weight")
+    if width % WHISPER_HEAD_WIDTH:
+        raise CheckpointError(
+            f"The encoder is {width} wide, unlike any published Whisper, so its number of heads cannot be told from the "
+            f"weights; put the encoder's config.json into {folder}."
+        )
     layers = {name.split(".")[3] for name in shapes if name.startswith(f"{stem}layers.")}
     return WhisperConfig(
         d_model=width, num_mel_bins=mels, encoder_layers=len(layers), decoder_layers=0,
-        encoder_attention_heads=width // WHISPER_HEAD_WIDTH, encoder_ffn_dim=shapes[f"{stem}layers.0.fc1.weight"][0],
-        max_source_positions=shapes[f"{stem}embed_positions.weight"][0],
+        encoder_attention_heads=width // WHISPER_HEAD_WIDTH,
+        encoder_ffn_dim=_shape(shapes, f"{stem}layers.0.fc1.weight")[0],
+        max_source_positions=_shape(shapes, f"{stem}embed_positions.weight")[0],
     )
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import init_empty_weights
@@ -33,7 +35,10 @@ def weight_files(folder: Path) -> list[Path]:
     """
     index = folder / INDEX_NAME
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index} is not a readable index of weights; download the checkpoint again.") from error
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(
@@ -55,12 +60,38 @@ def read_tensors(files: list[Path]) -> Iterator[tuple[str, Tensor]]:
         CheckpointError: a file is not intact safetensors.
     """
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
-                    yield name, tensors.get_tensor(name)
-        except SafetensorError as error:
-            raise CheckpointError(f"{file} is not an intact safetensors file ({error}); download it again.") from error
+        for name in read_shapes([file]):
+            # Opened anew for each tensor: an open file keeps every page that was read in memory, a second copy.
+            with opened(file) as tensors:
+                yield name, tensors.get_tensor(name)
+
+
+def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
+    """The shape of every tensor by name, in the files' order; no values are read.
+
+    Raises:
+        CheckpointError: a file is not intact safetensors.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for file in files:
+        with opened(file) as tensors:
+            for name in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
+                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+    return shapes
+
+
+@contextmanager
+def opened(file: Path) -> Iterator[Any]:
+    """A safetensors file.
+
+    Raises:
+        CheckpointError: it is not intact.
+    """
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            yield tensors
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{file} is not an intact safetensors file ({error}); download it again.") from error
 
 
 def fill(

@@ -8,15 +8,19 @@ Composition only: no losses (`training.losses`), no text (`processing`), no file
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
+from transformers.utils import cached_file, logging
 
 from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import ConfigurationError
@@ -24,6 +28,9 @@ from soundwave.model.adapters import AlignmentAdapter, ShrinkingAdapter
 from soundwave.model.encoder import encode_window
 from soundwave.model.shrink import Runs
 from soundwave.model.splice import Spliced, splice
+
+LORA_FOLDER = "lora"  # of a saved model: a PEFT folder
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
 
 
 @dataclass(frozen=True)
@@ -91,6 +98,59 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         parts = {"alignment": AlignmentAdapter(config), "shrinking": ShrinkingAdapter(config)}
         states = {part: module.state_dict() for part, module in parts.items()}
         return {f"{part}.{name}": value for part, state in states.items() for name, value in state.items()}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **options: Any) -> Any:
+        """As in transformers, for folders that `save_pretrained` wrote; a LoRA that was attached then is again.
+
+        Raises:
+            ConfigurationError: the folder holds only what was trained, without the frozen parts.
+        """
+        source = {name: options[name] for name in HUB_OPTIONS if name in options}
+        config = options.get("config") or SoundwaveConfig.from_pretrained(pretrained_model_name_or_path, **source)
+        if config.language_model_source is not None:
+            raise ConfigurationError(
+                f"{pretrained_model_name_or_path} holds only what was trained over {config.audio_tower_source} and "
+                f"{config.language_model_source}; load it with soundwave.load({str(pretrained_model_name_or_path)!r})."
+            )
+        model = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        defaults = _file_of(pretrained_model_name_or_path, "generation_config.json", source)
+        if defaults is not None:
+            model.language_model.generation_config = GenerationConfig.from_pretrained(defaults.parent)
+        lora = _file_of(pretrained_model_name_or_path, f"{LORA_FOLDER}/adapter_config.json", source)
+        if lora is not None:
+            _file_of(pretrained_model_name_or_path, f"{LORA_FOLDER}/adapter_model.safetensors", source)
+            model.attach_lora(lora.parent)
+        return model.eval()
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **options: Any) -> None:
+        """Writes everything: config.json, all weights under their plain names and, apart, an attached LoRA.
+
+        Args:
+            save_directory: made when missing.
+            options: as in transformers.
+        """
+        weights = {
+            name.replace(".base_layer.", "."): value
+            for name, value in self.state_dict().items() if ".lora_" not in name
+        }
+        super().save_pretrained(save_directory, state_dict=weights, **options)
+        complete = copy.deepcopy(self.config)
+        complete.audio_tower_source = complete.language_model_source = None  # the folder holds both
+        complete.save_pretrained(save_directory)
+        self.language_model.generation_config.save_pretrained(save_directory)
+        if self.has_lora:
+            self.language_model.save_pretrained(Path(save_directory) / LORA_FOLDER)
+
+    def attach_lora(self, folder: Path, trainable: bool = False) -> None:
+        """Attaches the LoRA of a PEFT folder to the LLM (safetensors only)."""
+        shown = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        try:
+            self.language_model.load_adapter(str(folder), is_trainable=trainable)
+        finally:
+            if shown:
+                logging.enable_progress_bar()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -258,6 +318,12 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         return self.language_model.generate(
             inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options
         )
+
+
+def _file_of(name_or_path: str | os.PathLike, file: str, source: dict[str, Any]) -> Path | None:
+    """A file of a folder or of a model on the hub; None where there is none of that name."""
+    found = cached_file(name_or_path, file, _raise_exceptions_for_missing_entries=False, **source)
+    return None if found is None else Path(found)
 
 
 AutoModel.register(SoundwaveConfig, SoundwaveForConditionalGeneration)
