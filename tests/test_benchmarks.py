@@ -1,0 +1,156 @@
+"""The benchmarks: the steps that speed is compared with are the right ones, and every script says what it should."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+
+from soundwave.audio import SAMPLE_RATE
+from soundwave.checkpoints.loading import load_checkpoint
+from soundwave.inference.engine import Engine
+from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+if not BENCHMARKS.is_dir():
+    pytest.skip("the benchmarks are not part of this copy", allow_module_level=True)
+sys.path.insert(0, str(BENCHMARKS))
+
+import cold_start  # noqa: E402
+import gpu_speed  # noqa: E402
+import speed  # noqa: E402
+import subjects  # noqa: E402
+import timing  # noqa: E402
+from released_steps import ReleasedSteps  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def mini_like() -> Engine:
+    """A tiny model with mini's switches: temporal attention, a part of the vocabulary, pooled blanks, posteriors."""
+    config = tiny.config(ctc_vocabulary=list(range(10, 60)), alignment_layers=2)
+    return Engine(tiny.model(config, seed=5), tiny.processor(config))
+
+
+def same_as_engine(folder: Path, samples: Any, prompt: str) -> None:
+    engine = Engine(*load_checkpoint(folder, "cpu", torch.float32))
+    steps = ReleasedSteps(engine.model, engine.processor)
+    ours, theirs = engine.encode((samples, SAMPLE_RATE)), steps.encode(samples)
+    torch.testing.assert_close(ours.embeddings, theirs.embeddings, atol=1e-4, rtol=1e-4)
+    reply = engine.ask((samples, SAMPLE_RATE), prompt, temperature=0, max_new_tokens=12)
+    assert steps.ask(samples, prompt, 12) == reply.token_ids
+
+
+def test_the_released_steps_give_what_the_engine_gives_on_a_released_model(tmp_path: Path) -> None:
+    same_as_engine(tiny.released_folder(tmp_path / "tiny"), tiny.sound(3.0), "What does the person say?")
+
+
+def test_the_released_steps_give_what_the_released_code_gave() -> None:
+    if "SOUNDWAVE_REFERENCE" not in os.environ:
+        pytest.skip("SOUNDWAVE_REFERENCE is not set, so the released code's own outputs are not at hand")
+    same_as_engine(Path(os.environ["SOUNDWAVE_REFERENCE"]) / "golden-a", tiny.sound(2.0), "What does the person say?")
+
+
+def test_the_full_vocabulary_leaves_the_decisions_of_a_part_of_it_as_they_are(mini_like: Engine) -> None:
+    steps, twin = ReleasedSteps(mini_like.model, mini_like.processor), subjects.padded(mini_like)
+    samples = tiny.sound(29.0)
+    with torch.no_grad():
+        output = mini_like.model.encode_speech(**twin.processor.features([samples]))
+    classes = mini_like.model.config.ctc_vocabulary
+    ours = [classes[c] if c < len(classes) else steps.blank for c in output.ctc_logits[0].argmax(-1).tolist()]
+    assert steps.encode(samples).path == ours
+    assert len(set(ours)) > 5
+    assert steps.head.out_features == mini_like.model.config.text_config.vocab_size + 1
+
+
+def test_the_prompt_of_the_steps_is_the_engines(mini_like: Engine) -> None:
+    steps = ReleasedSteps(mini_like.model, mini_like.processor)
+    assert steps.prompt_ids("The cat?") == mini_like._prompt(True, "The cat?")[0].tolist()
+
+
+def test_speed_prints_ratios_of_equal_work(mini_like: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(speed, "engine_of", lambda model: (mini_like, "tiny weights"))
+    monkeypatch.setattr(speed, "speech", tiny.sound)
+    out = tmp_path / "speed.json"
+    few = ["--seconds", "1", "--tokens", "3", "--repeats", "2"]
+    monkeypatch.setattr(sys, "argv", ["speed.py", *few, "--json", str(out)])
+    speed.main()
+    result = json.loads(out.read_text())
+    assert [row["what"] for row in result["rows"]] == ["encode", "first token", "answer of 3 tokens"]
+    row = result["rows"][0]
+    assert row["ratio_to_released"] == row["seconds"]["released steps"] / row["seconds"]["ours"]
+    assert len(row["all_seconds"]["ours"]) == 2
+    assert {one["against"] for one in result["verdict"]} == {"released steps", "ours, 30-s window"}
+    assert result["batch"]["clips"] == 8
+    assert {"processor", "threads", "torch", "load_average"} <= set(result["machine"])
+
+
+def test_every_variant_makes_as_many_tokens_as_asked(mini_like: Engine) -> None:
+    steps = ReleasedSteps(mini_like.model, mini_like.processor)
+    end = mini_like.model.language_model.generation_config.eos_token_id
+    with speed.exactly(mini_like, 20):
+        reply = mini_like.ask((tiny.sound(1.0), SAMPLE_RATE), "The cat", temperature=0, max_new_tokens=20)
+        assert len(reply.token_ids) == len(steps.ask(tiny.sound(1.0), "The cat", 20)) == 20
+        assert end not in reply.token_ids[:-1]
+    assert mini_like.model.language_model.generation_config.min_new_tokens is None
+
+
+def test_rounds_are_interleaved_after_one_that_does_not_count() -> None:
+    called: list[str] = []
+    variants = {name: lambda name=name: called.append(name) for name in "ab"}
+    times = timing.interleaved(variants, 2)
+    assert called == ["a", "b", "a", "b", "a", "b"]
+    assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+
+
+@pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4")
+def test_a_process_is_measured_whole_and_by_itself() -> None:
+    ours = torch.ones(100_000_000)  # 400 MB of this process must not be counted as the other's
+    program = "import time; block = bytearray(100_000_000); time.sleep(0.2)"
+    measured = cold_start.run([sys.executable, "-c", program])
+    assert 0.2 < measured.seconds < 20
+    assert 1e8 < measured.peak_bytes < 2e8 < ours.nbytes
+    with pytest.raises(SystemExit, match="failed with 3"):
+        cold_start.run([sys.executable, "-c", "raise SystemExit(3)"])
+
+
+@pytest.mark.parametrize(("gigabytes", "told"), [(0.3, "met"), (1.6, "MISSED")])
+def test_a_cold_start_is_held_to_its_budget(
+    monkeypatch: pytest.MonkeyPatch, gigabytes: float, told: str
+) -> None:
+    monkeypatch.setattr(cold_start, "run", lambda command: cold_start.Run(2.0, int(gigabytes * 1e9)))
+    result = cold_start.measure("mini", 3, cold_disk=False)
+    assert result["ratio_to_imports"] == 1.0
+    assert cold_start.show(result).splitlines()[-1] == told
+
+
+def test_without_a_gpu_its_benchmark_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_speed.py"])
+    with pytest.raises(SystemExit, match=r"needs a CUDA GPU with 24 GB, .* run benchmarks/speed.py"):
+        gpu_speed.main()
+
+
+def test_the_gpu_benchmark_measures_what_it_prints(tmp_path: Path) -> None:
+    values = {**tiny.released_config(), "rope_scaling": None}
+    config = gpu_speed.released_config(values, tiny.whisper_config(), ffn_dim=40)
+    model = gpu_speed.random_model(config, "cpu", torch.float32)
+    result = gpu_speed.measure(gpu_speed.Bench(model, audio_positions=5), [2.0], tokens=4, batch=2, repeats=1)
+    assert list(result["seconds"]) == [
+        "encode 30-s window", "encode 2 s", "first token", "answer of 4 tokens", "first token, batch of 2",
+        "answers of 4 tokens, batch of 2",
+    ]
+    about = {"parameters": 1, "dtype": "float32", "device": "cpu", "batch": 2}
+    printed = gpu_speed.show(result | about | {"weights_gigabytes": 0.1, "peak_gigabytes": 0.2})
+    assert "tokens a second alone" in printed
+
+
+def test_the_gpu_benchmark_is_of_the_published_size() -> None:
+    with torch.device("meta"):
+        model = SoundwaveForConditionalGeneration(gpu_speed.full_size())
+    assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(9.4e9, rel=0.01)
