@@ -256,7 +256,8 @@ def test_the_public_models_sizes_are_the_papers() -> None:
         kinds = {"lora_": "LoRA", "ctc_": "CTC head", "embed_positions": "sinusoids"}  # the paper counts no sinusoids
         part = next((kind for stem, kind in kinds.items() if stem in name), name.split(".")[0])
         counts[part] += parameter.numel()
-    assert {part: round(count / 1e6, 1) for part, count in counts.items()} == {  # the paper: 635, 144, 525, 67, 8B, 54.5
+    # The paper's table: 635M, 144M, 525M, 67M, 8B, and 54.5M of LoRA.
+    assert {part: round(count / 1e6, 1) for part, count in counts.items()} == {
         "audio_tower": 634.9, "sinusoids": 1.9, "alignment": 144.8, "CTC head": 525.3, "shrinking": 67.1,
         "language_model": 8030.3, "LoRA": 54.5,
     }
