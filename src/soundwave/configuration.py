@@ -137,8 +137,29 @@ class SoundwaveConfig(PreTrainedConfig):
                 raise ConfigurationError(
                     f"{name}={getattr(self, name)} does not divide the LLM's width {width}; choose a divisor."
                 )
+        positions = self.audio_config.max_source_positions
+        if self.frames_per_group < 1 or positions % self.frames_per_group:
+            raise ConfigurationError(
+                f"frames_per_group={self.frames_per_group} does not divide the encoder's {positions} frames; "
+                "choose a divisor, such as 2."
+            )
         if self.ctc_vocabulary is not None:
             _check_vocabulary(self.ctc_vocabulary, self.text_config.vocab_size)
+        if self.ctc_blank_id is not None:
+            self._check_blank(self.ctc_blank_id)
+
+    def _check_blank(self, blank: int) -> None:
+        if not 0 <= blank < self.ctc_tokens:
+            raise ConfigurationError(
+                f"ctc_blank_id={blank} is none of the {self.ctc_tokens} CTC classes; "
+                "leave it out for a blank after them."
+            )
+        if self.ctc_head != "projection" or self.audio_embedding != "look_back":
+            raise ConfigurationError(
+                f"ctc_blank_id={blank} makes a token the blank, which only ctc_head=projection with "
+                f"audio_embedding=look_back can; here they are {self.ctc_head} and {self.audio_embedding}. "
+                "Leave it out for a blank of its own."
+            )
 
     @property
     def ctc_tokens(self) -> int:

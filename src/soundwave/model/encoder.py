@@ -21,12 +21,14 @@ def encode_window(tower: WhisperEncoder, features: Tensor, mel_mask: Tensor | No
 
     Args:
         tower: the encoder.
-        features: log-mel, zero beyond each clip's end; T even and at most twice the encoder's positions.
+        features: log-mel; T even and at most twice the encoder's positions.
         mel_mask: (N, T) True inside each clip (an even number of frames); None: everything is inside.
     """
+    if mel_mask is not None:  # a clip's last frames see zeros beyond the end, as at the edge of a window
+        features = features.masked_fill(~mel_mask[:, None, :], 0.0)
     x = F.gelu(tower.conv1(features))
     if mel_mask is not None:
-        x = x * mel_mask[:, None, :]  # a clip's last frames see zeros beyond the end, as at the edge of a window
+        x = x.masked_fill(~mel_mask[:, None, :], 0.0)
     x = F.gelu(tower.conv2(x)).transpose(1, 2)
     x = x + tower.embed_positions.weight[: x.shape[1]]
     mask = None if mel_mask is None else mel_mask[:, None, None, ::2]

@@ -1,0 +1,86 @@
+"""One configuration: what it derives, what it keeps, and which settings it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from transformers import AutoConfig, LlamaConfig, Qwen2Config, WhisperConfig
+
+from soundwave.configuration import SWITCHES, SoundwaveConfig
+from soundwave.errors import ConfigurationError
+
+
+@pytest.mark.parametrize(
+    ("switches", "tokens", "blank", "classes"),
+    [
+        ({}, 273, 273, 274),  # the whole LLM vocabulary, then the blank
+        ({"ctc_vocabulary": [5, 7, 9]}, 3, 3, 4),
+        (  # the released models': a token of the LLM is the blank
+            {"ctc_blank_id": 272, "ctc_head": "projection", "audio_embedding": "look_back"}, 273, 272, 273,
+        ),
+    ],
+)
+def test_ctc_classes_and_their_blank(switches: dict[str, Any], tokens: int, blank: int, classes: int) -> None:
+    config = tiny.config(**switches)
+    assert (config.ctc_tokens, config.blank_class, config.ctc_classes) == (tokens, blank, classes)
+
+
+@pytest.mark.parametrize(("frames", "seconds"), [(1, 0.02), (2, 0.04), (4, 0.08)])
+def test_an_aligned_frame_lasts_as_long_as_its_group(frames: int, seconds: float) -> None:
+    assert tiny.config(frames_per_group=frames).seconds_per_frame == pytest.approx(seconds)
+
+
+def test_the_placeholder_lies_after_the_llms_tokens_unless_named() -> None:
+    assert tiny.config().audio_token_id == tiny.llama_config().vocab_size
+    assert tiny.config(audio_token_id=7).audio_token_id == 7
+
+
+QWEN = Qwen2Config(hidden_size=32, num_attention_heads=4, vocab_size=9)
+
+
+@pytest.mark.parametrize("text", [tiny.llama_config(), QWEN])
+def test_a_configuration_survives_its_json(text: Any, tmp_path: Path) -> None:
+    written = SoundwaveConfig(
+        audio_config=tiny.whisper_config(), text_config=text, alignment_heads=4, look_back_heads=4, run_pooling="peak",
+        ctc_vocabulary=[1, 2, 3], window_tail_seconds=0.25, language_model_source="a-part",
+    )
+    written.save_pretrained(tmp_path)
+    read = AutoConfig.from_pretrained(tmp_path)
+    assert isinstance(read, SoundwaveConfig)
+    assert isinstance(read.audio_config, WhisperConfig)
+    assert type(read.text_config) is type(text)
+    assert read.to_dict() | {"_name_or_path": ""} == written.to_dict()
+
+
+def test_without_sub_configurations_it_is_a_whisper_and_a_llama() -> None:
+    config = SoundwaveConfig()
+    assert isinstance(config.audio_config, WhisperConfig)
+    assert isinstance(config.text_config, LlamaConfig)
+
+
+@pytest.mark.parametrize("switch", SWITCHES)
+def test_an_unknown_choice_is_refused_with_the_known_ones(switch: str) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{switch}='sideways' is not known; choose one of \w+"):
+        tiny.config(**{switch: "sideways"})
+
+
+@pytest.mark.parametrize(
+    ("switches", "message"),
+    [
+        ({"alignment_heads": 5}, "alignment_heads=5 does not divide the LLM's width 32; choose a divisor"),
+        ({"look_back_heads": 3}, "look_back_heads=3 does not divide the LLM's width 32"),
+        ({"frames_per_group": 7}, "frames_per_group=7 does not divide the encoder's 1500 frames"),
+        ({"frames_per_group": 0}, "frames_per_group=0 does not divide the encoder's 1500 frames"),
+        ({"ctc_vocabulary": [1, 2, 1]}, "ctc_vocabulary names a token twice"),
+        ({"ctc_vocabulary": [1, 273]}, r"the id 273, outside the LLM's vocabulary of 273 tokens \(0 to 272\)"),
+        ({"ctc_vocabulary": [-1]}, "the id -1, outside the LLM's vocabulary"),
+        ({"ctc_blank_id": 5}, "ctc_blank_id=5 makes a token the blank, which only ctc_head=projection"),
+        ({"ctc_blank_id": 273, "ctc_head": "projection"}, "ctc_blank_id=273 is none of the 273 CTC classes"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(switches: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigurationError, match=message):
+        tiny.config(**switches)
