@@ -116,7 +116,7 @@ def test_questions_are_asked_to_be_answered_greedily_and_echoes_are_counted(tmp_
     lines = [{"text": f"What is {n}?", "answers": ["Paris", "blue"]} for n in ("a", "b", "c")]
     engine = ListeningEngine("It is Paris.", "What is b", "Red.")
     done = judge("questions", engine, manifest_of(tmp_path, *lines))
-    assert done.task.score(done.predictions).counts == {"questions": 3, "right": 1, "only_repeated": 1}
+    assert done.task.score(done.predictions).counts == {"right": 1, "only_repeated": 1}
     assert set(engine.prompts) == {"Please answer the question that the person asks."}
     assert engine.options == {"temperature": 0, "max_new_tokens": 64}
 

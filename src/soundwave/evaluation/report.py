@@ -83,14 +83,15 @@ def table(result: Mapping[str, Any]) -> Table:
     shown = Table(title=f"{result['model']['name']} · {result['task']} · {result['measure']}")
     shown.add_column("manifest")
     also = list(result["also"])
-    for name in ("score", *also, *result["counts"], "clips", "audio"):
+    counted = [name for name in result["counts"] if name not in also]
+    for name in ("score", *also, *counted, "clips", "audio"):
         shown.add_column(name.replace("_", " "), justify="right")
     rows = [(one["name"], one) for one in result["manifests"]]
     if len(rows) > 1:
         rows.append(("all", result))
     for name, row in rows:
         figures = [_percent(row["score"]), *(_percent(row["also"].get(key)) for key in also)]
-        counts = [str(row["counts"].get(key, "")) for key in result["counts"]]
+        counts = [str(row["counts"].get(key, "")) for key in counted]
         shown.add_row(name, *figures, *counts, str(row["clips"]), f"{row['audio_seconds'] / 60:.1f} min")
     speed = result["speed"]
     told = [f"prompt: {result['prompt']}"] if result["prompt"] else []

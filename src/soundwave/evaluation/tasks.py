@@ -171,7 +171,7 @@ def _word_error_rate(predictions: Sequence[Prediction]) -> Score:
 
 def _accuracy(predictions: Sequence[Prediction]) -> Score:
     right = sum(is_answered(prediction.reply, prediction.clip.answers) for prediction in predictions)
-    counts = {"questions": len(predictions), "right": right}
+    counts = {"right": right}
     said = [prediction for prediction in predictions if prediction.clip.text]
     counts["only_repeated"] = sum(is_repetition(prediction.reply, prediction.clip.text or "") for prediction in said)
     return Score(right / len(predictions), counts)
@@ -188,7 +188,7 @@ def _accuracy_and_likeness(predictions: Sequence[Prediction]) -> Score:
 
 def _silence(predictions: Sequence[Prediction]) -> Score:
     silent = sum(is_silent(prediction.reply) for prediction in predictions)
-    return Score(silent / len(predictions), {"clips": len(predictions), "empty": silent})
+    return Score(silent / len(predictions), {"empty": silent})
 
 
 _AS_TRANSCRIPT, _AS_ANSWER = Asking(None, None), Asking(ANSWER_PROMPT, ANSWER_TOKENS)
