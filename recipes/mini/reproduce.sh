@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# From a folder of human speech and a folder of texts to soundwave-mini's shipped weights and its scores.
+#
+#   recipes/mini/reproduce.sh SPEECH TEXTS WORK
+#
+# SPEECH  folders with manifest.jsonl (one clip a line: audio, text, duration, speaker):
+#           train-read          LJ Speech, LibriSpeech train-clean-100 (speakers 19, 26, 27), Hi-Fi TTS 6097, VCTK
+#           train-speechocean   speechocean762 (OpenSLR 101), training half
+#           train-words         Speech Commands
+#           train-many-speakers-untranscribed   one LibriSpeech training clip for each of 251 speakers, without text
+#           train-piper         made with piper from TEXTS (the CC0 voice joe)
+#           dev-librispeech, dev-nonnative, dev-questions   for scores only, never for training
+# TEXTS   .jsonl.gz files: Common Voice sentences, LibriTTS and LJ Speech texts, Harvard sentences, TriviaQA and
+#         WebQuestions questions, CLINC150, Snips and Banking77 commands
+# WORK    everything made on the way. A run that was stopped goes on where it was.
+#
+# Needs: pip install -e '.[train,eval]', and the Debian packages flite and espeak-ng.
+# On two CPU cores with nothing beside it: about 20 minutes of synthesis, 45 of labels and answers, 15 of encoder
+# features, 100 of training.
+set -euo pipefail
+if [ $# -ne 3 ]; then sed -n '2,20p' "$0" | cut -c3-; exit 2; fi
+mkdir -p "$3"
+SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
+export SPEECH TEXTS WORK
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+for tool in soundwave flite espeak-ng; do
+    command -v "$tool" >/dev/null || { echo "$tool is not installed; see the head of $0" >&2; exit 1; }
+done
+
+dev=("$SPEECH"/dev-{librispeech,questions,nonnative}/manifest.jsonl)
+speak() { python "$here/make_speech.py" --texts "$TEXTS" --exclude "${dev[@]}" "$@"; }
+made=("$SPEECH/train-piper/manifest.jsonl")
+speak --out "$WORK/synth/flite-a" --hours 5 --voices flite:awb,flite:rms,flite:slt --seed 1 --already "${made[@]}"
+made+=("$WORK/synth/flite-a/manifest.jsonl")
+speak --out "$WORK/synth/espeak" --hours 0.7 --seed 2 --already "${made[@]}" --voices \
+    espeak:en-us,espeak:en-gb,espeak:en-us+m1,espeak:en-us+m3,espeak:en-us+f1,espeak:en-us+f2,espeak:en-us+f4,espeak:en-gb+m2,espeak:en-gb+m4,espeak:en-gb+f3,espeak:en-gb-scotland,espeak:en-us+m7
+made+=("$WORK/synth/espeak/manifest.jsonl")
+speak --out "$WORK/synth/piper" --hours 0.59 --voices piper:joe --seed 3 --shares prose=0.5,question=0.4,command=0.1 --already "${made[@]}"
+[ -s "$WORK/synth/nothing/manifest.jsonl" ] || python "$here/make_noise.py" --out "$WORK/synth/nothing" --clips 250
+
+# Casing and punctuation from Whisper base where it agrees with the words; words themselves for the untranscribed clips.
+whisper="$WORK/whisper-base-ct2"
+[ -s "$whisper/model.bin" ] || python "$here/whisper_folder.py" --out "$whisper"
+label() { python "$here/label_speech.py" --speech "$SPEECH/$1" --texts "$TEXTS" --exclude "${dev[@]}" --out "$WORK/labels/$1.jsonl" "${@:2}"; }
+label train-many-speakers-untranscribed --whisper "$whisper"
+label train-read --whisper "$whisper"
+label train-speechocean
+python "$here/answer_questions.py" "$SPEECH/train-piper/manifest.jsonl" \
+    "$WORK"/synth/{piper,flite-a,espeak}/manifest.jsonl --out "$WORK/answers/questions.jsonl"
+
+for stage in 1 2 3; do
+    [ -s "$WORK/runs/stage$stage/final/config.json" ] || soundwave train "$here/stage$stage.yaml"
+done
+python "$here/ship.py" "$WORK/runs/stage3/final" --out models/soundwave-mini
+"$here/score.sh" "$SPEECH" models/soundwave-mini docs/results

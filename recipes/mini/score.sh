@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# The scores of a model on the development sets, each as a file.   recipes/mini/score.sh SPEECH MODEL RESULTS
+set -euo pipefail
+[ $# -eq 3 ] || { sed -n '2p' "$0" | cut -c3-; exit 2; }
+speech=$1 model=$2 results=$3
+score() { soundwave eval "$speech/$1/manifest.jsonl" --task "$2" --model "$model" --out "$results/mini-$1-$2.json" "${@:3}"; }
+score dev-librispeech transcribe
+score dev-librispeech ctc
+score dev-nonnative transcribe
+score dev-nonnative ctc
+score dev-questions questions
+score dev-questions typed-questions

@@ -1,0 +1,61 @@
+"""A trained folder to the folder that is shipped: float16, and checked against the size limit.
+
+    python recipes/mini/ship.py runs/stage3/final --out models/soundwave-mini
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+LIMIT_BYTES = 25_000_000  # the repository keeps every version of the weights
+PROMPTS = {
+    "default_prompt": "Please answer the question that the person asks.",
+    "transcribe_prompt": "What does the person say?",
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("trained", type=Path, help="the `final` folder of a run")
+    parser.add_argument("--out", type=Path, required=True, help="folder to write; its README.md stays")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    config = json.loads((arguments.trained / "config.json").read_text()) | PROMPTS
+    (arguments.out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    size = 0
+    for file in sorted(arguments.trained.rglob("*")):
+        target = arguments.out / file.relative_to(arguments.trained)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if file.suffix == ".safetensors":
+            save_file(halved(file), target, metadata={"format": "pt"})
+            size += target.stat().st_size
+        elif file.name == "adapter_config.json":
+            target.write_bytes(file.read_bytes())
+    if size > LIMIT_BYTES:
+        raise SystemExit(f"{arguments.out}: {size / 1e6:.1f} MB of weights; at most {LIMIT_BYTES / 1e6:.0f} MB are shipped.")
+    print(f"{arguments.out}: {size / 1e6:.1f} MB of weights")
+
+
+def halved(file: Path) -> dict[str, torch.Tensor]:
+    """The file's tensors in float16.
+
+    Raises:
+        SystemExit: a value does not fit float16.
+    """
+    tensors = {}
+    with safe_open(file, framework="pt") as stored:
+        for name in stored.keys():  # noqa: SIM118 - safe_open has no iterator
+            tensors[name] = stored.get_tensor(name).half()
+            if not torch.isfinite(tensors[name]).all():
+                raise SystemExit(f"{file}: {name} does not fit float16.")
+    return tensors
+
+
+if __name__ == "__main__":
+    main()
