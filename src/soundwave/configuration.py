@@ -154,11 +154,10 @@ class SoundwaveConfig(PreTrainedConfig):
                 f"ctc_blank_id={blank} is none of the {self.ctc_tokens} CTC classes; "
                 "leave it out for a blank after them."
             )
-        if self.ctc_head != "projection" or self.audio_embedding != "look_back":
+        if self.ctc_head != "projection":
             raise ConfigurationError(
-                f"ctc_blank_id={blank} makes a token the blank, which only ctc_head=projection with "
-                f"audio_embedding=look_back can; here they are {self.ctc_head} and {self.audio_embedding}. "
-                "Leave it out for a blank of its own."
+                f"ctc_blank_id={blank} makes a token the blank, which only ctc_head=projection can; "
+                f"with ctc_head={self.ctc_head} leave it out for a blank of its own."
             )
 
     @property
