@@ -204,11 +204,16 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         """Per audio the (S_i, D) embeddings that replace its placeholder."""
         return self.encode_speech(input_features, feature_attention_mask).kept()
 
+    def _audio_positions(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor:
+        """(R, L) True at placeholders; in the padding any token may stand."""
+        found = input_ids == self.config.audio_token_id
+        return found if attention_mask is None else found & attention_mask.bool()
+
     def _spliced(
         self, input_ids: Tensor, attention_mask: Tensor | None, audio: list[Tensor],
         labels: Tensor | None = None, left: bool = True,
     ) -> Spliced:
-        placeholders = int((input_ids == self.config.audio_token_id).sum())
+        placeholders = int(self._audio_positions(input_ids, attention_mask).sum())
         if placeholders != len(audio):
             raise ConfigurationError(
                 f"The prompts hold {placeholders} audio placeholders (token {self.config.audio_token_id}), but "
@@ -274,7 +279,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
             audio_embeddings = []
             if input_features is not None:
                 audio_embeddings = self.get_audio_features(input_features, feature_attention_mask)
-        has_audio = (input_ids == self.config.audio_token_id).any(1)
+        has_audio = self._audio_positions(input_ids, attention_mask).any(1)
         if not self.plain_for(has_audio):
             return self._continue(input_ids, attention_mask, audio_embeddings, options)
         results: list[Tensor] = [torch.empty(0)] * len(input_ids)
