@@ -29,7 +29,15 @@ class Timings:
 
 @dataclass(frozen=True)
 class Reply:
-    """One answer. `finish_reason` is `stop`, or `length` where `max_new_tokens` ended it."""
+    """One answer.
+
+    Attributes:
+        text: without special tokens.
+        token_ids: all new tokens, the end token included.
+        finish_reason: `stop`, or `length` where `max_new_tokens` ended it.
+        usage: what it cost in tokens.
+        timings: what it cost in seconds.
+    """
 
     text: str
     token_ids: list[int]

@@ -38,7 +38,7 @@ class Sampling:
 
     def generate_options(self) -> dict[str, Any]:
         """Keyword arguments of transformers' `generate`."""
-        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens, "top_k": 0}
+        options: dict[str, Any] = {"max_new_tokens": self.max_new_tokens}
         if self.temperature == 0:
-            return options | {"do_sample": False, "temperature": 1.0, "top_p": 1.0}
+            return options | {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         return options | {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p}

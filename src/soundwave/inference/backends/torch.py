@@ -36,7 +36,7 @@ class TorchBackend:
         return set(end) if isinstance(end, list) else {end}
 
     def batch(self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling) -> list[list[int]]:
-        """(R, L) prompts to the new tokens of each row, its end token left out but marked by `finished`."""
+        """(R, L) left-padded prompts to the new tokens of each row, up to and including its end token."""
         with self._lock:
             answers = self._generate(input_ids, mask, audio, sampling)
         return [self._until_end(answer) for answer in answers.tolist()]
