@@ -151,8 +151,8 @@ def _audio_config(folder: Path, shapes: dict[str, tuple[int, ...]]) -> WhisperCo
     width, mels, _ = _shape(shapes, f"{stem}conv1.weight")
     if width % WHISPER_HEAD_WIDTH:
         raise CheckpointError(
-            f"The encoder is {width} wide, unlike any published Whisper, so its number of heads cannot be told from the "
-            f"weights; put the encoder's config.json into {folder}."
+            f"The encoder is {width} wide, unlike any published Whisper, so its number of heads cannot be told from "
+            f"the weights; put the encoder's config.json into {folder}."
         )
     layers = {name.split(".")[3] for name in shapes if name.startswith(f"{stem}layers.")}
     return WhisperConfig(

@@ -38,7 +38,7 @@ def weight_files(folder: Path) -> list[Path]:
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise CheckpointError(f"{index} is not a readable index of weights; download the checkpoint again.") from error
+            raise CheckpointError(f"{index} is not a readable index of weights; download it again.") from error
         missing = [name for name in names if not (folder / name).is_file()]
         if missing:
             raise CheckpointError(
