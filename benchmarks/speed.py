@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,6 +62,8 @@ def compare(engine: Engine, steps: ReleasedSteps, seconds: float, tokens: int, r
             "audio_positions": positions, "ratio_to_released": middle[RELEASED] / middle[OURS],
             "ratio_to_30s_window": middle[OURS_30S] / middle[OURS],
         })
+        told = ", ".join(f"{name} {value:.3f} s" for name, value in middle.items())
+        print(f"{seconds:g} s, {what}: {told}", file=sys.stderr, flush=True)  # it takes minutes: somebody may watch
     return rows
 
 
