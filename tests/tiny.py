@@ -29,7 +29,7 @@ from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 
 MERGES = [
-    "t h", "th e", "Ġ the", "a t", "c at", "Ġ c", "Ġc at", "o n", "s o", "so n", "e r", "p er", "per son", "Ġ person",
+    "t h", "th e", "Ġ the", "a t", "c at", "Ġ cat", "o n", "s o", "so n", "e r", "p er", "per son", "Ġ person", "Ġ a",
 ]
 CHATML = (
     "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}"

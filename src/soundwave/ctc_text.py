@@ -51,14 +51,21 @@ class CtcTokenizer:
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
+def _definition(tokenizer: Any) -> dict[str, Any]:
+    """The parts of a byte-level BPE tokenizer as JSON."""
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    kind = definition["model"].get("type")
+    if kind != "BPE" or SPACE_BYTE not in definition["model"]["vocab"]:
+        raise ConfigurationError(
+            f"A restricted CTC vocabulary needs a byte-level BPE tokenizer, but this one is {kind}"
+            f"{' over characters' if kind == 'BPE' else ''}; use the whole vocabulary."
+        )
+    return definition
+
+
 def _restricted(tokenizer: Any, allowed: set[int]) -> Tokenizer:
     """The tokenizer with only those merges whose parts and result are allowed."""
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
-    if definition["model"].get("type") != "BPE":
-        raise ConfigurationError(
-            f"A restricted CTC vocabulary needs a BPE tokenizer, not {definition['model'].get('type')}; "
-            "use the whole vocabulary."
-        )
+    definition = _definition(tokenizer)
     ids = definition["model"]["vocab"]
     kept = []
     for merge in definition["model"]["merges"]:
@@ -81,8 +88,11 @@ def build_vocabulary(tokenizer: Any, texts: Iterable[str], size: int) -> list[in
 
     Returns:
         Token ids, sorted.
+
+    Raises:
+        ConfigurationError: the tokenizer is no byte-level BPE.
     """
-    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    definition = _definition(tokenizer)
     ids: dict[str, int] = definition["model"]["vocab"]
     letters = [SPACE_BYTE, "'", *"abcdefghijklmnopqrstuvwxyz"]
     chosen = [ids[letter] for letter in letters]

@@ -113,7 +113,7 @@ class SoundwaveProcessor(ProcessorMixin):
         """Rendered prompts with placeholders, and their audio, to tensors.
 
         Args:
-            text: prompts that hold one placeholder per audio.
+            text: prompts that hold one placeholder per audio; None: audio features only.
             audio: one audio or a list, each a path, bytes, a file object, `(samples, rate)` or samples.
             sampling_rate: of bare samples.
         """
@@ -127,6 +127,10 @@ class SoundwaveProcessor(ProcessorMixin):
         """One conversation, or a list of them, to tensors (or to text with `tokenize=False`, chat templates only).
 
         Audio parts: `{"type": "audio", "audio" | "path" | "url" | "base64": …}` or OpenAI's `input_audio`.
+
+        Raises:
+            ConfigurationError: a role, part or placeholder that is not allowed.
+            AudioError: an audio that cannot be used.
         """
         many = conversation if conversation and isinstance(conversation[0], list) else [conversation]
         rows, audios = [], []
@@ -134,6 +138,11 @@ class SoundwaveProcessor(ProcessorMixin):
             turns, parts = turns_of(messages, self.audio_token)
             rows.append(turns)
             audios += [_audio_of_part(part) for part in parts]
+        if not tokenize and self.prompt_format == "released":
+            raise ConfigurationError(
+                "The released prompt has no text form, because a BOS stands before each of its pieces; "
+                "use tokenize=True."
+            )
         if not tokenize:
             texts = [
                 self.tokenizer.apply_chat_template(
@@ -160,7 +169,7 @@ class SoundwaveProcessor(ProcessorMixin):
         pad = self.tokenizer.pad_token_id or 0
         padded = [[pad] * (longest - len(row)) + row for row in ids]
         mask = [[0] * (longest - len(row)) + [1] * len(row) for row in ids]
-        batch = BatchFeature({"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)})
+        batch = BatchFeature({"input_ids": torch.tensor(padded), "attention_mask": torch.tensor(mask)} if ids else {})
         if audios:
             batch.update(self.features([load_audio(audio) for audio in audios]))
         return batch
@@ -173,6 +182,8 @@ def _audio_list(audio: Any, sampling_rate: int) -> list[Any]:
 
 def _audio_of_part(part: dict[str, Any]) -> Any:
     nested = part.get("input_audio") or part.get("audio_url")
+    if isinstance(nested, str):
+        return nested
     if isinstance(nested, dict):
         data = nested.get("data") or nested.get("url")
         return f"data:audio/{nested.get('format', 'wav')};base64,{data}" if nested.get("data") else data

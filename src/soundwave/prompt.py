@@ -54,6 +54,8 @@ def turns_of(conversation: Iterable[dict[str, Any]], audio_token: str) -> tuple[
     """
     turns, audios = [], []
     for message in conversation:
+        if not isinstance(message, dict):
+            raise ConfigurationError(f"A message is {message!r}; it must be an object with role and content.")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
             raise ConfigurationError(f"A message has the role {role!r}; allowed are {', '.join(ROLES)}.")
@@ -62,6 +64,8 @@ def turns_of(conversation: Iterable[dict[str, Any]], audio_token: str) -> tuple[
             raise ConfigurationError(f"A message's content is {content!r}; give a text or a list of parts.")
         pieces = []
         for part in parts:
+            if not isinstance(part, dict):
+                raise ConfigurationError(f"A content part is {part!r}; it must be an object with a type.")
             if part.get("type") == "text":
                 pieces.append(_clean(str(part.get("text", "")), audio_token))
             elif part.get("type") in AUDIO_PART_TYPES:
