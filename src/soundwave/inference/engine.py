@@ -7,6 +7,7 @@ It knows audio, prompts and results; what a model computes is in `model`, how to
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -53,7 +54,7 @@ class _Heard:
 
 
 def load(
-    model: str = "mini", *, device: str = "auto", dtype: str = "auto", backend: str = "torch"
+    model: str | os.PathLike[str] = "mini", *, device: str = "auto", dtype: str = "auto", backend: str = "torch"
 ) -> Engine:
     """Loads a model for asking.
 
@@ -73,7 +74,7 @@ def load(
     kind = _dtype(dtype, place)
     folder = resolve_model(model)
     loaded, processor = load_checkpoint(folder, place, kind)
-    return Engine(loaded, processor, name=model, folder=folder)
+    return Engine(loaded, processor, name=str(model), folder=folder)
 
 
 def _device(name: str) -> str:

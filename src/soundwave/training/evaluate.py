@@ -20,15 +20,17 @@ def evaluate(
     """Mean losses per batch, and the error rate of greedy CTC against the normalised transcripts.
 
     Returns:
-        `loss`, and `ctc_wer` (a fraction) where transcripts are known.
+        `loss`; `next_token` where the LLM runs; `ctc_wer` (a fraction) where transcripts are known.
     """
     plain = replace(recipe, time_masks=0, feature_dropout=0.0)
     decode = source.tokenizer.decode
-    losses, said, heard = [], [], []
+    losses, next_token, said, heard = [], [], [], []
     for items in batches(source.items(recipe.seed, 0), plain, recipe.seed, 0):
         batch = collator(items).to(device)
         result = module(batch)
         losses.append(result.total.item())
+        if result.next_token is not None:
+            next_token.append(result.next_token.item())
         if result.paths is None or batch.frame_mask is None:
             continue
         for item, path, mask in zip(items, result.paths.tolist(), batch.frame_mask.tolist(), strict=False):
@@ -37,6 +39,8 @@ def evaluate(
                 heard.append(decode(classes))
                 said.append(item.example.transcript)
     figures = {"loss": sum(losses) / len(losses)}
+    if next_token:
+        figures["next_token"] = sum(next_token) / len(next_token)
     if said:
         figures["ctc_wer"] = jiwer.wer(said, heard)
     return figures
