@@ -123,9 +123,14 @@ class SoundwaveConfig(PreTrainedConfig):
         if self.audio_token_id is None:
             self.audio_token_id = self.text_config.vocab_size
         super().__post_init__(**kwargs)
-        self._check()
+        self.check()
 
-    def _check(self) -> None:
+    def check(self) -> None:
+        """Refuses unknown choices and sizes that do not fit, after a change too.
+
+        Raises:
+            ConfigurationError: with what is allowed.
+        """
         for name, allowed in SWITCHES.items():
             if getattr(self, name) not in get_args(allowed):
                 raise ConfigurationError(

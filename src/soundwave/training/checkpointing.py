@@ -12,13 +12,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from soundwave.errors import TrainingError
 
 KEPT = 2  # checkpoints that stay
+FILES = ("model.safetensors", "optimizer.safetensors", "position.json")
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 
@@ -58,10 +59,11 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
         _sync(folder)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
+        reason = getattr(error, "strerror", None) or error
         raise TrainingError(
-            f"The checkpoint {target} could not be written ({error.strerror or error}); free some space and start the "
+            f"The checkpoint {target} could not be written ({reason}); free some space and start the "
             "same command again: it goes on from the last checkpoint."
         ) from error
     for old in list_checkpoints(folder)[:-KEPT]:
@@ -89,15 +91,24 @@ def _moments(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimiz
 
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if (path / "position.json").is_file())
+    return sorted(path for path in folder.glob("step-*") if all((path / name).is_file() for name in FILES))
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     """Puts a checkpoint's values into a model and a fresh optimizer, and returns where the run stood.
 
     Raises:
-        TrainingError: the checkpoint is of a model with other trained parameters.
+        TrainingError: the checkpoint is of a model with other trained parameters, or was damaged.
     """
+    try:
+        return _load(path, model, optimizer)
+    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        raise TrainingError(
+            f"{path} is damaged ({error}); delete it, and the same command goes on from the checkpoint before it."
+        ) from error
+
+
+def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
     parameters = trained_parameters(model)
     with safe_open(path / "model.safetensors", framework="pt") as tensors:
         names = set(tensors.keys())

@@ -105,6 +105,21 @@ class Source:
         self.examples = [self.examples[i] for i in kept]
         self.ctc = [self.ctc[i] for i in kept]
 
+    def keep_transcribed(self) -> None:
+        """Drops examples without a CTC target: stage I learns nothing from them.
+
+        Raises:
+            DataError: none is left.
+        """
+        kept = [i for i, target in enumerate(self.ctc) if target is not None]
+        if not kept:
+            raise DataError(
+                f"{self.source.manifest}: no example has one audio and a transcript that can be spelt; "
+                "the alignment stage learns from transcripts only. Add `transcript`, or leave this manifest out."
+            )
+        self.examples = [self.examples[i] for i in kept]
+        self.ctc = [self.ctc[i] for i in kept]
+
     def items(self, seed: int, epoch: int) -> list[Item]:
         """The examples of one epoch, with the speeds and prompts drawn for it."""
         draw = random.Random(f"{seed}/{epoch}/{self.source.manifest}")

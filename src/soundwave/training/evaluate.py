@@ -33,7 +33,8 @@ def evaluate(
             next_token.append(result.next_token.item())
         if result.paths is None or batch.frame_mask is None:
             continue
-        for item, path, mask in zip(items, result.paths.tolist(), batch.frame_mask.tolist(), strict=False):
+        owners = [item for item in items for _ in item.clips]
+        for item, path, mask in zip(owners, result.paths.tolist(), batch.frame_mask.tolist(), strict=True):
             if item.ctc is not None and item.example.transcript:
                 classes = collapse([token for token, inside in zip(path, mask, strict=True) if inside], module.blank)
                 heard.append(decode(classes))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -16,10 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from filelock import FileLock
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.audio import SAMPLE_RATE, load_audio
-from soundwave.errors import AudioError, TrainingError
+from soundwave.errors import AudioError, ConfigurationError, SoundwaveError, TrainingError
 from soundwave.model.encoder import encode_window
 from soundwave.processing import SoundwaveProcessor
 
@@ -55,6 +57,10 @@ class Clip:
         first = int((self.start or 0.0) * SAMPLE_RATE)
         last = len(whole) if self.end is None else int(self.end * SAMPLE_RATE)
         cut = whole[first:last]
+        if not len(cut):
+            raise AudioError(
+                f"{self.path} has nothing from {self.start or 0.0:g} s on; it is {len(whole) / SAMPLE_RATE:.1f} s long."
+            )
         return cut if self.speed == 1.0 else load_audio((cut, round(SAMPLE_RATE * self.speed)))
 
 
@@ -80,27 +86,37 @@ class FeatureStore:
                 f"{folder} holds features of {note.read_text().strip()}, but {json.dumps(description)} is wanted; "
                 "choose another feature folder or delete this one."
             )
-        note.write_text(json.dumps(description) + "\n")
         self.index: dict[str, tuple[int, int]] = {}
         self._map: np.ndarray | None = None
-        self._load_index()
+        self.lock = FileLock(folder / "store.lock")  # one writer at a time
+        with self.lock:
+            if not note.is_file():
+                draft = note.with_suffix(".tmp")
+                draft.write_text(json.dumps(description) + "\n")
+                draft.rename(note)
+            self._load_index()
 
     def _load_index(self) -> None:
+        """Reads the index and cuts off what an interrupted run left half-written."""
         frames, index = self.folder / "frames.f16", self.folder / "index.jsonl"
         rows = frames.stat().st_size // (2 * self.width) if frames.is_file() else 0
-        if index.is_file():
-            for line in index.read_text().splitlines():
-                try:
-                    key, start, count = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the last line of an interrupted run
-                if start + count <= rows:
-                    self.index[key] = (start, count)
+        good = 0
+        for line in index.read_bytes().splitlines(keepends=True) if index.is_file() else []:
+            try:
+                key, start, count = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith(b"\n") or start + count > rows:
+                break
+            self.index[key] = (start, count)
+            good += len(line)
+        if index.is_file() and good < index.stat().st_size:
+            os.truncate(index, good)
 
     def add(self, keys: Sequence[str], frames: Sequence[np.ndarray]) -> None:
         """Appends (F_i, E) frames; the index line is written after its rows are."""
         path = self.folder / "frames.f16"
-        with path.open("ab") as rows, (self.folder / "index.jsonl").open("a") as index:
+        with self.lock, path.open("ab") as rows, (self.folder / "index.jsonl").open("a") as index:
             start = rows.tell() // (2 * self.width)
             if rows.tell() % (2 * self.width):  # half a row of an interrupted run
                 rows.truncate(start * 2 * self.width)
@@ -136,7 +152,7 @@ def fill_store(
     tower: WhisperEncoder,
     processor: SoundwaveProcessor,
     progress: Callable[[int, int], None] | None = None,
-    on_bad: Callable[[Clip, AudioError], None] | None = None,
+    on_bad: Callable[[Clip, SoundwaveError], None] | None = None,
 ) -> None:
     """Encodes what the store lacks, in batches of similar length.
 
@@ -172,14 +188,14 @@ def fill_store(
 
 
 def _mels(
-    batch: list[Clip], processor: SoundwaveProcessor, on_bad: Callable[[Clip, AudioError], None] | None
+    batch: list[Clip], processor: SoundwaveProcessor, on_bad: Callable[[Clip, SoundwaveError], None] | None
 ) -> tuple[list[Clip], list[np.ndarray]]:
     good, mels = [], []
     for clip in batch:
         try:
             mels.append(processor.log_mel(clip.samples()))
             good.append(clip)
-        except AudioError as error:
+        except (AudioError, ConfigurationError) as error:  # the latter: over 30 s, whatever the manifest says
             if on_bad is None:
                 raise
             on_bad(clip, error)

@@ -178,12 +178,16 @@ class _Run:
                     group["lr"] = learning_rate(recipe, self.position.step, self.steps)
                 with accelerator.autocast():
                     losses = self.module(batch.to(accelerator.device))
-                if not self._usable(losses, items):
+                if not self._finite("loss", losses.total, items):
                     self.position.epoch, self.position.batch = after.epoch, after.batch
                     continue
                 accelerator.backward(losses.total)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(self.module.parameters(), recipe.max_grad_norm)
+                    norm = accelerator.clip_grad_norm_(self.module.parameters(), recipe.max_grad_norm)
+                    if not self._finite("gradient", norm, items):
+                        self.optimizer.zero_grad()
+                        self.position.epoch, self.position.batch = after.epoch, after.batch
+                        continue
                 self.optimizer.step()
                 self.optimizer.zero_grad()
             window.append(losses)
@@ -198,10 +202,10 @@ class _Run:
             self._evaluate_and_save()
         self.prepared.progress.stop()
 
-    def _usable(self, losses: Losses, items: list[Item]) -> bool:
-        if torch.isfinite(losses.total):
+    def _finite(self, what: str, value: Any, items: list[Item]) -> bool:
+        if value is None or torch.isfinite(value):
             return True
-        message = f"The loss at step {self.position.step} is {losses.total.item()}; the batch holds {_names(items)}."
+        message = f"The {what} at step {self.position.step} is {value.item()}; the batch holds {_names(items)}."
         if self.recipe.on_nan != "skip":
             raise TrainingError(f"{message} Look at these examples, lower learning_rate, or set on_nan=skip.")
         self.prepared.progress.say(f"skipped: {message}")

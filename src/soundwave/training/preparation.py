@@ -6,6 +6,7 @@ Fails in the first minute: paths, formats and features are looked at before any 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,11 +19,11 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from soundwave.checkpoints.lora import LORA_FOLDER, attach_lora, load_lora
-from soundwave.checkpoints.native import fill_part, load_processor, new_config
+from soundwave.checkpoints.native import fill_part, load_processor, new_config, resolve_part
 from soundwave.checkpoints.weights import empty_model, fill, read_tensors, weight_files
 from soundwave.configuration import SoundwaveConfig
 from soundwave.ctc_text import CtcTokenizer, build_vocabulary
-from soundwave.errors import AudioError, ConfigurationError, TrainingError
+from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 from soundwave.training.data import check_audio_files, read_manifest
@@ -32,6 +33,10 @@ from soundwave.training.recipe import Recipe
 from soundwave.training.stages import Stage, mark_trained, stage_named
 
 MAX_SECONDS = 30.0
+NOT_SWITCHES = {
+    "model_type", "sub_configs", "audio_config", "text_config", "audio_tower_source", "language_model_source",
+}
+SWITCH_NAMES = [name for name in SoundwaveConfig.__annotations__ if name not in NOT_SWITCHES]
 
 
 @dataclass
@@ -119,6 +124,8 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     store = _features(recipe, config, processor, [*train_sources, *evaluation_sources], device, precision, progress)
     for source in [*train_sources, *evaluation_sources]:
         source.keep_stored(store)
+        if not stage.next_token:
+            source.keep_transcribed()
     model = build_model(recipe, stage, config, device, precision)
     trained = mark_trained(model, stage)
     collator = Collator(store, processor, recipe, with_text=stage.next_token)
@@ -126,14 +133,21 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
 
 
 def _config(recipe: Recipe) -> SoundwaveConfig:
+    for name in recipe.model:
+        if name not in SWITCH_NAMES:
+            near = difflib.get_close_matches(name, SWITCH_NAMES, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(SWITCH_NAMES)}."
+            raise ConfigurationError(f"model: {name!r} is not a known switch; {hint}")
     if recipe.start_from is not None:
         if not (Path(recipe.start_from) / "config.json").is_file():
             raise ConfigurationError(
                 f"start_from={recipe.start_from}: no config.json there; train the stage before first."
             )
         config = SoundwaveConfig.from_pretrained(recipe.start_from)
+        _check_parts(recipe, config)
         for name, value in recipe.model.items():  # switches that later stages may change
             setattr(config, name, value)
+        config.check()
         return config
     config = new_config(recipe.audio_tower, recipe.language_model, **recipe.model)
     if recipe.ctc_vocabulary_size is not None:
@@ -141,6 +155,17 @@ def _config(recipe: Recipe) -> SoundwaveConfig:
         texts = (e.transcript for source in recipe.train for e in read_manifest(source.manifest) if e.transcript)
         config.ctc_vocabulary = build_vocabulary(tokenizer, texts, recipe.ctc_vocabulary_size)
     return config
+
+
+def _check_parts(recipe: Recipe, config: SoundwaveConfig) -> None:
+    """The stage before was trained over the parts that this one names."""
+    pairs = {"audio_tower": config.audio_tower_source, "language_model": config.language_model_source}
+    for name, source in pairs.items():
+        wanted = getattr(recipe, name)
+        if source is None or resolve_part(source) != resolve_part(wanted):
+            raise ConfigurationError(
+                f"{name}={wanted}, but {recipe.start_from} was trained over {source}; name the same part."
+            )
 
 
 def build_model(
@@ -157,6 +182,8 @@ def build_model(
     only = None if stage.next_token else "embed_tokens"
     fill_part(model, recipe.language_model, "language_model.", str(device), frozen, only)
     model.language_model.tie_weights()
+    if recipe.start_from is None:
+        _copy_embeddings(model)
     model.audio_tower = None  # its frames come from the store: it stays out of memory
     if stage.next_token:
         model.language_model.to(device)
@@ -174,6 +201,17 @@ def build_model(
     return model
 
 
+def _copy_embeddings(model: SoundwaveForConditionalGeneration) -> None:
+    """Starts a projection head as the LLM's embeddings of its classes (released); a blank of its own stays random."""
+    head = model.alignment.ctc_projection
+    table: torch.Tensor = model.language_model.get_input_embeddings().weight
+    if head is not None:
+        vocabulary = model.config.ctc_vocabulary
+        rows = table if vocabulary is None else table[vocabulary]
+        with torch.no_grad():
+            head.weight[: len(rows)] = rows.to(head.weight.dtype)
+
+
 def _adapters_only(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     return [(name, tensor)] if name.startswith(("alignment.", "shrinking.")) else []
 
@@ -183,9 +221,11 @@ def _features(
     device: torch.device, precision: str, progress: RunProgress,
 ) -> FeatureStore:
     """Opens the store and encodes what it lacks; the encoder is in memory for that time only."""
-    about = {
+    about: dict[str, object] = {
         "encoder": Path(recipe.audio_tower).name, "window": config.encoder_window, "tail": config.window_tail_seconds,
     }
+    if config.frames_per_group != 2:  # windows are whole groups
+        about["frames_per_group"] = config.frames_per_group
     store = FeatureStore(Path(recipe.features), config.audio_config.d_model, about)
     clips = {clip.key(): (clip, seconds) for clip, seconds in clips_of(sources) if seconds <= MAX_SECONDS}
     missing = [pair for key, pair in clips.items() if key not in store]
@@ -209,8 +249,8 @@ def _advance(progress: RunProgress) -> Callable[[int, int], None]:
     return advance
 
 
-def _on_bad(recipe: Recipe, progress: RunProgress) -> Callable[[Clip, AudioError], None]:
-    def on_bad(clip: Clip, error: AudioError) -> None:
+def _on_bad(recipe: Recipe, progress: RunProgress) -> Callable[[Clip, SoundwaveError], None]:
+    def on_bad(clip: Clip, error: SoundwaveError) -> None:
         if recipe.on_bad_audio == "stop":
             raise TrainingError(f"{error} (set on_bad_audio=skip to leave such clips out)") from error
         progress.say(f"left out: {error}")

@@ -78,11 +78,19 @@ class Recipe:
     on_bad_audio: str = "skip"  # skip (each is named), or stop
 
 
+CHOICES = {"mixed_precision": ("auto", "bf16", "no"), "on_nan": ("stop", "skip"), "on_bad_audio": ("skip", "stop")}
+ABOVE_ZERO = (
+    "batch_seconds", "max_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "learning_rate",
+    "logging_steps", "eval_steps", "save_steps",
+)
+
+
 def read_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recipe:
     """Reads a YAML recipe and applies overrides such as `learning_rate=1e-3` or `lora.r=32`.
 
     Raises:
-        ConfigurationError: no such file, not a mapping, an unknown key (the nearest known one is named), a wrong type.
+        ConfigurationError: no such file, not a mapping, an unknown key (the nearest known one is named), a wrong type
+            or value.
     """
     file = Path(path)
     if not file.is_file():
@@ -97,7 +105,30 @@ def read_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recip
         raise ConfigurationError(f"{file} must hold `key: value` lines, but holds a {type(values).__name__}.")
     for override in overrides:
         _apply_override(values, override)
-    return _build(Recipe, values, str(file))
+    recipe = _build(Recipe, values, str(file))
+    _check_values(recipe, str(file))
+    return recipe
+
+
+def _check_values(recipe: Recipe, where: str) -> None:
+    for name, allowed in CHOICES.items():
+        if getattr(recipe, name) not in allowed:
+            raise ConfigurationError(
+                f"{where}: {name}={getattr(recipe, name)!r} is not known; choose one of {', '.join(allowed)}."
+            )
+    for name in ABOVE_ZERO:
+        value = getattr(recipe, name)
+        if value is not None and not value > 0:
+            raise ConfigurationError(f"{where}: {name} is {value}; it must be above 0.")
+    for name in ("train", "evaluation"):
+        for i, source in enumerate(getattr(recipe, name)):
+            if not source.manifest:
+                raise ConfigurationError(f"{where}: {name}[{i}] names no manifest; add `manifest: path`.")
+            if not source.repeat > 0 or not source.speeds or min(source.speeds) <= 0:
+                raise ConfigurationError(
+                    f"{where}: {name}[{i}] has repeat {source.repeat} and speeds {source.speeds}; "
+                    "both must be above 0, with one speed at least."
+                )
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
