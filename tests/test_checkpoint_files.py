@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import tiny
 import torch
+from public_sizes import LLAMA_3_1_8B, WHISPER_LARGE_V2
 from safetensors.torch import load_file, save_file
-from transformers import WhisperConfig
 
 from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.lora import attach_lora
@@ -235,16 +235,6 @@ def test_loading_never_holds_two_copies(large: Path, dtype: str) -> None:
     copies, size = (float(word) for word in done.stdout.split())
     assert size > 40e6
     assert copies < 1.5  # of the model in the asked type, the largest tensor and the interpreter's growth included
-
-
-LLAMA_3_1_8B = {
-    "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32, "num_attention_heads": 32,
-    "num_key_value_heads": 8, "vocab_size": 128257, "max_position_embeddings": 131072, "rms_norm_eps": 1e-5,
-    "rope_theta": 500000.0, "audio_patch_token": 128256, "model_type": "Soundwave",
-}
-WHISPER_LARGE_V2 = WhisperConfig(
-    d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120, num_mel_bins=80
-)
 
 
 def test_the_public_models_sizes_are_the_papers() -> None:

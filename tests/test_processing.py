@@ -212,7 +212,7 @@ def test_the_placeholder_is_added_once(processor: SoundwaveProcessor) -> None:
 
 def test_another_models_tokenizer_is_refused() -> None:
     config = tiny.config(audio_token_id=9)
-    with pytest.raises(ConfigurationError, match=r"<\|audio\|> the id 273, but the model's audio_token_id is 9;"):
+    with pytest.raises(ConfigurationError, match=r"<\|audio\|> the id 273, but the model's audio_token_id is 9"):
         SoundwaveProcessor.for_config(config, WhisperFeatureExtractor(), tiny.chat_tokenizer())
 
 
@@ -222,7 +222,8 @@ def test_a_processor_comes_back_with_its_settings(tmp_path: Path) -> None:
     written.save_pretrained(tmp_path)
     read = AutoProcessor.from_pretrained(tmp_path)
     settings = (
-        "encoder_window", "window_tail_seconds", "frames_per_group", "prompt_format", "audio_token", "transcribe_prompt",
+        "encoder_window", "window_tail_seconds", "frames_per_group", "prompt_format", "audio_token",
+        "transcribe_prompt",
     )
     assert isinstance(read, SoundwaveProcessor)
     assert {name: getattr(read, name) for name in settings} == {name: getattr(written, name) for name in settings}

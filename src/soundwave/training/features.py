@@ -141,7 +141,9 @@ class FeatureStore:
     def read(self, key: str) -> np.ndarray:
         """(F, E) float16 frames of a clip."""
         if self._map is None:
-            self._map = np.memmap(self.folder / "frames.f16", dtype=np.float16, mode="r").reshape(-1, self.width)
+            path = self.folder / "frames.f16"
+            rows = path.stat().st_size // (2 * self.width)  # without half a row of an interrupted run
+            self._map = np.memmap(path, dtype=np.float16, mode="r", shape=(rows, self.width))
         start, count = self.index[key]
         return self._map[start : start + count]
 

@@ -166,7 +166,11 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         if not isinstance(value, list):
             raise ConfigurationError(f"{where} must be a list, but is {value!r}.")
         return [_convert(item, arguments[0], f"{where}[{i}]") for i, item in enumerate(value)]
-    if origin is dict or hint is Any:
+    if origin is dict:
+        if not isinstance(value, dict):
+            raise ConfigurationError(f"{where} must be `key: value` pairs, but is {value!r}.")
+        return value
+    if hint is Any:
         return value
     if hint is str and isinstance(value, str):
         return os.path.expandvars(value)  # so that a recipe can say $SPEECH/train/manifest.jsonl
