@@ -9,6 +9,8 @@ from typing import Any
 
 import soundfile
 import tiny
+import torch
+from safetensors.torch import load_file
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.training.recipe import DataSource, LoraRecipe, Recipe
@@ -49,6 +51,12 @@ def recipe(folder: Path, **changes: Any) -> Recipe:
         lora=LoraRecipe(r=4, lora_alpha=8), logging_steps=1, eval_steps=100, save_steps=100, time_masks=4,
     )
     return replace(plain, **changes)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    """What a finished run trained, LoRA included."""
+    lora = folder / "lora" / "adapter_model.safetensors"
+    return load_file(folder / "adapters.safetensors") | (load_file(lora) if lora.is_file() else {})
 
 
 def losses(output_dir: str) -> list[dict[str, Any]]:

@@ -1,0 +1,82 @@
+"""What a run checks, says and keeps before its first step and after its last."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny_runs
+import yaml
+
+from soundwave.errors import CheckpointError, ConfigurationError, DataError, TrainingError
+from soundwave.training.loop import train, train_from_recipe
+from soundwave.training.recipe import DataSource, Recipe
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    return tiny_runs.recipe(tmp_path)
+
+
+def test_a_dry_run_checks_everything_and_trains_nothing(recipe: Recipe, tmp_path: Path) -> None:
+    train(recipe, dry_run=True)
+    assert not (tmp_path / "run").exists()
+    assert (tmp_path / "features" / "index.jsonl").is_file()
+
+
+def test_a_run_keeps_its_recipe_its_curves_and_its_figures(recipe: Recipe, tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    final = train_from_recipe(path, ["max_steps=2", "logging_steps=2"])
+    assert final == tmp_path / "run" / "final"
+    kept = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
+    assert kept == dataclasses.asdict(dataclasses.replace(recipe, max_steps=2, logging_steps=2))
+    assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert list((tmp_path / "run" / "tensorboard").iterdir())
+    assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [2]
+
+
+def test_audio_that_cannot_be_read_is_named_and_left_out(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data" / "3.wav").write_text("no sound")
+    train(recipe)
+    told = capsys.readouterr().err
+    assert "left out: " in told
+    assert "3.wav" in told
+    assert "7 examples" in told
+
+
+def test_bad_audio_can_stop_a_run(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "data" / "3.wav").write_text("no sound")
+    with pytest.raises(TrainingError, match=r"3.wav.* \(set on_bad_audio=skip to leave such clips out\)"):
+        train(dataclasses.replace(recipe, on_bad_audio="stop"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "kind", "message"),
+    [
+        ({"stage": "two"}, ConfigurationError, "stage='two' is not known"),
+        ({"train": []}, ConfigurationError, r"names no training data; add `train: \[\{manifest: path\}\]`"),
+        ({"train": [DataSource("gone.jsonl")]}, DataError, "gone.jsonl: no such manifest"),
+        ({"start_from": "gone"}, ConfigurationError, "start_from=gone: no config.json there; train the stage before"),
+        ({"model": {"alignment_layer": 2}}, ConfigurationError, "'alignment_layer' is not a known switch; did you"),
+        ({"model": {"zzz": 2}}, ConfigurationError, "model: 'zzz' is not a known switch; known are audio_token"),
+        ({"model": {"run_pooling": "last"}}, ConfigurationError, "run_pooling='last' is not known; choose one of"),
+        ({"language_model": "gpt-9"}, CheckpointError, "gpt-9"),
+    ],
+)
+def test_a_mistake_is_told_before_anything_is_trained(
+    recipe: Recipe, tmp_path: Path, changes: dict[str, Any], kind: type[Exception], message: str
+) -> None:
+    with pytest.raises(kind, match=message):
+        train(dataclasses.replace(recipe, **changes))
+    assert not (tmp_path / "run").exists()
+
+
+def test_missing_audio_is_told_before_anything_is_trained(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "data" / "3.wav").unlink()
+    with pytest.raises(DataError, match=r"1 of 8 audio files do not exist: .*3.wav"):
+        train(recipe)
