@@ -172,7 +172,8 @@ def test_a_ragged_batch_shrinks_as_each_clip_does_run_by_run(
     aligned[~valid], logits[~valid] = 1e4, -1e4
     table = random(CLASSES - 1, WIDTH, seed=3)
     with torch.no_grad():
-        embeddings, runs = adapter(aligned, logits, valid, table)
+        shrunk = adapter(aligned, logits, valid, table=table)
+        embeddings, runs = shrunk.embeddings, shrunk.positions
         for i, length in enumerate(lengths):
             expected = slow_shrinking(adapter, aligned[i, :length], logits[i, :length], table)
             assert runs.mask[i].sum() == len(expected)
@@ -184,16 +185,17 @@ def test_clips_without_any_token_may_have_no_position_at_all() -> None:
     adapter = shrinking(blank_handling="drop")
     logits = torch.zeros(2, 4, CLASSES)
     logits[..., -1] = 1.0
-    embeddings, runs = adapter(random(2, 4, WIDTH), logits, torch.ones(2, 4, dtype=torch.bool), random(5, WIDTH))
-    assert embeddings.shape == (2, 0, WIDTH)
-    assert runs.mask.shape == (2, 0)
+    shrunk = adapter(random(2, 4, WIDTH), logits, torch.ones(2, 4, dtype=torch.bool), table=random(5, WIDTH))
+    assert shrunk.embeddings.shape == (2, 0, WIDTH)
+    assert shrunk.runs.mask.shape == shrunk.positions.mask.shape == (2, 0)
 
 
 def test_decisions_carry_no_gradient_but_embeddings_do() -> None:
     adapter = shrinking()
     aligned, logits = random(1, 6, WIDTH).requires_grad_(), random(1, 6, CLASSES, seed=1).requires_grad_()
-    embeddings, runs = adapter(aligned, logits, torch.ones(1, 6, dtype=torch.bool), random(5, WIDTH))
-    embeddings.sum().backward()
+    shrunk = adapter(aligned, logits, torch.ones(1, 6, dtype=torch.bool), table=random(5, WIDTH))
+    runs = shrunk.runs
+    shrunk.embeddings.sum().backward()
     assert aligned.grad is not None
     assert logits.grad is not None  # through the posterior
     direct = find_runs(logits.argmax(-1), torch.ones(1, 6, dtype=torch.bool), CLASSES - 1, "pool")

@@ -48,7 +48,7 @@ label train-speechocean
 python "$here/answer_questions.py" "$SPEECH/train-piper/manifest.jsonl" \
     "$WORK"/synth/{piper,flite-a,espeak}/manifest.jsonl --out "$WORK/answers/questions.jsonl"
 
-for stage in 1 2 3; do
+for stage in 1 1-continued 2 3; do
     [ -s "$WORK/runs/stage$stage/final/config.json" ] || soundwave train "$here/stage$stage.yaml"
 done
 python "$here/ship.py" "$WORK/runs/stage3/final" --out models/soundwave-mini

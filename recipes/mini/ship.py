@@ -51,7 +51,8 @@ def halved(file: Path) -> dict[str, torch.Tensor]:
     tensors = {}
     with safe_open(file, framework="pt") as stored:
         for name in stored.keys():  # noqa: SIM118 - safe_open has no iterator
-            tensors[name] = stored.get_tensor(name).half()
+            value = stored.get_tensor(name)
+            tensors[name] = value.half() if value.is_floating_point() else value
             if not torch.isfinite(tensors[name]).all():
                 raise SystemExit(f"{file}: {name} does not fit float16.")
     return tensors

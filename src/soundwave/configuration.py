@@ -64,6 +64,8 @@ class SoundwaveConfig(PreTrainedConfig):
             the `mean`.
         blank_handling: runs of blank give one frame each (`one_per_run`, released), none (`drop`), or one frame for
             the whole clip (`pool`).
+        ctc_merges: how many of the LLM's own BPE merges join neighbouring runs into longer tokens, so that the LLM reads
+            words as it would spell them; 0: none. Needs a restricted vocabulary, `posterior` and no blanks between.
         look_back_over: what kept frames attend to: `kept` frames (the released weights depend on it) or `all_valid`
             frames (paper).
         look_back_heads: heads of that cross-attention.
@@ -99,6 +101,7 @@ class SoundwaveConfig(PreTrainedConfig):
     ctc_head: CtcHead = "embeddings"
     ctc_vocabulary: list[int] | None = None
     ctc_blank_id: int | None = None
+    ctc_merges: int = 0
     run_pooling: RunPooling = "mean"
     blank_handling: BlankHandling = "pool"
     look_back_over: LookBackOver = "all_valid"
@@ -152,6 +155,11 @@ class SoundwaveConfig(PreTrainedConfig):
             _check_vocabulary(self.ctc_vocabulary, self.text_config.vocab_size)
         if self.ctc_blank_id is not None:
             self._check_blank(self.ctc_blank_id)
+        if self.ctc_merges and (self.blank_handling == "one_per_run" or self.audio_embedding != "posterior"):
+            raise ConfigurationError(
+                f"ctc_merges={self.ctc_merges} joins tokens, so it needs blank_handling=drop or pool (is "
+                f"{self.blank_handling}) and audio_embedding=posterior (is {self.audio_embedding})."
+            )
 
     def _check_blank(self, blank: int) -> None:
         if not 0 <= blank < self.ctc_tokens:

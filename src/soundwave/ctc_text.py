@@ -113,6 +113,22 @@ def build_vocabulary(tokenizer: Any, texts: Iterable[str], size: int) -> list[in
     return sorted(token for token in chosen if counts[token] or token in inner or token in chosen[: len(letters)])
 
 
+def merge_table(tokenizer: Any, vocabulary: Sequence[int]) -> list[tuple[int, int, int]]:
+    """The LLM's own merges that lead on from a restricted vocabulary: (left, right, merged) ids in the order of rank.
+
+    With them, pieces that CTC emitted become the tokens that the LLM itself would write for the word.
+    """
+    definition = json.loads(tokenizer.backend_tokenizer.to_str())
+    ids: dict[str, int] = definition["model"]["vocab"]
+    reachable, table = set(vocabulary), []
+    for merge in definition["model"]["merges"]:
+        left, right = merge if isinstance(merge, list) else merge.split(" ")
+        if ids.get(left) in reachable and ids.get(right) in reachable and PIECE.fullmatch(left + right):
+            reachable.add(ids[left + right])
+            table.append((ids[left], ids[right], ids[left + right]))
+    return table
+
+
 def _merge_parts(definition: dict[str, Any], used: set[int], ids: dict[str, int]) -> set[int]:
     """Tokens that a used piece is merged from: BPE passes through them."""
     parts: set[int] = set()

@@ -99,9 +99,10 @@ def save_trained(model: SoundwaveForConditionalGeneration, folder: Path, dtype: 
 
 
 def _trained(model: SoundwaveForConditionalGeneration, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
-    for name, parameter in model.named_parameters():
-        if name.startswith(TRAINED_PREFIXES) and not parameter.is_meta:
-            yield name, parameter.detach().to("cpu", dtype).contiguous()
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if name.startswith(TRAINED_PREFIXES) and not value.is_meta:
+            kept = dtype if value.is_floating_point() else value.dtype
+            yield name, value.detach().to("cpu", kept).contiguous()
 
 
 def _same(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:

@@ -103,7 +103,8 @@ def fill(
     Raises:
         CheckpointError: a name that the model does not have, or a shape that differs from the configuration's.
     """
-    shapes = {name: parameter.shape for name, parameter in model.named_parameters(remove_duplicate=False)}
+    values = [*model.named_parameters(remove_duplicate=False), *model.named_buffers()]
+    shapes = {name: value.shape for name, value in values}
     for name, tensor in tensors:
         for target, value in rename(name, tensor):
             if target not in shapes:

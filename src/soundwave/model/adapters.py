@@ -8,13 +8,14 @@ They hold weights and nothing else: no request state, no text, no loss. All mask
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundwave.configuration import SoundwaveConfig
-from soundwave.model.shrink import Runs, find_runs, pool_runs
+from soundwave.model.shrink import Merges, Runs, find_runs, merge_runs, pool_runs
 
 
 class Attention(nn.Module):
@@ -113,6 +114,21 @@ INITIAL_LOOK_BACK_SCALE = 0.02  # beside LLM embeddings, whose elements are abou
 INITIAL_CTC_SCALE = 20.0  # cosine 1 against 0 is then a logit of 20: certain, yet not saturated
 
 
+@dataclass(frozen=True)
+class Shrunk:
+    """What the shrinking adapter gives.
+
+    Attributes:
+        embeddings: (B, S, D) for the LLM, zero where no position exists.
+        runs: the kept runs of CTC decisions.
+        positions: what the embeddings stand for: the runs, or several of them joined.
+    """
+
+    embeddings: Tensor
+    runs: Runs
+    positions: Runs
+
+
 class ShrinkingAdapter(nn.Module):
     """Keeps one position per run of CTC decisions and lets it look back at the frames (paper section 3.2, Eq. 1)."""
 
@@ -125,53 +141,70 @@ class ShrinkingAdapter(nn.Module):
         if config.audio_embedding == "posterior":
             self.blank_embedding = nn.Parameter(torch.zeros(width))
             nn.init.constant_(self.norm.weight, INITIAL_LOOK_BACK_SCALE)
+        self.merges: Tensor
+        self.register_buffer("merges", torch.zeros(config.ctc_merges, 3, dtype=torch.int32))  # left, right, merged
+        self._merges: Merges | None = None  # the same as a dictionary, made when it is first needed
 
     def forward(
-        self, aligned: Tensor, logits: Tensor, valid: Tensor, token_embeddings: Tensor | None = None
-    ) -> tuple[Tensor, Runs]:
+        self, aligned: Tensor, logits: Tensor, valid: Tensor, vocabulary: Tensor | None = None,
+        table: Tensor | None = None,
+    ) -> Shrunk:
         """Aligned frames to audio embeddings.
 
         Args:
             aligned: (B, T, D).
             logits: (B, T, C) CTC scores.
             valid: (B, T).
-            token_embeddings: (tokens, D) the LLM's embeddings of the CTC classes, for `posterior`.
-
-        Returns:
-            (B, S, D) embeddings, zero where no position exists, and the runs behind them.
+            vocabulary: (tokens,) the LLM token of each CTC class; None: class and token are the same number.
+            table: (V, D) the LLM's embeddings, for `posterior`.
         """
         config = self.config
         best, path = logits.detach().max(-1)
         score = best - logits.detach().logsumexp(-1) if config.run_pooling == "peak" else best
         runs = find_runs(path, valid, config.blank_class, config.blank_handling)
-        kept = pool_runs(aligned, score, runs, config.run_pooling)
+        positions, tokens, sizes = self._positions(runs, vocabulary)
+        kept = pool_runs(aligned, score, positions, config.run_pooling)
         if kept.shape[1] == 0:
-            return kept, runs
+            return Shrunk(kept, runs, positions)
         if config.look_back_over == "kept":
-            memory, memory_mask = kept, runs.mask
+            memory, memory_mask = kept, positions.mask
         else:
             memory, memory_mask = aligned, valid
         nothing_kept = ~memory_mask.any(1, keepdim=True)  # a clip without any position: avoid a softmax over nothing
         looked = self.attention(kept, memory, memory_mask | nothing_kept)
         embeddings = self.norm(kept + looked)
         if config.audio_embedding == "posterior":
-            embeddings = embeddings + self._expected_embedding(logits, score, runs, token_embeddings)
-        return embeddings * runs.mask[:, :, None], runs
+            assert table is not None
+            expected = self._expected_embedding(logits, score, positions, table, vocabulary)
+            typed = table[tokens.clamp(min=0)]  # a joined token is certain only as a whole: no mixture of its pieces
+            expected = torch.where((sizes > 1)[:, :, None], typed, expected)
+            is_blank = (tokens < 0)[:, :, None]
+            embeddings = embeddings + torch.where(is_blank, self.blank_embedding.to(expected.dtype), expected)
+        return Shrunk(embeddings * positions.mask[:, :, None], runs, positions)
+
+    def _positions(self, runs: Runs, vocabulary: Tensor | None) -> tuple[Runs, Tensor, Tensor]:
+        """Runs, joined where the LLM's BPE would, with the LLM token (-1: blank) and the number of runs of each."""
+        blank = runs.classes == self.config.blank_class
+        classes = runs.classes.masked_fill(blank, 0)
+        tokens = (classes if vocabulary is None else vocabulary[classes]).masked_fill(blank | ~runs.mask, -1)
+        if not self.config.ctc_merges:
+            return runs, tokens, runs.mask.long()
+        if self._merges is None:
+            table = self.merges.tolist()
+            self._merges = {(left, right): (rank, merged) for rank, (left, right, merged) in enumerate(table)}
+        return merge_runs(runs, tokens, self._merges)
 
     def _expected_embedding(
-        self, logits: Tensor, score: Tensor, runs: Runs, token_embeddings: Tensor | None
+        self, logits: Tensor, score: Tensor, positions: Runs, table: Tensor, vocabulary: Tensor | None
     ) -> Tensor:
-        """The mixture of LLM embeddings that the CTC expects at each kept position (as in LegoSLM): (B, S, D).
+        """The mixture of LLM embeddings that the CTC expects at each position (as in LegoSLM): (B, S, D).
 
-        Blank's share is taken out of a token's position, so that its norm is that of a typed token.
+        Blank's share is taken out, so that a position's norm is that of a typed token.
         """
-        assert token_embeddings is not None
-        posterior = pool_runs(logits.float().softmax(-1), score, runs, self.config.run_pooling)
-        blank = self.config.blank_class
+        posterior = pool_runs(logits.float().softmax(-1), score, positions, self.config.run_pooling)
         tokens = posterior.clone()
-        tokens[..., blank] = 0.0
-        tokens = tokens[..., : len(token_embeddings)]
+        tokens[..., self.config.blank_class] = 0.0
+        embeddings = table if vocabulary is None else table[vocabulary]
+        tokens = tokens[..., : len(embeddings)]
         tokens = tokens / tokens.sum(-1, keepdim=True).clamp(min=1e-6)
-        mixture = tokens.to(token_embeddings.dtype) @ token_embeddings
-        is_blank = (runs.classes == blank)[:, :, None]
-        return torch.where(is_blank, self.blank_embedding.to(mixture.dtype), mixture)
+        return tokens.to(table.dtype) @ embeddings

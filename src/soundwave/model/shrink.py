@@ -8,12 +8,15 @@ in no run. Nothing here knows modules, weights or text.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from soundwave.configuration import BlankHandling, RunPooling
+
+Merges = dict[tuple[int, int], tuple[int, int]]  # (left, right) LLM tokens to (rank, merged token)
 
 
 @dataclass(frozen=True)
@@ -66,10 +69,10 @@ def find_runs(path: Tensor, valid: Tensor, blank: int, blanks: BlankHandling) ->
     return _runs_of_positions(path, position)
 
 
-def _runs_of_positions(path: Tensor, position: Tensor) -> Runs:
+def _runs_of_positions(path: Tensor, position: Tensor, at_least: int = 0) -> Runs:
     batch, frames = path.shape
     count = position.max(1).values + 1 if frames else torch.zeros(batch, dtype=torch.long, device=path.device)
-    longest = int(count.max()) if batch else 0
+    longest = max(at_least, int(count.max()) if batch else 0)
     slot = torch.where(position < 0, longest, position)  # frames of dropped runs go to a slot that is cut off
     index = torch.arange(frames, device=path.device).expand_as(path)
     empty = path.new_zeros(batch, longest + 1)
@@ -78,6 +81,53 @@ def _runs_of_positions(path: Tensor, position: Tensor) -> Runs:
     classes = empty.scatter_reduce(1, slot, path, "amax", include_self=False)[:, :longest]
     mask = torch.arange(longest, device=path.device).expand(batch, -1) < count[:, None]
     return Runs(classes, torch.where(mask, start, 0), torch.where(mask, end, 0), mask, position)
+
+
+def merge_runs(runs: Runs, tokens: Tensor, merges: Merges) -> tuple[Runs, Tensor, Tensor]:
+    """Joins neighbouring runs whose tokens the LLM's own BPE would merge: " know" and "n" become " known".
+
+    Args:
+        runs: without blanks between tokens (`drop` or `pool`).
+        tokens: (B, S) the LLM token of each run, -1 for the pooled blank.
+        merges: (left, right) token ids to (rank, merged id).
+
+    Returns:
+        The joined runs, their tokens (B, S'), and how many runs each was made of (B, S').
+    """
+    rows = [
+        merge_tokens([token for token, exists in zip(row, mask, strict=True) if exists], merges)
+        for row, mask in zip(tokens.tolist(), runs.mask.tolist(), strict=True)
+    ]
+    longest = max((len(row) for row in rows), default=0)
+    if not any(count > 1 for row in rows for _, count in row):
+        return runs, tokens, runs.mask.long()
+    position, joined, size = [], [], []
+    for row in rows:
+        blanks = longest - len(row)
+        position.append([new for new, (_, count) in enumerate(row) for _ in range(count)])
+        joined.append([token for token, _ in row] + [-1] * blanks)
+        size.append([count for _, count in row] + [0] * blanks)
+    old = [row + [-1] * (runs.mask.shape[1] + 1 - len(row)) for row in position]  # one more: frames of no run
+    device = tokens.device
+    of_frame = torch.tensor(old, device=device).gather(1, runs.of_frame.remainder(runs.mask.shape[1] + 1))
+    merged = _runs_of_positions(torch.zeros_like(of_frame), of_frame, longest)
+    return merged, torch.tensor(joined, device=device), torch.tensor(size, device=device)
+
+
+def merge_tokens(tokens: list[int], merges: Merges) -> list[tuple[int, int]]:
+    """BPE that goes on from tokens: (token, how many it was made of); the lowest rank first, from the left.
+
+    >>> merge_tokens([5, 6, 7], {(5, 6): (0, 8), (8, 7): (1, 9)})
+    [(9, 3)]
+    """
+    row = [(token, 1) for token in tokens]
+    while True:
+        pairs = [merges.get((left, right)) for (left, _), (right, _) in itertools.pairwise(row)]
+        best = min((pair for pair in pairs if pair is not None), default=None)
+        if best is None:
+            return row
+        at = pairs.index(best)
+        row[at : at + 2] = [(best[1], row[at][1] + row[at + 1][1])]
 
 
 def pool_runs(values: Tensor, path_score: Tensor, runs: Runs, pooling: RunPooling) -> Tensor:

@@ -38,8 +38,9 @@ class SpeechOutput:
     """What the speech front end makes of N audios.
 
     Attributes:
-        embeddings: (N, S, D) what the LLM reads, zero where `runs.mask` is False.
+        embeddings: (N, S, D) what the LLM reads, zero where `positions.mask` is False.
         runs: the kept runs of CTC decisions, in aligned frames.
+        positions: what the embeddings stand for: the runs, or several joined into one longer token.
         ctc_logits: (N, F, C).
         valid: (N, F) True for frames of the clip's window.
         aligned: (N, F, D).
@@ -47,13 +48,14 @@ class SpeechOutput:
 
     embeddings: Tensor
     runs: Runs
+    positions: Runs
     ctc_logits: Tensor
     valid: Tensor
     aligned: Tensor
 
     def kept(self) -> list[Tensor]:
         """Per audio its (S_i, D) embeddings, without padding."""
-        return [row[mask] for row, mask in zip(self.embeddings, self.runs.mask, strict=True)]
+        return [row[mask] for row, mask in zip(self.embeddings, self.positions.mask, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -195,10 +197,13 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
             count = encoder_frames.shape[1] // self.config.frames_per_group
             valid = torch.ones(len(encoder_frames), count, dtype=torch.bool, device=encoder_frames.device)
         aligned = self.alignment(encoder_frames.to(self.alignment.project.weight.dtype), frame_mask)
-        token_embeddings = self.ctc_token_embeddings()
-        logits = self.alignment.ctc_logits(aligned, token_embeddings)
-        embeddings, runs = self.shrinking(aligned, logits, valid, token_embeddings)
-        return SpeechOutput(embeddings, runs, logits, valid, aligned)
+        logits = self.alignment.ctc_logits(aligned, self.ctc_token_embeddings())
+        vocabulary, table = self.config.ctc_vocabulary, None
+        if self.config.audio_embedding == "posterior":
+            table = self.get_input_embeddings().weight.detach()
+        tokens = None if vocabulary is None else torch.tensor(vocabulary, device=aligned.device)
+        shrunk = self.shrinking(aligned, logits, valid, tokens, table)
+        return SpeechOutput(shrunk.embeddings, shrunk.runs, shrunk.positions, logits, valid, aligned)
 
     def get_audio_features(self, input_features: Tensor, feature_attention_mask: Tensor | None = None) -> list[Tensor]:
         """Per audio the (S_i, D) embeddings that replace its placeholder."""

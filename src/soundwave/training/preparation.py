@@ -22,7 +22,7 @@ from soundwave.checkpoints.lora import LORA_FOLDER, attach_lora, load_lora
 from soundwave.checkpoints.native import fill_part, load_processor, new_config, resolve_part
 from soundwave.checkpoints.weights import empty_model, fill, read_tensors, weight_files
 from soundwave.configuration import SoundwaveConfig
-from soundwave.ctc_text import CtcTokenizer, build_vocabulary
+from soundwave.ctc_text import CtcTokenizer, build_vocabulary, merge_table
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
@@ -127,6 +127,8 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
         if not stage.next_token:
             source.keep_transcribed()
     model = build_model(recipe, stage, config, device, precision)
+    if config.ctc_merges:
+        model.shrinking.merges.copy_(torch.tensor(merge_table(processor.tokenizer, config.ctc_vocabulary)))
     trained = mark_trained(model, stage)
     collator = Collator(store, processor, recipe, with_text=stage.next_token)
     return Prepared(recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, trained)
@@ -147,13 +149,23 @@ def _config(recipe: Recipe) -> SoundwaveConfig:
         _check_parts(recipe, config)
         for name, value in recipe.model.items():  # switches that later stages may change
             setattr(config, name, value)
-        config.check()
-        return config
+        return _with_merges(config, recipe)
     config = new_config(recipe.audio_tower, recipe.language_model, **recipe.model)
     if recipe.ctc_vocabulary_size is not None:
         tokenizer = load_processor(config).tokenizer
         texts = (e.transcript for source in recipe.train for e in read_manifest(source.manifest) if e.transcript)
         config.ctc_vocabulary = build_vocabulary(tokenizer, texts, recipe.ctc_vocabulary_size)
+    return _with_merges(config, recipe)
+
+
+def _with_merges(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
+    if recipe.merge_words and not config.ctc_merges:
+        if config.ctc_vocabulary is None:
+            raise ConfigurationError(
+                "merge_words=true joins what a restricted CTC vocabulary spells; set ctc_vocabulary_size in stage I."
+            )
+        config.ctc_merges = len(merge_table(load_processor(config).tokenizer, config.ctc_vocabulary))
+    config.check()
     return config
 
 

@@ -50,6 +50,7 @@ class Recipe:
     language_model: str = "smollm2-135m-instruct"  # catalog part or folder of the LLM
     model: dict[str, Any] = field(default_factory=dict)  # switches of SoundwaveConfig for a new model
     ctc_vocabulary_size: int | None = None  # a restricted CTC vocabulary of about this many LLM tokens; none: all
+    merge_words: bool = False  # join what a restricted CTC spells into the LLM's own tokens; from stage II on
     train: list[DataSource] = field(default_factory=list)
     evaluation: list[DataSource] = field(default_factory=list)
     features: str = "runs/features"  # folder of the stored encoder features
