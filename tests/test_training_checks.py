@@ -11,6 +11,8 @@ import tiny_runs
 import yaml
 
 from soundwave.errors import CheckpointError, ConfigurationError, DataError, TrainingError
+from soundwave.training import loop
+from soundwave.training.logs import RunLog, read_metrics
 from soundwave.training.loop import train, train_from_recipe
 from soundwave.training.recipe import DataSource, Recipe
 
@@ -74,6 +76,33 @@ def test_a_mistake_is_told_before_anything_is_trained(
     with pytest.raises(kind, match=message):
         train(dataclasses.replace(recipe, **changes))
     assert not (tmp_path / "run").exists()
+
+
+def test_a_model_that_cannot_be_written_at_the_end_is_written_by_the_next_start(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_trained", full)
+        with pytest.raises(TrainingError, match=r"final could not be written \(.*No space left.*\); free some space"):
+            train(recipe)
+    assert (train(recipe) / "adapters.safetensors").is_file()
+    assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_figures_after_the_checkpoint_and_half_a_line_are_forgotten(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    for step in (1, 2, 3):
+        log.add(step, loss=float(step), ctc=None)
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    resumed = RunLog(tmp_path, step=2)
+    resumed.add(3, loss=0.5)
+    assert read_metrics(tmp_path / "metrics.jsonl") == [
+        {"step": 1, "loss": 1.0}, {"step": 2, "loss": 2.0}, {"step": 3, "loss": 0.5}
+    ]
 
 
 def test_missing_audio_is_told_before_anything_is_trained(recipe: Recipe, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from safetensors import SafetensorError
 
 from soundwave.checkpoints.native import save_trained
 from soundwave.errors import TrainingError
@@ -70,7 +71,13 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
         run.loop()
     final = Path(recipe.output_dir) / FINAL_FOLDER
     if not dry_run and accelerator.is_main_process:
-        save_trained(prepared.model, final, torch.float32)
+        try:
+            save_trained(prepared.model, final, torch.float32)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"{final} could not be written ({error}); free some space and start the same command again: "
+                "nothing but that is left to do."
+            ) from error
         run.log.close()
     return final
 
