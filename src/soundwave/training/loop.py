@@ -102,9 +102,12 @@ class _Run:
 
     def __post_init__(self) -> None:
         recipe = self.recipe
-        parameters = [p for p in self.module.parameters() if p.requires_grad]
+        trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
+        aligning = [p for name, p in trained.items() if "alignment." in name]
+        others = [p for name, p in trained.items() if "alignment." not in name]
+        groups = [{"params": aligning, "scale": recipe.alignment_learning_rate_scale}, {"params": others, "scale": 1.0}]
         self.optimizer: Any = torch.optim.AdamW(
-            parameters, lr=recipe.learning_rate, betas=(recipe.adam_beta1, recipe.adam_beta2),
+            [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=(recipe.adam_beta1, recipe.adam_beta2),
             weight_decay=recipe.weight_decay,
         )
         self.raw_module, self.raw_optimizer = self.module, self.optimizer
@@ -182,7 +185,7 @@ class _Run:
             torch.manual_seed(recipe.seed * 1_000_003 + after.epoch * 100_003 + after.batch)
             with accelerator.accumulate(self.module):
                 for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, self.position.step, self.steps)
+                    group["lr"] = learning_rate(recipe, self.position.step, self.steps) * group["scale"]
                 with accelerator.autocast():
                     losses = self.module(batch.to(accelerator.device))
                 if not self._finite("loss", losses.total, items):
