@@ -15,8 +15,8 @@
 # WORK    everything made on the way. A run that was stopped goes on where it was.
 #
 # Needs: pip install -e '.[train,eval]', and the Debian packages flite and espeak-ng.
-# On two CPU cores with nothing beside it: about 20 minutes of synthesis, 45 of labels and answers, 15 of encoder
-# features, 100 of training.
+# On two CPU cores with nothing beside it: about 20 minutes of synthesis, 30 of labels and answers, 15 of encoder
+# features, 60 of training.
 set -euo pipefail
 if [ $# -ne 3 ]; then sed -n '2,20p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
