@@ -86,7 +86,8 @@ def test_a_merged_position_reads_as_the_typed_token() -> None:
     logits = torch.full((1, 4, 5), -20.0)
     for frame, decision in enumerate([1, 4, 2, 3]):  # token 2, blank, token 3, token 4
         logits[0, frame, decision] = 20.0
-    shrunk = adapter(torch.randn(1, 4, width), logits, torch.ones(1, 4, dtype=torch.bool), torch.tensor([1, 2, 3, 4]), table)
+    valid = torch.ones(1, 4, dtype=torch.bool)
+    shrunk = adapter(torch.randn(1, 4, width), logits, valid, torch.tensor([1, 2, 3, 4]), table)
     assert torch.allclose(shrunk.embeddings[0, 0], table[50], atol=1e-5)
     assert torch.allclose(shrunk.embeddings[0, 1], table[4], atol=1e-5)
     assert shrunk.runs.mask.sum() == 4

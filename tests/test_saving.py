@@ -169,7 +169,8 @@ def test_only_what_was_trained_is_written(parts: tuple[Path, Path], tmp_path: Pa
     save_trained(model, tmp_path / "second")
     with safe_open(tmp_path / "second" / TRAINED_FILE, "pt") as tensors:
         names = set(tensors.keys())
-        assert {tensors.get_tensor(name).dtype for name in names} == {torch.float16}
+        kinds = {name: tensors.get_tensor(name).dtype for name in names}
+        assert {kind for kind in kinds.values() if kind.is_floating_point} == {torch.float16}
     adapters = {name for name in model.state_dict() if name.startswith(("alignment.", "shrinking."))}
     assert names == adapters
     files = sorted(path.name for path in (tmp_path / "second").rglob("*.*"))

@@ -224,7 +224,8 @@ def three_stages(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Recipe,
     ], "mixed.jsonl")
     data = {"train": [DataSource(str(mixed))], "evaluation": [DataSource(str(mixed))], "eval_steps": 3, "save_steps": 3}
     second = dataclasses.replace(
-        first, stage="shrinking", start_from=str(folder / "one" / "final"), output_dir=str(folder / "two"), **data
+        first, stage="shrinking", start_from=str(folder / "one" / "final"), output_dir=str(folder / "two"),
+        merge_words=True, **data,
     )
     third = dataclasses.replace(
         second, stage="instruction", start_from=str(folder / "two" / "final"), output_dir=str(folder / "three")
@@ -234,7 +235,8 @@ def three_stages(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Recipe,
 
 def test_each_stage_goes_on_from_the_one_before_and_changes_only_its_parts(three_stages: Any) -> None:
     one, two, three = (weights(final) for _, final in three_stages)
-    adapters = {name: value for name, value in two.items() if "lora_" not in name}
+    adapters = {name: value for name, value in two.items() if "lora_" not in name and name != "shrinking.merges"}
+    del one["shrinking.merges"]
     assert largest_change(one, adapters, "alignment.") > 0
     assert largest_change(one, adapters, "shrinking.") > 0
     assert largest_change(two, three, "alignment.") == 0
@@ -291,6 +293,25 @@ def test_a_switch_that_a_later_stage_changes_is_checked_too(three_stages: Any, t
     recipe = dataclasses.replace(three_stages[1][0], model={"run_pooling": "last"}, output_dir=str(tmp_path / "run"))
     with pytest.raises(ConfigurationError, match="run_pooling='last' is not known"):
         train(recipe)
+
+
+def test_the_alignment_adapter_can_learn_more_slowly_or_not_at_all(three_stages: Any, tmp_path: Path) -> None:
+    (_, one), (recipe, two) = three_stages[:2]
+    still = train(dataclasses.replace(recipe, alignment_learning_rate_scale=0.0, output_dir=str(tmp_path / "run")))
+    before = {name: value for name, value in weights(one).items() if name.startswith("alignment.")}
+    after = {name: value for name, value in weights(still).items() if name.startswith("alignment.")}
+    assert largest_change(before, after) == 0
+    assert largest_change(weights(two), weights(still), "shrinking.") > 0
+
+
+def test_a_later_stage_can_begin_to_join_what_ctc_spells(three_stages: Any) -> None:
+    counts = [json.loads((final / "config.json").read_text())["ctc_merges"] for _, final in three_stages]
+    assert counts[0] == 0
+    assert counts[1] == counts[2] > 0
+    tables = [weights(final)["shrinking.merges"] for _, final in three_stages]
+    assert [len(table) for table in tables] == counts
+    assert torch.equal(tables[1], tables[2])
+    assert tables[1].any()
 
 
 # What a step computes

@@ -64,8 +64,9 @@ class SoundwaveConfig(PreTrainedConfig):
             the `mean`.
         blank_handling: runs of blank give one frame each (`one_per_run`, released), none (`drop`), or one frame for
             the whole clip (`pool`).
-        ctc_merges: how many of the LLM's own BPE merges join neighbouring runs into longer tokens, so that the LLM reads
-            words as it would spell them; 0: none. Needs a restricted vocabulary, `posterior` and no blanks between.
+        ctc_merges: how many of the LLM's own BPE merges join neighbouring runs into longer tokens, so that the LLM
+            reads words as it would spell them; 0: none. Needs a restricted vocabulary, `posterior` and no blanks
+            between.
         look_back_over: what kept frames attend to: `kept` frames (the released weights depend on it) or `all_valid`
             frames (paper).
         look_back_heads: heads of that cross-attention.

@@ -200,7 +200,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         logits = self.alignment.ctc_logits(aligned, self.ctc_token_embeddings())
         vocabulary, table = self.config.ctc_vocabulary, None
         if self.config.audio_embedding == "posterior":
-            table = self.get_input_embeddings().weight.detach()
+            table = self.language_model.get_input_embeddings().weight.detach()
         tokens = None if vocabulary is None else torch.tensor(vocabulary, device=aligned.device)
         shrunk = self.shrinking(aligned, logits, valid, tokens, table)
         return SpeechOutput(shrunk.embeddings, shrunk.runs, shrunk.positions, logits, valid, aligned)

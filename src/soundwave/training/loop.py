@@ -107,8 +107,8 @@ class _Run:
         others = [p for name, p in trained.items() if "alignment." not in name]
         groups = [{"params": aligning, "scale": recipe.alignment_learning_rate_scale}, {"params": others, "scale": 1.0}]
         self.optimizer: Any = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=recipe.learning_rate, betas=(recipe.adam_beta1, recipe.adam_beta2),
-            weight_decay=recipe.weight_decay,
+            [group for group in groups if group["params"]], lr=recipe.learning_rate,
+            betas=(recipe.adam_beta1, recipe.adam_beta2), weight_decay=recipe.weight_decay,
         )
         self.raw_module, self.raw_optimizer = self.module, self.optimizer
         self.position = Position()

@@ -33,6 +33,7 @@ from soundwave.training.recipe import Recipe
 from soundwave.training.stages import Stage, mark_trained, stage_named
 
 MAX_SECONDS = 30.0
+MERGES = "shrinking.merges"  # a table of token ids, made from the tokenizer
 NOT_SWITCHES = {
     "model_type", "sub_configs", "audio_config", "text_config", "audio_tower_source", "language_model_source",
 }
@@ -128,6 +129,7 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
             source.keep_transcribed()
     model = build_model(recipe, stage, config, device, precision)
     if config.ctc_merges:
+        assert config.ctc_vocabulary is not None
         model.shrinking.merges.copy_(torch.tensor(merge_table(processor.tokenizer, config.ctc_vocabulary)))
     trained = mark_trained(model, stage)
     collator = Collator(store, processor, recipe, with_text=stage.next_token)
@@ -225,7 +227,8 @@ def _copy_embeddings(model: SoundwaveForConditionalGeneration) -> None:
 
 
 def _adapters_only(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    return [(name, tensor)] if name.startswith(("alignment.", "shrinking.")) else []
+    wanted = name.startswith(("alignment.", "shrinking.")) and name != MERGES  # a later stage may begin to merge
+    return [(name, tensor)] if wanted else []
 
 
 def _features(

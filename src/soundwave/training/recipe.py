@@ -55,7 +55,7 @@ class Recipe:
     evaluation: list[DataSource] = field(default_factory=list)
     features: str = "runs/features"  # folder of the stored encoder features
     learning_rate: float = 1e-4
-    alignment_learning_rate_scale: float = 1.0  # of the alignment adapter; below 1 in stage II keeps what stage I learned
+    alignment_learning_rate_scale: float = 1.0  # of the alignment adapter; below 1 stage II keeps what stage I learned
     weight_decay: float = 0.1
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
