@@ -1,4 +1,4 @@
-"""The engine over a tiny model: ask is the join of stream, a batch gives what single calls give, options are checked."""
+"""The engine over a tiny model: ask is the join of stream, a batch is single calls, options are checked."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from soundwave.audio import SAMPLE_RATE
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.errors import AudioError, ConfigurationError
 from soundwave.inference.engine import Engine, Request
+from soundwave.inference.guard import agreement
 from soundwave.inference.sampling import Sampling
 
 PROMPTS = ["the cat", "person on the cat, son", "so"]
@@ -48,7 +49,8 @@ def test_ask_is_the_join_of_stream(engine: Engine) -> None:
     assert "".join(chunk.text for chunk in chunks) == reply.text
     assert [token for chunk in chunks for token in chunk.token_ids] == reply.token_ids
     assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
-    assert chunks[-1].reply is not None and chunks[-1].reply.text == reply.text
+    assert chunks[-1].reply is not None
+    assert chunks[-1].reply.text == reply.text
 
 
 def test_a_batch_of_requests_gives_what_single_calls_give(engine: Engine) -> None:
@@ -99,7 +101,8 @@ def test_token_times_lie_in_order_inside_the_recording(engine: Engine) -> None:
     assert starts == sorted(starts)
     assert all(0 <= start <= end <= speech.duration for start, end in speech.token_times)
     vocabulary = engine.model.config.ctc_vocabulary
-    assert vocabulary is not None and set(speech.ctc_token_ids) <= set(vocabulary)
+    assert vocabulary is not None
+    assert set(speech.ctc_token_ids) <= set(vocabulary)
 
 
 def test_transcribe_takes_the_trained_prefix_away() -> None:
@@ -120,7 +123,31 @@ def test_where_no_token_is_heard_nothing_is_written() -> None:
         engine.model.alignment.ctc_blank_bias.fill_(1e4)  # every frame is blank
     silent, spoken = engine.transcribe_batch([clip(5.0), clip(1.0)])
     assert (silent.text, silent.ctc_text, silent.segments) == ("", "", [])
-    assert silent.duration == 5.0 and spoken.text == ""
+    assert silent.duration == 5.0
+    assert spoken.text == ""
+
+
+@pytest.mark.parametrize(
+    ("said", "heard", "share"),
+    [
+        ("The cat sat.", "the cat sat", 1.0),
+        ("", "", 1.0),
+        ("one two", "three four", 0.0),
+        ("the cat sat", "the cat", 0.8),  # two of three and two of two
+        ("a cat. a cat. a cat. a cat.", "a cat", 0.4),  # a loop
+    ],
+)
+def test_agreement_is_the_share_of_words_in_order(said: str, heard: str, share: float) -> None:
+    assert agreement(said, heard) == pytest.approx(share)
+
+
+def test_a_transcript_that_the_frames_do_not_bear_out_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.config(guard_transcripts=True)
+    engine = Engine(tiny.model(config), tiny.processor(config))
+    guarded = engine.transcribe(clip(2.0))  # random weights: the two have nothing in common
+    assert (guarded.text, guarded.source) == (guarded.ctc_text, "ctc")
+    monkeypatch.setattr("soundwave.inference.engine.is_trusted", lambda *_: True)
+    assert engine.transcribe(clip(2.0)).source == "llm"
 
 
 def test_a_typed_question_gets_the_plain_language_models_answer() -> None:

@@ -1,7 +1,7 @@
 """Spoken questions with answers that the language model itself writes, so that hearing them teaches it nothing new.
 
-Takes manifests with spoken questions (`kind: question`), asks the plain LLM each question in writing, and keeps the whole
-sentences of its greedy answer. The result is a manifest for stage III. Resumable: answered questions are kept.
+Takes manifests with spoken questions (`kind: question`), asks the plain LLM each question in writing, and keeps the
+whole sentences of its greedy answer. The result is a manifest for stage III. Resumable: answered questions are kept.
 """
 
 from __future__ import annotations

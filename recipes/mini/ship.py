@@ -14,7 +14,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 LIMIT_BYTES = 25_000_000  # the repository keeps every version of the weights
-PROMPTS = {
+SETTINGS = {
+    "guard_transcripts": True,
     "default_prompt": "Please answer the question that the person asks.",
     "transcribe_prompt": "What does the person say?",
 }
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; its README.md stays")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    config = json.loads((arguments.trained / "config.json").read_text()) | PROMPTS
+    config = json.loads((arguments.trained / "config.json").read_text()) | SETTINGS
     (arguments.out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     size = 0
     for file in sorted(arguments.trained.rglob("*")):
@@ -38,7 +39,8 @@ def main() -> None:
         elif file.name == "adapter_config.json":
             target.write_bytes(file.read_bytes())
     if size > LIMIT_BYTES:
-        raise SystemExit(f"{arguments.out}: {size / 1e6:.1f} MB of weights; at most {LIMIT_BYTES / 1e6:.0f} MB are shipped.")
+        limit = LIMIT_BYTES / 1e6
+        raise SystemExit(f"{arguments.out}: {size / 1e6:.1f} MB of weights; at most {limit:.0f} MB are shipped.")
     print(f"{arguments.out}: {size / 1e6:.1f} MB of weights")
 
 

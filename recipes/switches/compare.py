@@ -2,7 +2,8 @@
 
     SPEECH=… WORK=… python recipes/switches/compare.py alignment shrinking --out docs/results/switches.json
 
-Runs that are done are not run again. The figures compare switches with each other; they are no scores of a trained model.
+Runs that are done are not run again. The figures compare switches with each other; they are no scores of a trained
+model.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ def measured(group: str, changes: list[str]) -> dict[str, object]:
         train(recipe)
     last = read_metrics(folder / "metrics.jsonl")[-1]
     figures = {key.split("_", 2)[-1]: value for key, value in last.items() if key.startswith("eval_")}
-    return {"group": group, "changed": ", ".join(changes) or "nothing", "steps": last["step"], "seed": recipe.seed} | figures
+    changed = ", ".join(changes) or "nothing"
+    return {"group": group, "changed": changed, "steps": last["step"], "seed": recipe.seed} | figures
 
 
 def write(path: Path, rows: list[dict[str, object]]) -> None:

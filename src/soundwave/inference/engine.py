@@ -24,6 +24,7 @@ from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.torch import TorchBackend
+from soundwave.inference.guard import is_trusted
 from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage
 from soundwave.inference.sampling import Sampling
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration, SpeechOutput
@@ -259,7 +260,9 @@ class Engine:
         ids = self.processor.tokenize([{"role": "user", "content": content}]).ids
         longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
         if longest is not None and len(ids) >= longest:
-            raise ConfigurationError(f"The prompt has {len(ids)} tokens; this model reads at most {longest}. Shorten it.")
+            raise ConfigurationError(
+                f"The prompt has {len(ids)} tokens; this model reads at most {longest}. Shorten it."
+            )
         return torch.tensor([ids], device=self.model.device)
 
     def _answer(self, requests: Sequence[Request], heard: list[_Heard], sampling: Sampling) -> list[Reply]:
@@ -296,9 +299,12 @@ class Engine:
         return text.strip()
 
     def _transcript(self, text: str, speech: Speech) -> Transcript:
+        source = "llm"
+        if self.model.config.guard_transcripts and not is_trusted(text, speech.ctc_text):
+            source, text = "ctc", speech.ctc_text
         segments: list[dict[str, float | str]] = []
         if text:
             start = speech.token_times[0][0] if speech.token_times else 0.0
             end = speech.token_times[-1][1] if speech.token_times else speech.duration
             segments.append({"start": start, "end": end, "text": text})
-        return Transcript(text, speech.ctc_text, round(speech.duration, 3), None, segments)
+        return Transcript(text, speech.ctc_text, round(speech.duration, 3), None, segments, source)

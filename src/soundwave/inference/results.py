@@ -77,10 +77,14 @@ class Speech:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a person says. `segments` have start and end in seconds; `ctc_text` is what the CTC path alone reads."""
+    """What a person says. `segments` have start and end in seconds; `ctc_text` is what the CTC path alone reads.
+
+    `source` is `llm`, or `ctc` where the language model wrote what the CTC path did not hear (`inference/guard.py`).
+    """
 
     text: str
     ctc_text: str
     duration: float
     language: str | None = None
     segments: list[dict[str, float | str]] = field(default_factory=list)
+    source: str = "llm"

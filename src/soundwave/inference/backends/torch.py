@@ -43,7 +43,7 @@ class TorchBackend:
 
     def stream(self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling) -> Iterator[int]:
         """The tokens of one (1, L) prompt as they are made, the end token included. Closing the iterator stops it."""
-        tokens: queue.Queue[int | None | BaseException] = queue.Queue()
+        tokens: queue.Queue[int | BaseException | None] = queue.Queue()
         stop = threading.Event()
         streamer, stopping = _Tokens(tokens), StoppingCriteriaList([_Stop(stop)])
 
@@ -51,9 +51,10 @@ class TorchBackend:
             try:
                 with self._lock:
                     self._generate(
-                        input_ids, torch.ones_like(input_ids), audio, sampling, streamer=streamer, stopping_criteria=stopping
+                        input_ids, torch.ones_like(input_ids), audio, sampling,
+                        streamer=streamer, stopping_criteria=stopping,
                     )
-            except BaseException as error:  # noqa: BLE001 - handed to the caller's thread, raised there
+            except BaseException as error:  # handed to the caller's thread, raised there
                 tokens.put(error)
             tokens.put(None)
 
@@ -68,7 +69,9 @@ class TorchBackend:
             stop.set()
             worker.join()
 
-    def _generate(self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling, **more: Any) -> Tensor:
+    def _generate(
+        self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling, **more: Any
+    ) -> Tensor:
         devices = [self.model.device] if self.model.device.type == "cuda" else []
         with torch.random.fork_rng(devices, enabled=sampling.seed is not None):
             if sampling.seed is not None:
@@ -87,7 +90,7 @@ class TorchBackend:
 class _Tokens(BaseStreamer):
     """Puts each new token of a single row into a queue."""
 
-    def __init__(self, tokens: queue.Queue[int | None | BaseException]):
+    def __init__(self, tokens: queue.Queue[int | BaseException | None]):
         self.tokens = tokens
 
     def put(self, value: Tensor) -> None:
