@@ -200,6 +200,18 @@ def test_a_transcription_request_asks_with_the_models_prompt(processor: Soundwav
     assert len(processor.apply_transcription_request(CLIP, prompt)["input_ids"]) == 1
 
 
+def test_a_models_system_turn_stands_before_audio_that_brings_none() -> None:
+    plain, hears = tiny.processor(), tiny.processor(tiny.config(audio_system_prompt="Hear."))
+    asked, typed = [tiny.user("Hi", CLIP)], [tiny.user("Hi")]
+    system = {"role": "system", "content": "Hear."}
+    assert hears.tokenize(asked).ids == plain.tokenize([system, *asked]).ids != plain.tokenize(asked).ids
+    batch = hears.apply_chat_template(asked)
+    assert batch["input_ids"][0].tolist() == hears.tokenize(asked).ids
+    assert hears.tokenize(typed).ids == plain.tokenize(typed).ids
+    own = [{"role": "system", "content": "Be brief."}, *asked]
+    assert hears.tokenize(own).ids == plain.tokenize(own).ids
+
+
 # One tokenizer, one model
 
 
@@ -218,12 +230,14 @@ def test_another_models_tokenizer_is_refused() -> None:
 
 def test_a_processor_comes_back_with_its_settings(tmp_path: Path) -> None:
     tiny.model().config.save_pretrained(tmp_path)
-    written = tiny.processor(tiny.config(window_tail_seconds=0.25, transcribe_prompt="Write.", frames_per_group=4))
+    written = tiny.processor(tiny.config(
+        window_tail_seconds=0.25, transcribe_prompt="Write.", frames_per_group=4, audio_system_prompt="Hear."
+    ))
     written.save_pretrained(tmp_path)
     read = AutoProcessor.from_pretrained(tmp_path)
     settings = (
         "encoder_window", "window_tail_seconds", "frames_per_group", "prompt_format", "audio_token",
-        "transcribe_prompt",
+        "transcribe_prompt", "audio_system_prompt",
     )
     assert isinstance(read, SoundwaveProcessor)
     assert {name: getattr(read, name) for name in settings} == {name: getattr(written, name) for name in settings}

@@ -34,8 +34,6 @@ speak --out "$WORK/synth/flite-a" --hours 5 --voices flite:awb,flite:rms,flite:s
 made+=("$WORK/synth/flite-a/manifest.jsonl")
 speak --out "$WORK/synth/espeak" --hours 0.7 --seed 2 --already "${made[@]}" --voices \
     espeak:en-us,espeak:en-gb,espeak:en-us+m1,espeak:en-us+m3,espeak:en-us+f1,espeak:en-us+f2,espeak:en-us+f4,espeak:en-gb+m2,espeak:en-gb+m4,espeak:en-gb+f3,espeak:en-gb-scotland,espeak:en-us+m7
-made+=("$WORK/synth/espeak/manifest.jsonl")
-speak --out "$WORK/synth/piper" --hours 0.59 --voices piper:joe --seed 3 --shares prose=0.5,question=0.4,command=0.1 --already "${made[@]}"
 [ -s "$WORK/synth/nothing/manifest.jsonl" ] || python "$here/make_noise.py" --out "$WORK/synth/nothing" --clips 250
 
 # Casing and punctuation from Whisper base where it agrees with the words; words themselves for the untranscribed clips.
@@ -46,9 +44,9 @@ label train-many-speakers-untranscribed --whisper "$whisper"
 label train-read --whisper "$whisper"
 label train-speechocean
 python "$here/answer_questions.py" "$SPEECH/train-piper/manifest.jsonl" \
-    "$WORK"/synth/{piper,flite-a,espeak}/manifest.jsonl --out "$WORK/answers/questions.jsonl"
+    "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --out "$WORK/answers/questions.jsonl"
 
-for stage in 1 1-continued 2 3; do
+for stage in 1 2 3; do
     [ -s "$WORK/runs/stage$stage/final/config.json" ] || soundwave train "$here/stage$stage.yaml"
 done
 python "$here/ship.py" "$WORK/runs/stage3/final" --out models/soundwave-mini

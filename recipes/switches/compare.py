@@ -24,8 +24,8 @@ from soundwave.training.recipe import read_recipe
 HERE = Path(__file__).parent
 CHANGES = {
     "alignment": [
-        [], ["model.alignment_attention=frame"], ["model.alignment_layers=2"], ["ctc_vocabulary_size=500"],
-        ["ctc_vocabulary_size=2000"], ["ctc_vocabulary_size=null"], ["model.ctc_head=projection"],
+        [], ["model.alignment_attention=frame"], ["model.alignment_layers=2"], ["ctc_vocabulary_size=1000"],
+        ["model.ctc_head=projection"],
     ],
     "shrinking": [
         [], ["model.audio_embedding=look_back"], ["model.look_back_over=kept"], ["model.run_pooling=first"],
@@ -69,7 +69,8 @@ def write(path: Path, rows: list[dict[str, object]]) -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     about = {
         "command": f"python recipes/switches/compare.py {' '.join(sys.argv[1:])}", "commit": commit.stdout.strip(),
-        "date": date.today().isoformat(), "data": "dev-librispeech (200 clips)", "rows": rows,
+        "date": date.today().isoformat(), "data": "alignment: dev-librispeech (200 clips); shrinking: dev-questions (92 clips)",
+        "rows": rows,
     }
     path.write_text(json.dumps(about, indent=1) + "\n")
 

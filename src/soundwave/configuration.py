@@ -77,6 +77,8 @@ class SoundwaveConfig(PreTrainedConfig):
         prompt_format: `released`: piecewise, a BOS before every piece; `chat_template`: the tokenizer's own template.
         text_only: how a conversation without audio is answered where LoRA is attached: `plain`: by the untouched LLM;
             `adapted`: with LoRA.
+        audio_system_prompt: the system turn of a conversation with audio that brings none; None: what the chat
+            template puts there by itself. A short one makes training and answering cheaper.
         transcribe_prompt: the prompt that makes this model transcribe.
         default_prompt: the prompt for audio that comes without one.
         transcript_prefixes: what the model was trained to say before a transcript, removed from it.
@@ -114,6 +116,7 @@ class SoundwaveConfig(PreTrainedConfig):
     window_tail_seconds: float = 0.5
     prompt_format: PromptFormat = "chat_template"
     text_only: TextOnly = "plain"
+    audio_system_prompt: str | None = None
     transcribe_prompt: str = "What does the person say?"
     default_prompt: str = (
         "Please transcribe the following audio and then answer based on the audio's transcription."

@@ -14,7 +14,7 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.configuration import AUDIO_TOKEN, SoundwaveConfig
 from soundwave.errors import ConfigurationError
-from soundwave.prompt import TokenizedPrompt, tokenize_turns, turns_of
+from soundwave.prompt import TokenizedPrompt, Turn, tokenize_turns, turns_of
 
 WINDOW_SECONDS = 30.0  # Whisper's window
 SAMPLES_PER_MEL_FRAME = 160  # 10 ms
@@ -32,13 +32,14 @@ class SoundwaveProcessor(ProcessorMixin):
         prompt_format: `released` or `chat_template`.
         audio_token: the placeholder's text.
         transcribe_prompt: the prompt that makes the model transcribe.
+        audio_system_prompt: the system turn of conversations with audio that bring none; None: the template's own.
     """
 
     def __init__(
         self, feature_extractor: Any = None, tokenizer: Any = None, encoder_window: str = "dynamic",
         window_tail_seconds: float = 0.5, frames_per_group: int = 2, prompt_format: str = "chat_template",
         audio_token: str = AUDIO_TOKEN, transcribe_prompt: str = "What does the person say?",
-        chat_template: str | None = None, **kwargs: Any,
+        audio_system_prompt: str | None = None, chat_template: str | None = None, **kwargs: Any,
     ):
         self.encoder_window = encoder_window
         self.window_tail_seconds = window_tail_seconds
@@ -46,6 +47,7 @@ class SoundwaveProcessor(ProcessorMixin):
         self.prompt_format = prompt_format
         self.audio_token = audio_token
         self.transcribe_prompt = transcribe_prompt
+        self.audio_system_prompt = audio_system_prompt
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template, **kwargs)
 
     @classmethod
@@ -58,7 +60,10 @@ class SoundwaveProcessor(ProcessorMixin):
                 f"The tokenizer gives {audio_token} the id {tokenizer.convert_tokens_to_ids(audio_token)}, but the "
                 f"model's audio_token_id is {config.audio_token_id}; use the tokenizer that the model was trained with."
             )
-        names = ("encoder_window", "window_tail_seconds", "frames_per_group", "prompt_format", "transcribe_prompt")
+        names = (
+            "encoder_window", "window_tail_seconds", "frames_per_group", "prompt_format", "transcribe_prompt",
+            "audio_system_prompt",
+        )
         settings = {name: getattr(config, name) for name in names} | changes
         return cls(feature_extractor, tokenizer, **settings)
 
@@ -104,8 +109,15 @@ class SoundwaveProcessor(ProcessorMixin):
 
     def tokenize(self, conversation: list[dict[str, Any]], reply: bool = True) -> TokenizedPrompt:
         """One conversation to ids (placeholders included) and the mask of the assistant's tokens."""
-        turns, _ = turns_of(conversation, self.audio_token)
+        turns, _ = self._turns(conversation)
         return tokenize_turns(self.tokenizer, turns, self.prompt_format, reply)
+
+    def _turns(self, conversation: list[dict[str, Any]]) -> tuple[list[Turn], list[Any]]:
+        """Turns and audio parts, with the model's system turn where audio comes without one."""
+        turns, audios = turns_of(conversation, self.audio_token)
+        if audios and self.audio_system_prompt is not None and turns[0].role != "system":
+            turns.insert(0, Turn("system", self.audio_system_prompt))
+        return turns, audios
 
     def __call__(
         self, text: str | list[str] | None = None, audio: Any = None, sampling_rate: int = SAMPLE_RATE, **_: Any
@@ -135,7 +147,7 @@ class SoundwaveProcessor(ProcessorMixin):
         many = conversation if conversation and isinstance(conversation[0], list) else [conversation]
         rows, audios = [], []
         for messages in many:
-            turns, parts = turns_of(messages, self.audio_token)
+            turns, parts = self._turns(messages)
             rows.append(turns)
             audios += [_audio_of_part(part) for part in parts]
         if not tokenize and self.prompt_format == "released":
