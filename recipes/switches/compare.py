@@ -69,8 +69,8 @@ def write(path: Path, rows: list[dict[str, object]]) -> None:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=HERE, capture_output=True, text=True, check=False)
     about = {
         "command": f"python recipes/switches/compare.py {' '.join(sys.argv[1:])}", "commit": commit.stdout.strip(),
-        "date": date.today().isoformat(), "data": "alignment: dev-librispeech (200 clips); shrinking: dev-questions (92 clips)",
-        "rows": rows,
+        "date": date.today().isoformat(),
+        "data": "alignment: dev-librispeech (200 clips); shrinking: dev-questions (92 clips)", "rows": rows,
     }
     path.write_text(json.dumps(about, indent=1) + "\n")
 

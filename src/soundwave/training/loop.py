@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,7 @@ from soundwave.training.dataset import Batch, Item, Source, batches
 from soundwave.training.evaluate import evaluate
 from soundwave.training.logs import RunLog
 from soundwave.training.modules import Losses, StageModule
+from soundwave.training.precision import precision_of
 from soundwave.training.preparation import Prepared, prepare
 from soundwave.training.recipe import Recipe, read_recipe
 
@@ -59,7 +60,8 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     """Runs a recipe; see `train_from_recipe`."""
-    precision = _precision(recipe)
+    recipe = replace(recipe, mixed_precision=precision_of(recipe.mixed_precision, Path(recipe.output_dir)))
+    precision = recipe.mixed_precision
     accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=recipe.gradient_accumulation_steps)
     torch.manual_seed(recipe.seed)
     prepared = prepare(recipe, accelerator.device, precision, accelerator.is_main_process)
@@ -80,15 +82,6 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
             ) from error
         run.log.close()
     return final
-
-
-def _precision(recipe: Recipe) -> str:
-    if recipe.mixed_precision != "auto":
-        return recipe.mixed_precision
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else "no"
-    fast_on_cpu = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return "bf16" if fast_on_cpu else "no"
 
 
 @dataclass

@@ -29,6 +29,7 @@ from soundwave.processing import SoundwaveProcessor
 from soundwave.training.data import check_audio_files, read_manifest
 from soundwave.training.dataset import Collator, Source, clips_of
 from soundwave.training.features import Clip, FeatureStore, fill_store
+from soundwave.training.precision import KEPT_RECIPE
 from soundwave.training.recipe import Recipe
 from soundwave.training.stages import Stage, mark_trained, stage_named
 
@@ -57,7 +58,7 @@ class Prepared:
     def write_plan(self, folder: Path, steps: int, from_step: int) -> None:
         """Keeps the exact recipe in the run's folder and says what is about to happen."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "recipe.yaml").write_text(yaml.safe_dump(dataclasses.asdict(self.recipe), sort_keys=False))
+        (folder / KEPT_RECIPE).write_text(yaml.safe_dump(dataclasses.asdict(self.recipe), sort_keys=False))
         count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         examples = sum(len(source.examples) for source in self.train)
         hours = sum(e.duration or 0.0 for source in self.train for e in source.examples) / 3600

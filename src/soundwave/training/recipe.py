@@ -71,7 +71,7 @@ class Recipe:
     time_mask_frames: int = 16  # longest span, in encoder frames of 20 ms
     feature_dropout: float = 0.0  # encoder channels set to zero, per clip
     lora: LoraRecipe = field(default_factory=LoraRecipe)
-    mixed_precision: str = "auto"  # bf16, no, or auto: bf16 where the device computes it fast
+    mixed_precision: str = "auto"  # bf16, no (float32), or auto: the faster one of this device
     seed: int = 1
     logging_steps: int = 20
     eval_steps: int = 200
