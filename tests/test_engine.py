@@ -5,7 +5,9 @@ from __future__ import annotations
 import io
 import threading
 import wave
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,7 @@ from soundwave.audio import SAMPLE_RATE
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.errors import AudioError, ConfigurationError
 from soundwave.inference.engine import Engine, Request
-from soundwave.inference.guard import agreement
+from soundwave.inference.results import Reply
 from soundwave.inference.sampling import Sampling
 
 PROMPTS = ["the cat", "person on the cat, son", "so"]
@@ -127,27 +129,35 @@ def test_where_no_token_is_heard_nothing_is_written() -> None:
     assert spoken.text == ""
 
 
-@pytest.mark.parametrize(
-    ("said", "heard", "share"),
-    [
-        ("The cat sat.", "the cat sat", 1.0),
-        ("", "", 1.0),
-        ("one two", "three four", 0.0),
-        ("the cat sat", "the cat", 0.8),  # two of three and two of two
-        ("a cat. a cat. a cat. a cat.", "a cat", 0.4),  # a loop
-    ],
-)
-def test_agreement_is_the_share_of_words_in_order(said: str, heard: str, share: float) -> None:
-    assert agreement(said, heard) == pytest.approx(share)
-
-
-def test_a_transcript_that_the_frames_do_not_bear_out_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_transcript_that_the_frames_speak_against_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.config(guard_transcripts=True)
     engine = Engine(tiny.model(config), tiny.processor(config))
-    guarded = engine.transcribe(clip(2.0))  # random weights: the two have nothing in common
-    assert (guarded.text, guarded.source) == (guarded.ctc_text, "ctc")
-    monkeypatch.setattr("soundwave.inference.engine.is_trusted", lambda *_: True)
-    assert engine.transcribe(clip(2.0)).source == "llm"
+    answered = engine._answer
+    said = "No such thing was ever said."
+
+    def invents(*arguments: Any) -> list[Reply]:
+        return [replace(reply, text=said) for reply in answered(*arguments)]
+
+    monkeypatch.setattr(engine, "_answer", invents)
+    frames: list[int] = []
+
+    def scores(costs: float) -> Any:
+        def score(logits: torch.Tensor, targets: list[list[int]], blank: int) -> list[float]:
+            frames.append(len(logits))
+            return [0.0] + [-costs] * (len(targets) - 1)
+
+        return score
+
+    monkeypatch.setattr("soundwave.inference.engine.ctc_log_likelihoods", scores(1.0))
+    trusted = engine.transcribe(clip(2.0))
+    assert (trusted.text, trusted.source) == (said, "llm")
+    monkeypatch.setattr("soundwave.inference.engine.ctc_log_likelihoods", scores(100.0))
+    long = engine.transcribe_batch([clip(2.0), clip(1.0)])[0]
+    assert long.source == "llm+ctc"
+    assert long.text != said
+    window = round(2.5 / config.seconds_per_frame) + 1
+    assert all(0 < count <= window for count in frames)
+    assert frames[-1] < frames[-2]  # each clip's own frames, none of its padding
 
 
 def test_a_typed_question_gets_the_plain_language_models_answer() -> None:

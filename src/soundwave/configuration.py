@@ -82,8 +82,8 @@ class SoundwaveConfig(PreTrainedConfig):
         transcribe_prompt: the prompt that makes this model transcribe.
         default_prompt: the prompt for audio that comes without one.
         transcript_prefixes: what the model was trained to say before a transcript, removed from it.
-        guard_transcripts: `transcribe` takes the CTC path's words where the LLM's share too few of them. For
-            models whose CTC text is words; off for the released weights.
+        guard_transcripts: `transcribe` takes the CTC path's words in places where the recording speaks against the
+            LLM's. For models whose CTC text is words; off for the released weights.
         audio_tower_source: a catalog part that supplies the encoder's weights where the folder does not hold them.
         language_model_source: likewise for the LLM.
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.torch import TorchBackend
-from soundwave.inference.guard import is_trusted
+from soundwave.inference.guard import ctc_log_likelihoods, reconcile
 from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage
 from soundwave.inference.sampling import Sampling
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration, SpeechOutput
@@ -52,6 +52,7 @@ class _Heard:
     speech: Speech | None
     loading: float
     encoding: float
+    ctc_logits: Tensor | None = None  # (F, C) of the frames that exist
 
 
 def load(
@@ -194,6 +195,7 @@ class Engine:
         """Transcripts of several recordings, made at once."""
         heard = self._hear_batch(list(audios))
         speeches = [one.speech for one in heard if one.speech is not None]
+        sources = ["llm"] * len(speeches)
         spoken = [i for i, speech in enumerate(speeches) if speech.ctc_token_ids]  # no token heard: nothing was said
         texts = [""] * len(speeches)
         if spoken:
@@ -203,8 +205,21 @@ class Engine:
             requests = [Request(audios[i], prompt) for i in spoken]
             sampling = Sampling(temperature=0, max_new_tokens=limit)
             for i, reply in zip(spoken, self._answer(requests, [heard[i] for i in spoken], sampling), strict=True):
-                texts[i] = self._without_prefix(reply.text)
-        return [self._transcript(text, speech) for text, speech in zip(texts, speeches, strict=True)]
+                texts[i], sources[i] = self._guarded(self._without_prefix(reply.text), heard[i])
+        return [self._transcript(*one) for one in zip(texts, speeches, sources, strict=True)]
+
+    def _guarded(self, text: str, heard: _Heard) -> tuple[str, str]:
+        """The transcript and its source."""
+        assert heard.speech is not None
+        if not self.model.config.guard_transcripts or heard.ctc_logits is None:
+            return text, "llm"
+        logits, blank = heard.ctc_logits, self.model.config.blank_class
+
+        def likelihoods(candidates: list[str]) -> list[float]:
+            return ctc_log_likelihoods(logits, [self.ctc.encode(one) for one in candidates], blank)
+
+        result = reconcile(text, heard.speech.ctc_text, likelihoods)
+        return result.text, "llm+ctc" if result.replaced else "llm"
 
     def describe(self) -> dict[str, Any]:
         """The model's name, place and size."""
@@ -224,20 +239,27 @@ class Engine:
         clips: list[np.ndarray | None] = [None if audio is None else load_audio(audio) for audio in audios]
         loading = (time.perf_counter() - started) / max(1, len(audios))
         started = time.perf_counter()
-        speeches = iter(self._encode([clip for clip in clips if clip is not None]))
+        heard = iter(self._encode([clip for clip in clips if clip is not None]))
         encoding = (time.perf_counter() - started) / max(1, len(audios))
         return [
-            _Heard(None, 0.0, 0.0) if clip is None else _Heard(next(speeches), loading, encoding) for clip in clips
+            _Heard(None, 0.0, 0.0) if clip is None else replace(next(heard), loading=loading, encoding=encoding)
+            for clip in clips
         ]
 
     @torch.no_grad()
-    def _encode(self, clips: list[np.ndarray]) -> list[Speech]:
+    def _encode(self, clips: list[np.ndarray]) -> list[_Heard]:
         if not clips:
             return []
         features = self.processor.features(clips).to(self.model.device)
         output = self.model.encode_speech(features["input_features"], features["feature_attention_mask"])
         kept = output.kept()
-        return [self._speech(output, i, kept[i], len(clip) / SAMPLE_RATE) for i, clip in enumerate(clips)]
+        return [
+            _Heard(self._speech(output, i, kept[i], len(clip) / SAMPLE_RATE), 0.0, 0.0, self._logits(output, i))
+            for i, clip in enumerate(clips)
+        ]
+
+    def _logits(self, output: SpeechOutput, row: int) -> Tensor | None:
+        return output.ctc_logits[row][output.valid[row]] if self.model.config.guard_transcripts else None
 
     def _speech(self, output: SpeechOutput, row: int, embeddings: Tensor, duration: float) -> Speech:
         config, runs = self.model.config, output.runs
@@ -298,10 +320,7 @@ class Engine:
             text = text.removeprefix(prefix)
         return text.strip()
 
-    def _transcript(self, text: str, speech: Speech) -> Transcript:
-        source = "llm"
-        if self.model.config.guard_transcripts and not is_trusted(text, speech.ctc_text):
-            source, text = "ctc", speech.ctc_text
+    def _transcript(self, text: str, speech: Speech, source: str) -> Transcript:
         segments: list[dict[str, float | str]] = []
         if text:
             start = speech.token_times[0][0] if speech.token_times else 0.0

@@ -79,7 +79,8 @@ class Speech:
 class Transcript:
     """What a person says. `segments` have start and end in seconds; `ctc_text` is what the CTC path alone reads.
 
-    `source` is `llm`, or `ctc` where the language model wrote what the CTC path did not hear (`inference/guard.py`).
+    `source` is `llm`, or `llm+ctc` where the CTC path's words were taken in some place, because the recording spoke
+    against those of the language model (`inference/guard.py`).
     """
 
     text: str
