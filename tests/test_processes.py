@@ -193,7 +193,7 @@ def test_batches_of_a_step(changes: dict[str, Any], processes: int, each: int) -
 
 
 def test_batches_that_the_processes_cannot_share_are_told() -> None:
-    with pytest.raises(ConfigurationError, match="batches_per_step is 8, which 3 processes cannot share equally; set a"):
+    with pytest.raises(ConfigurationError, match="batches_per_step is 8, which 3 processes cannot share equally"):
         accumulation(Recipe(batches_per_step=8), 3)
 
 

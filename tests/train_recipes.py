@@ -2,8 +2,8 @@
 
     python train_recipes.py RECIPE.yaml …
 
-A user's mistake is written to `error-<process>.txt` in the run's folder, and the next recipe follows. With `KILL_IN_SAVE=n`
-the process kills itself with SIGKILL in the middle of the first file of its n-th checkpoint.
+A user's mistake is written to `error-<process>.txt` in the run's folder, and the next recipe follows. With
+`KILL_IN_SAVE=n` the process kills itself with SIGKILL in the middle of the first file of its n-th checkpoint.
 """
 
 from __future__ import annotations

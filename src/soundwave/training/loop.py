@@ -68,7 +68,9 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     precision = _precision(recipe)
     accelerator = start_processes(recipe, precision)
     torch.manual_seed(recipe.seed)
-    prepared = prepare(recipe, accelerator.device, precision, accelerator.is_main_process)
+    # "cpu:0", as accelerate says among processes, would turn parameters into plain tensors
+    device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
+    prepared = prepare(recipe, device, precision, accelerator.is_main_process)
     module = StageModule(prepared.model, prepared.stage, recipe.ctc_weight)
     run = _Run(recipe, accelerator, prepared, module)
     run.check_two_batches()
