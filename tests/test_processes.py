@@ -84,13 +84,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     both = [*alignment.train, DataSource(str(text), task="text")]
     shrinking = dataclasses.replace(
         alignment, stage="shrinking", start_from=start, train=both, evaluation=alignment.train, eval_steps=3,
-        mixture="dynamic", batches_per_step=4,
+        mixture="dynamic",
     )
     spoilt = dataclasses.replace(alignment, features=str(folder / "spoilt"), on_nan="skip", seed=2)
     name = spoil(spoilt)
     recipes = {
         "alignment": alignment, "shrinking": shrinking,
-        "instruction": dataclasses.replace(shrinking, stage="instruction", batches_per_step=2),
+        "instruction": dataclasses.replace(shrinking, stage="instruction", batches_per_step=4),
         "frame": dataclasses.replace(alignment, model=alignment.model | {"alignment_attention": "frame"}),
         "skipped": spoilt, "stopped": dataclasses.replace(spoilt, on_nan="stop"),
         "few": dataclasses.replace(alignment, batch_seconds=99.0, max_batch_size=99),

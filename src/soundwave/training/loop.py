@@ -30,7 +30,7 @@ from soundwave.training.mixture import epoch_items
 from soundwave.training.modules import Losses, StageModule
 from soundwave.training.order import Place, Share, places, shares
 from soundwave.training.preparation import Prepared, prepare
-from soundwave.training.processes import gathered, in_main_process, start_processes
+from soundwave.training.processes import device_of, gathered, in_main_process, start_processes, wrapped
 from soundwave.training.recipe import Recipe, read_recipe
 
 FINAL_FOLDER = "final"
@@ -68,9 +68,7 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     precision = _precision(recipe)
     accelerator = start_processes(recipe, precision)
     torch.manual_seed(recipe.seed)
-    # "cpu:0", as accelerate says among processes, would turn parameters into plain tensors
-    device = torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
-    prepared = prepare(recipe, device, precision, accelerator.is_main_process)
+    prepared = prepare(recipe, device_of(accelerator), precision, accelerator.is_main_process)
     module = StageModule(prepared.model, prepared.stage, recipe.ctc_weight)
     run = _Run(recipe, accelerator, prepared, module)
     run.check_two_batches()
@@ -152,7 +150,7 @@ class _Run:
             )
         if found:
             self.position = load_checkpoint(found[-1], self.raw_module, self.raw_optimizer)
-        self.module, self.optimizer = self.accelerator.prepare(self.module, self.optimizer)
+        self.module, self.optimizer = wrapped(self.accelerator, self.module, self.optimizer)
         if self.accelerator.is_main_process:
             self.prepared.write_plan(self.folder, self.steps, self.position.step)
             self.log = RunLog(self.folder, self.position.step)

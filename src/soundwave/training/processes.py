@@ -12,7 +12,9 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import DistributedDataParallelKwargs, gather_object
+from accelerate.utils import gather_object
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
 from soundwave.training.recipe import Recipe
@@ -34,9 +36,21 @@ def start_processes(recipe: Recipe, precision: str) -> Accelerator:
             "or set ACCELERATE_USE_CPU=true."
         )
     return Accelerator(
-        mixed_precision=precision, cpu=on_cpu, gradient_accumulation_steps=accumulation(recipe, together),
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],  # ours never change
+        mixed_precision=precision, cpu=on_cpu, gradient_accumulation_steps=accumulation(recipe, together)
     )
+
+
+def device_of(accelerator: Accelerator) -> torch.device:
+    """Where the model lives. Never "cpu:0", as accelerate says among processes: moving there unmakes parameters."""
+    return torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
+
+
+def wrapped(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    """Module and optimizer as accelerate runs them: with several processes, gradients are their mean."""
+    module, optimizer = accelerator.prepare(module, optimizer)
+    if isinstance(module, DistributedDataParallel):
+        module.broadcast_buffers = False  # ours never change
+    return module, optimizer
 
 
 def accumulation(recipe: Recipe, processes: int) -> int:
