@@ -31,7 +31,8 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 def mixed_recipe(folder: Path, stage: str, **changes: Any) -> Recipe:
     plain = tiny_runs.recipe(folder)
-    mixed = tiny_runs.manifest_of(folder / "data", [*TALK, *tiny_runs.clips(folder / "data")[:3], UNKNOWN], "mixed.jsonl")
+    rows = [*TALK, *tiny_runs.clips(folder / "data")[:3], UNKNOWN]
+    mixed = tiny_runs.manifest_of(folder / "data", rows, "mixed.jsonl")
     model = plain.model | {"alignment_dropout": 0.0}
     return dataclasses.replace(plain, stage=stage, model=model, train=[DataSource(str(mixed))], **changes)
 
@@ -54,7 +55,9 @@ def computed(prepared: Prepared, items: list[Item]) -> tuple[StageModule, Losses
 @pytest.mark.parametrize(
     "numbers", [(1, 2, 3), (7,), (1, 4), (4, 5)], ids=["text", "no transcript", "text and audio", "audio"]
 )
-def test_whatever_a_batch_holds_every_trained_weight_has_a_gradient(prepared: Prepared, numbers: tuple[int, ...]) -> None:
+def test_whatever_a_batch_holds_every_trained_weight_has_a_gradient(
+    prepared: Prepared, numbers: tuple[int, ...]
+) -> None:
     module, losses, _ = computed(prepared, lines(prepared, *numbers))
     losses.total.backward()
     gradients = {name: p.grad for name, p in module.named_parameters() if p.requires_grad}
