@@ -122,8 +122,7 @@ def test_what_two_processes_trained_is_what_one_trains(runs: dict[str, Any]) -> 
     alone, apart = (weights(runs["folder"] / count / "shrinking" / "final") for count in ("one", "two"))
     assert set(alone) == set(apart)
     changes = torch.cat([(alone[name] - apart[name]).abs().flatten() for name in alone])
-    assert float(changes.mean()) < 1e-5
-    assert (changes > 1e-3).float().mean() < 0.01  # AdamW's first steps are signs: gradients of zero fall either way
+    assert (changes > 1e-4).float().mean() < 0.001  # AdamW's first steps are signs: gradients of zero fall either way
 
 
 def test_some_steps_mixed_batches_with_and_without_audio(runs: dict[str, Any]) -> None:

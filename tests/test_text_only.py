@@ -69,6 +69,20 @@ def test_whatever_a_batch_holds_every_trained_weight_has_a_gradient(
     assert any(g.any() for g in adapters) == (numbers != (1, 2, 3))  # text says nothing about them
 
 
+def test_text_before_audio_adds_nothing_to_the_adapters_gradients(prepared: Prepared) -> None:
+    gradients = []
+    for batches in ([lines(prepared, 4, 5)], [lines(prepared, 1, 2), lines(prepared, 4, 5)]):  # accumulated
+        for items in batches:
+            module, losses, _ = computed(prepared, items)
+            losses.total.backward()
+        adapters = {name: p for name, p in module.named_parameters() if p.requires_grad and "lora_" not in name}
+        gradients.append({name: p.grad.clone() for name, p in adapters.items() if p.grad is not None})
+        assert len({p.grad.data_ptr() for p in adapters.values() if p.grad is not None}) == len(adapters)
+        module.zero_grad()
+    alone, after = gradients
+    assert all(torch.equal(alone[name], after[name]) for name in alone)
+
+
 def test_text_beside_audio_is_learnt_as_alone(prepared: Prepared) -> None:
     prepared.model.language_model.eval()
     parts = [lines(prepared, 1, 3), lines(prepared, 4, 7)]

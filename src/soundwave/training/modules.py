@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -75,7 +76,8 @@ class StageModule(nn.Module):
         gradient of each weight from each other, so a batch that does not need it says zero; in one process the same.
         """
         adapters = (p for name, p in self.named_parameters() if p.requires_grad and "lora_" not in name)
-        return torch.stack([parameter.sum() for parameter in adapters]).sum() * 0.0
+        # Multiplied one by one: else torch lets scalars share one gradient in memory, where the next batch adds up both.
+        return reduce(torch.add, [parameter.sum() * 0.0 for parameter in adapters])
 
     def _ctc(self, logits: Tensor, mask: Tensor, batch: Batch) -> Tensor | None:
         known = [i for i, target in enumerate(batch.ctc) if target is not None]
