@@ -76,7 +76,7 @@ class StageModule(nn.Module):
         gradient of each weight from each other, so a batch that does not need it says zero; in one process the same.
         """
         adapters = (p for name, p in self.named_parameters() if p.requires_grad and "lora_" not in name)
-        # Multiplied one by one: else torch lets scalars share one gradient in memory, to which the next batch adds twice.
+        # One by one: multiplied together, torch lets scalars share one gradient in memory, and adds to it twice.
         return reduce(torch.add, [parameter.sum() * 0.0 for parameter in adapters])
 
     def _ctc(self, logits: Tensor, mask: Tensor, batch: Batch) -> Tensor | None:
