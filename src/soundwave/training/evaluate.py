@@ -47,7 +47,8 @@ def evaluate(
                 classes = collapse([token for token, inside in zip(path, mask, strict=True) if inside], module.blank)
                 heard.append(decode(classes))
                 said.append(item.example.transcript)
-    losses, next_token, said, heard = (gathered(accelerator, found) for found in (losses, next_token, said, heard))
+    losses, next_token = gathered(accelerator, losses), gathered(accelerator, next_token)
+    said, heard = gathered(accelerator, said), gathered(accelerator, heard)
     figures = {"loss": sum(losses) / len(losses)}
     if next_token:
         figures["next_token"] = sum(next_token) / len(next_token)

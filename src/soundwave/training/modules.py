@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
 from functools import reduce
 
@@ -77,7 +78,7 @@ class StageModule(nn.Module):
         """
         adapters = (p for name, p in self.named_parameters() if p.requires_grad and "lora_" not in name)
         # One by one: multiplied together, torch lets scalars share one gradient in memory, and adds to it twice.
-        return reduce(torch.add, [parameter.sum() * 0.0 for parameter in adapters])
+        return reduce(operator.add, [parameter.sum() * 0.0 for parameter in adapters])
 
     def _ctc(self, logits: Tensor, mask: Tensor, batch: Batch) -> Tensor | None:
         known = [i for i, target in enumerate(batch.ctc) if target is not None]

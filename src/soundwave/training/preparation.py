@@ -252,8 +252,9 @@ def _features(
             if missing:
                 _encode(recipe, config, processor, store, missing, device, precision, progress)
     except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
         raise TrainingError(
-            f"The encoder features could not be stored in {recipe.features} ({error.strerror or error}); free some "
+            f"The encoder features could not be stored in {recipe.features} ({reason}); free some "
             "space and start the same command again: what is stored stays."
         ) from error
     return store
