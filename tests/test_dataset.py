@@ -87,6 +87,20 @@ def test_a_batch_holds_clips_of_similar_length(rows: tuple[Path, list[dict[str, 
     assert max(longest - shortest for shortest, longest in spans) < 0.25  # lengths run from 0.5 to 1.2 s
 
 
+def test_examples_without_audio_take_no_seconds_and_are_bounded_by_their_number(
+    rows: tuple[Path, list[dict[str, Any]]]
+) -> None:
+    texts = [conversation([], f"Question {i}", "Good day.") | {"duration": duration} for i in range(7)
+             for duration in (None, 9.0)]  # a duration without audio means nothing
+    items = source(rows[0], [*texts, *rows[1][:4]], "texts.jsonl").items(0, 0)
+    assert {item.seconds for item in items if not item.clips} == {0.0}
+    made = batches(items, replace(RECIPE, max_batch_size=5, batch_seconds=2.5), 0, 0)
+    assert sorted(sum(not item.clips for item in batch) for batch in made if not batch[-1].clips) == [5, 5]
+    mixed = [batch for batch in made if not batch[0].clips and batch[-1].clips]
+    assert [len(batch) * batch[-1].seconds <= 2.5 for batch in mixed] == [True]
+    assert sum(len(batch) for batch in made) == 18
+
+
 # Targets
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny_runs
+import torch
 import yaml
 
 from soundwave.errors import CheckpointError, ConfigurationError, DataError, TrainingError
-from soundwave.training import loop
+from soundwave.training import loop, modules
 from soundwave.training.logs import RunLog, read_metrics
 from soundwave.training.loop import train, train_from_recipe
 from soundwave.training.recipe import DataSource, Recipe
@@ -90,6 +92,55 @@ def test_a_model_that_cannot_be_written_at_the_end_is_written_by_the_next_start(
             train(recipe)
     assert (train(recipe) / "adapters.safetensors").is_file()
     assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("full", ["metrics.jsonl", "frames.f16"])
+def test_a_disk_that_is_full_is_named_whatever_is_written(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    opened = Path.open
+
+    def fail(path: Path, mode: str = "r", *more: Any, **options: Any) -> Any:
+        if path.name == full and "a" in mode:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        return opened(path, mode, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", fail)
+        with pytest.raises(TrainingError, match=r"No space left on device\); free some space and start the same"):
+            train(recipe)
+    train(recipe)
+    assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_run_needs_no_audio_file_once_its_frames_are_stored(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    report = loop._Run._report
+
+    def vanish(self: Any, *arguments: Any) -> None:
+        for clip in (tmp_path / "data").glob("*.wav"):
+            clip.unlink()
+        report(self, *arguments)
+
+    monkeypatch.setattr(loop._Run, "_report", vanish)
+    train(dataclasses.replace(recipe, save_steps=3))
+    assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
+    with pytest.raises(DataError, match="8 of 8 audio files do not exist"):  # a new start looks for them
+        train(recipe)
+
+
+def test_a_run_that_skips_everything_stops(recipe: Recipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+
+    def broken(*terms: Any) -> torch.Tensor:
+        calls.append(None)
+        return whole(*terms) * (float("nan") if len(calls) > 4 else 1.0)  # after the two checks and two steps
+
+    whole = modules.total_loss
+    monkeypatch.setattr(modules, "total_loss", broken)
+    with pytest.raises(TrainingError, match=r"20 steps in a row had no finite loss or gradient \(now at step 2\)"):
+        train(dataclasses.replace(recipe, on_nan="skip"))
 
 
 def test_figures_after_the_checkpoint_and_half_a_line_are_forgotten(tmp_path: Path) -> None:

@@ -138,6 +138,14 @@ def test_each_stage_trains_exactly_its_parts(stage: str, parts: set[str], head: 
     assert ("ctc_projection" in frozen) == (head == "projection")  # a frozen copy of the LLM's embeddings
 
 
+def test_queries_and_keys_that_frame_attention_never_uses_are_not_trained() -> None:
+    model = tiny.model(tiny.config(alignment_attention="frame"))
+    trained = set(mark_trained(model, STAGES["shrinking"]))
+    attention = {name.removeprefix("alignment.layers.0.attention.") for name in trained if "layers.0.att" in name}
+    assert attention == {"v_proj.weight", "v_proj.bias", "out_proj.weight", "out_proj.bias"}
+    assert "shrinking.attention.q_proj.weight" in trained  # the look-back does use its own
+
+
 @pytest.mark.parametrize(("stage", "millions"), [("alignment", 145), ("shrinking", 266), ("instruction", 122)])
 def test_at_the_papers_size_each_stage_trains_what_the_paper_says(stage: str, millions: int) -> None:
     model = empty_model(released_config(LLAMA_3_1_8B, WHISPER_LARGE_V2))

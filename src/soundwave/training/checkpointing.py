@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -25,11 +25,18 @@ MOMENTS = ("exp_avg", "exp_avg_sq", "step")
 
 @dataclass
 class Position:
-    """Where a run stands: optimizer steps done, and the next batch of which epoch."""
+    """Where a run stands, in all processes alike.
+
+    Attributes:
+        step: optimizer steps done.
+        epoch, batch: the batch that comes next.
+        window: sum and number of each loss since the figures were last written, by name.
+    """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
+    window: dict[str, list[float]] = field(default_factory=dict)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -40,7 +47,8 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> Path:
     """Writes a checkpoint beside the earlier ones and removes all but the newest two.
 
-    Nothing half-written can be taken for a checkpoint: files are synced, then the folder is renamed.
+    Nothing half-written, or half-removed, can be taken for a checkpoint: files are synced, then the folder is renamed;
+    a folder is renamed before it is removed. What a killed run left of either goes with the next checkpoint.
 
     Raises:
         TrainingError: the disk is full or cannot be written; earlier checkpoints stay as they are.
@@ -48,7 +56,8 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
     target = folder / f"step-{position.step:06d}"
     draft = folder / f".{target.name}.tmp"
     try:
-        shutil.rmtree(draft, ignore_errors=True)
+        for left in folder.glob(".step-*.tmp"):
+            shutil.rmtree(left, ignore_errors=True)
         draft.mkdir(parents=True)
         parameters = trained_parameters(model)
         save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, draft / "model.safetensors")
@@ -67,7 +76,8 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
             "same command again: it goes on from the last checkpoint."
         ) from error
     for old in list_checkpoints(folder)[:-KEPT]:
-        shutil.rmtree(old, ignore_errors=True)
+        removed = old.rename(folder / f".{old.name}.tmp")
+        shutil.rmtree(removed, ignore_errors=True)
     return target
 
 

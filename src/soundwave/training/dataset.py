@@ -39,7 +39,7 @@ class Item:
         ctc: CTC classes, None where the transcript is unknown.
         prompt: an instruction that replaces the example's own.
         example: where its messages are.
-        seconds: length of its audio, for batching.
+        seconds: length of its audio, for batching; 0 without audio.
     """
 
     name: str
@@ -98,7 +98,7 @@ class Source:
         speeds = self.source.speeds
         kept = [
             i for i, example in enumerate(self.examples)
-            if all(Clip(a.path, a.start, a.end, s).key() in store for a in example.audios for s in speeds)
+            if all(store.key_of(Clip(a.path, a.start, a.end, s)) in store for a in example.audios for s in speeds)
         ]
         if not kept:
             raise DataError(f"{self.source.manifest}: no example is left; its audio is unreadable or over 30 s long.")
@@ -120,12 +120,22 @@ class Source:
         self.examples = [self.examples[i] for i in kept]
         self.ctc = [self.ctc[i] for i in kept]
 
-    def items(self, seed: int, epoch: int) -> list[Item]:
-        """The examples of one epoch, with the speeds and prompts drawn for it."""
+    def size(self) -> int:
+        """Examples of one epoch, as the recipe's `repeat` asks for them."""
+        whole = int(self.source.repeat)
+        return whole * len(self.examples) + round((self.source.repeat - whole) * len(self.examples))
+
+    def items(self, seed: int, epoch: int, count: int | None = None) -> list[Item]:
+        """The examples of one epoch, with the speeds and prompts drawn for it.
+
+        Args:
+            seed, epoch: the same give the same.
+            count: how many; None: `size()`. As many whole passes as it holds, then a random part of another.
+        """
         draw = random.Random(f"{seed}/{epoch}/{self.source.manifest}")
-        chosen = list(range(len(self.examples))) * int(self.source.repeat)
-        rest = self.source.repeat - int(self.source.repeat)
-        chosen += draw.sample(range(len(self.examples)), round(rest * len(self.examples)))
+        passes, rest = divmod(self.size() if count is None else count, len(self.examples))
+        chosen = list(range(len(self.examples))) * passes
+        chosen += draw.sample(range(len(self.examples)), rest)
         return [self._item(i, draw) for i in chosen]
 
     def _item(self, i: int, draw: random.Random) -> Item:
@@ -133,7 +143,7 @@ class Source:
         speed = draw.choice(self.source.speeds)
         prompt = draw.choice(self.source.prompts) if self.source.prompts else None
         clips = tuple(Clip(a.path, a.start, a.end, speed) for a in example.audios)
-        seconds = (example.duration or 10.0 * len(clips)) / speed
+        seconds = (example.duration or 10.0 * len(clips)) / speed if clips else 0.0  # max_batch_size alone bounds text
         return Item(example.where, clips, self.ctc[i], prompt, example, seconds)
 
 
@@ -145,7 +155,10 @@ def _ctc_target(example: Example, ctc: CtcTokenizer) -> list[int] | None:
 
 
 def batches(items: Sequence[Item], recipe: Recipe, seed: int, epoch: int) -> list[list[Item]]:
-    """Buckets of similar length, at most `batch_seconds` with padding and `max_batch_size` examples each."""
+    """Buckets of similar length, at most `batch_seconds` with padding and `max_batch_size` examples each.
+
+    Examples without audio are the shortest: they fill batches of their own and share one with the shortest clips.
+    """
     draw = random.Random(f"{seed}/{epoch}/order")
     shuffled = list(items)
     draw.shuffle(shuffled)
@@ -191,7 +204,7 @@ class Collator:
 
     def _add_frames(self, batch: Batch, clips: list[Clip], augment_seed: str | None) -> None:
         group = self.processor.frames_per_group
-        frames = [self.store.read(clip.key()) for clip in clips]
+        frames = [self.store.read(self.store.key_of(clip)) for clip in clips]
         longest = max(len(f) for f in frames)
         stacked = np.zeros((len(frames), longest, self.store.width), dtype=np.float32)
         mask = np.zeros((len(frames), longest // group), dtype=bool)

@@ -6,27 +6,35 @@ from dataclasses import replace
 
 import jiwer
 import torch
+from accelerate import Accelerator
 
 from soundwave.model.shrink import collapse
 from soundwave.training.dataset import Collator, Source, batches
 from soundwave.training.modules import StageModule
+from soundwave.training.processes import gathered
 from soundwave.training.recipe import Recipe
 
 
 @torch.no_grad()
 def evaluate(
-    module: StageModule, source: Source, collator: Collator, recipe: Recipe, device: torch.device
+    module: StageModule, source: Source, collator: Collator, recipe: Recipe, accelerator: Accelerator
 ) -> dict[str, float]:
     """Mean losses per batch, and the error rate of greedy CTC against the normalised transcripts.
+
+    Several processes take turns with the batches; all of them return the figures of the whole.
 
     Returns:
         `loss`; `next_token` where the LLM runs; `ctc_wer` (a fraction) where transcripts are known.
     """
     plain = replace(recipe, time_masks=0, feature_dropout=0.0)
     decode = source.tokenizer.decode
-    losses, next_token, said, heard = [], [], [], []
-    for items in batches(source.items(recipe.seed, 0), plain, recipe.seed, 0):
-        batch = collator(items).to(device)
+    losses: list[float] = []
+    next_token: list[float] = []
+    said: list[str] = []
+    heard: list[str] = []
+    made = batches(source.items(recipe.seed, 0), plain, recipe.seed, 0)
+    for items in made[accelerator.process_index :: accelerator.num_processes]:
+        batch = collator(items).to(accelerator.device)
         result = module(batch)
         losses.append(result.total.item())
         if result.next_token is not None:
@@ -39,6 +47,8 @@ def evaluate(
                 classes = collapse([token for token, inside in zip(path, mask, strict=True) if inside], module.blank)
                 heard.append(decode(classes))
                 said.append(item.example.transcript)
+    losses, next_token = gathered(accelerator, losses), gathered(accelerator, next_token)
+    said, heard = gathered(accelerator, said), gathered(accelerator, heard)
     figures = {"loss": sum(losses) / len(losses)}
     if next_token:
         figures["next_token"] = sum(next_token) / len(next_token)

@@ -88,6 +88,7 @@ class FeatureStore:
             )
         self.index: dict[str, tuple[int, int]] = {}
         self._map: np.ndarray | None = None
+        self._keys: dict[Clip, str] = {}
         self.lock = FileLock(folder / "store.lock")  # one writer at a time
         with self.lock:
             if not note.is_file():
@@ -133,6 +134,12 @@ class FeatureStore:
 
     def __contains__(self, key: str) -> bool:
         return key in self.index
+
+    def key_of(self, clip: Clip) -> str:
+        """The clip's key, looked up once: once its frames are stored, a run does not need the file any more."""
+        if clip not in self._keys:
+            self._keys[clip] = clip.key()
+        return self._keys[clip]
 
     def rows(self, key: str) -> int:
         """Number of encoder frames of a clip."""

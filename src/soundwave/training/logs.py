@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-TRAIN_CURVES = ("loss", "ctc", "next_token")
+from soundwave.errors import TrainingError
+
+FIGURES = ("loss", "ctc", "next_token")  # of training, in the order in which processes tell them to each other
 
 
 class RunLog:
@@ -21,14 +25,26 @@ class RunLog:
         self.folder, self.path = folder, folder / "metrics.jsonl"
         folder.mkdir(parents=True, exist_ok=True)
         kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-        self.path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        draft = self.path.with_suffix(".tmp")
+        draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        draft.replace(self.path)  # whole, whenever this run is killed
         self._board = _tensorboard(folder)
 
     def add(self, step: int, **figures: Any) -> None:
-        """Writes figures of a step; None values are left out."""
+        """Writes figures of a step; None values are left out.
+
+        Raises:
+            TrainingError: the disk is full or cannot be written.
+        """
         row = {"step": step, **{key: value for key, value in figures.items() if value is not None}}
-        with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with self.path.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise TrainingError(
+                f"{self.path} could not be written ({error.strerror}); free some space and start the same command "
+                "again: it goes on from the last checkpoint."
+            ) from error
         if self._board is not None:
             for key, value in row.items():
                 if isinstance(value, (int, float)) and key != "step":
@@ -39,6 +55,19 @@ class RunLog:
         if self._board is not None:
             self._board.close()
         plot_curves(self.path, self.folder / "curves.png")
+
+
+def remember(window: dict[str, list[float]], losses: Sequence[Sequence[float]]) -> None:
+    """Adds the losses of batches, each in the order of `FIGURES` and NaN where unknown, to sums and numbers by name."""
+    for name, values in zip(FIGURES, zip(*losses, strict=True), strict=True):
+        known = [value for value in values if not math.isnan(value)]
+        before, count = window.get(name, (0.0, 0))
+        window[name] = [before + sum(known), count + len(known)]
+
+
+def means(window: dict[str, list[float]]) -> dict[str, float | None]:
+    """The mean of each loss, None where no batch had it."""
+    return {name: round(total / count, 6) if count else None for name, (total, count) in window.items()}
 
 
 def _tensorboard(folder: Path) -> Any:
@@ -71,7 +100,7 @@ def plot_curves(metrics: Path, target: Path) -> None:
 
     rows = read_metrics(metrics)
     figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
-    for name in TRAIN_CURVES:
+    for name in FIGURES:
         points = [(row["step"], row[name]) for row in rows if name in row]
         if points:
             left.plot(*zip(*points, strict=True), label=name)

@@ -1,7 +1,8 @@
 """The one training loop, for every stage (paper section 3.3), on accelerate.
 
 What differs between stages is data (`stages.py`), what a step computes is in `modules.py`, and what a run reads is in
-`preparation.py`. A run that was interrupted goes on from its last checkpoint with the same losses.
+`preparation.py`. A run that was interrupted goes on from its last checkpoint with the same losses, and several
+processes have the losses of one (`order.py`, `processes.py`).
 """
 
 from __future__ import annotations
@@ -9,28 +10,32 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError
+from torch import Tensor
 
 from soundwave.checkpoints.native import save_trained
 from soundwave.errors import TrainingError
 from soundwave.training.checkpointing import Position, list_checkpoints, load_checkpoint, save_checkpoint
 from soundwave.training.dataset import Batch, Item, Source, batches
 from soundwave.training.evaluate import evaluate
-from soundwave.training.logs import RunLog
+from soundwave.training.logs import RunLog, means, remember
+from soundwave.training.mixture import epoch_items
 from soundwave.training.modules import Losses, StageModule
-from soundwave.training.precision import precision_of
+from soundwave.training.order import Place, Share, places, shares
 from soundwave.training.preparation import Prepared, prepare
+from soundwave.training.processes import device_of, gathered, in_main_process, start_processes, wrapped
 from soundwave.training.recipe import Recipe, read_recipe
 
 FINAL_FOLDER = "final"
 CHECKPOINTS = "checkpoints"
+MOST_SKIPPED = 20  # steps in a row: then it is not the data that is broken
 
 
 def train_from_recipe(path: str | Path, overrides: list[str], dry_run: bool = False, resume: bool = True) -> Path:
@@ -60,11 +65,11 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     """Runs a recipe; see `train_from_recipe`."""
-    recipe = replace(recipe, mixed_precision=precision_of(recipe.mixed_precision, Path(recipe.output_dir)))
-    precision = recipe.mixed_precision
-    accelerator = Accelerator(mixed_precision=precision, gradient_accumulation_steps=recipe.gradient_accumulation_steps)
+    accelerator = start_processes(recipe)
+    precision = accelerator.mixed_precision
+    recipe = replace(recipe, mixed_precision=precision)
     torch.manual_seed(recipe.seed)
-    prepared = prepare(recipe, accelerator.device, precision, accelerator.is_main_process)
+    prepared = prepare(recipe, device_of(accelerator), precision, accelerator.is_main_process)
     module = StageModule(prepared.model, prepared.stage, recipe.ctc_weight)
     run = _Run(recipe, accelerator, prepared, module)
     run.check_two_batches()
@@ -72,15 +77,8 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
         run.start(resume)
         run.loop()
     final = Path(recipe.output_dir) / FINAL_FOLDER
-    if not dry_run and accelerator.is_main_process:
-        try:
-            save_trained(prepared.model, final, torch.float32)
-        except (OSError, SafetensorError) as error:
-            raise TrainingError(
-                f"{final} could not be written ({error}); free some space and start the same command again: "
-                "nothing but that is left to do."
-            ) from error
-        run.log.close()
+    if not dry_run:
+        in_main_process(accelerator, partial(run.finish, final))
     return final
 
 
@@ -105,15 +103,20 @@ class _Run:
         )
         self.raw_module, self.raw_optimizer = self.module, self.optimizer
         self.position = Position()
-        world = self.accelerator.num_processes * recipe.gradient_accumulation_steps
-        per_epoch = max(1, len(self.epoch_batches(0)) // world)
-        self.steps = recipe.max_steps or max(1, round(per_epoch * recipe.num_train_epochs))
+        self.skipped = 0
+        first, processes = len(self.epoch_batches(0)), self.accelerator.num_processes
+        if first < processes:
+            raise TrainingError(
+                f"The training data makes {first} batches an epoch, too few for {processes} processes; "
+                "start fewer, lower batch_seconds or max_batch_size, or add data."
+            )
+        per_step = processes * self.accelerator.gradient_accumulation_steps
+        self.steps = recipe.max_steps or max(1, round(first * recipe.num_train_epochs / per_step))
         self.folder = Path(recipe.output_dir)
 
     def epoch_batches(self, epoch: int) -> list[list[Item]]:
         """The batches of one epoch, the same in every process."""
-        items = [item for source in self.prepared.train for item in source.items(self.recipe.seed, epoch)]
-        return batches(items, self.recipe, self.recipe.seed, epoch)
+        return batches(epoch_items(self.prepared.train, self.recipe, epoch), self.recipe, self.recipe.seed, epoch)
 
     def check_two_batches(self) -> None:
         """Computes the longest batch and one other before the first step: memory, shapes, finite losses."""
@@ -123,7 +126,8 @@ class _Run:
             with torch.no_grad(), self.accelerator.autocast():
                 losses = self.module(self.collate(items, None).to(self.accelerator.device))
             if not torch.isfinite(losses.total):
-                raise TrainingError(f"The loss of the first batch is {losses.total.item()}; it holds {_names(items)}.")
+                names = _shown([item.name for item in items])
+                raise TrainingError(f"The loss of the first batch is {losses.total.item()}; it holds {names}.")
 
     def collate(self, items: list[Item], augment_seed: str | None) -> Batch:
         """Items to tensors, masked where a seed is given."""
@@ -138,94 +142,112 @@ class _Run:
             )
         if found:
             self.position = load_checkpoint(found[-1], self.raw_module, self.raw_optimizer)
-        self.module, self.optimizer = self.accelerator.prepare(self.module, self.optimizer)
+        self.module, self.optimizer = wrapped(self.accelerator, self.module, self.optimizer)
         if self.accelerator.is_main_process:
             self.prepared.write_plan(self.folder, self.steps, self.position.step)
             self.log = RunLog(self.folder, self.position.step)
 
-    def upcoming(self) -> Iterator[tuple[Position, list[Item], Batch]]:
-        """This process's batches from the position on, each with the position after it; one is made ahead."""
-        rank, world = self.accelerator.process_index, self.accelerator.num_processes
-        epoch, index = self.position.epoch, self.position.batch
-        with ThreadPoolExecutor(1) as worker:
-            while True:
-                made = self.epoch_batches(epoch)
-                made = made[: len(made) // world * world]
-                ahead: Any = None
-                for at in range(index, len(made), world):
-                    here = ahead or worker.submit(self.collate, made[at + rank], self._augment_seed(epoch, at + rank))
-                    following = at + world + rank
-                    ahead = None
-                    if following < len(made):
-                        ahead = worker.submit(self.collate, made[following], self._augment_seed(epoch, following))
-                    yield Position(0, epoch, at + world), made[at + rank], here.result()
-                epoch, index = epoch + 1, 0
+    def finish(self, final: Path) -> None:
+        """Writes what was trained, once the last step is done."""
+        try:
+            save_trained(self.prepared.model, final, torch.float32)
+        except (OSError, SafetensorError) as error:
+            raise TrainingError(
+                f"{final} could not be written ({error}); free some space and start the same command again: "
+                "nothing but that is left to do."
+            ) from error
+        self.log.close()
 
-    def _augment_seed(self, epoch: int, batch: int) -> str:
-        return f"{self.recipe.seed}/{epoch}/{batch}"
+    def upcoming(self) -> Iterator[Share]:
+        """This process's batches from the position on."""
+        seed, accelerator = self.recipe.seed, self.accelerator
+
+        def collate(place: Place) -> Batch:
+            return self.collate(place.items, f"{seed}/{place.epoch}/{place.index}")
+
+        sequence = places(self.epoch_batches, self.position.epoch, self.position.batch)
+        return shares(sequence, accelerator.process_index, accelerator.num_processes, collate)
 
     def loop(self) -> None:
         """Steps until the last one; evaluates, logs and saves on the way."""
-        recipe, accelerator = self.recipe, self.accelerator
         self.module.train()
-        window: list[Losses] = []
-        started, seconds = time.monotonic(), 0.0
+        started, audio = time.monotonic(), 0.0
         self.prepared.progress.start(self.steps, self.position.step)
-        for after, items, batch in self.upcoming():
-            if self.position.step >= self.steps:
-                break
-            # the same dropout after resuming too
-            torch.manual_seed(recipe.seed * 1_000_003 + after.epoch * 100_003 + after.batch)
-            with accelerator.accumulate(self.module):
-                for group in self.optimizer.param_groups:
-                    group["lr"] = learning_rate(recipe, self.position.step, self.steps) * group["scale"]
-                with accelerator.autocast():
-                    losses = self.module(batch.to(accelerator.device))
-                if not self._finite("loss", losses.total, items):
-                    self.position.epoch, self.position.batch = after.epoch, after.batch
-                    continue
-                accelerator.backward(losses.total)
-                if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(self.module.parameters(), recipe.max_grad_norm)
-                    if not self._finite("gradient", norm, items):
-                        self.optimizer.zero_grad()
-                        self.position.epoch, self.position.batch = after.epoch, after.batch
-                        continue
-                self.optimizer.step()
-                self.optimizer.zero_grad()
-            window.append(losses)
-            seconds += sum(item.seconds for item in items)
-            self.position.epoch, self.position.batch = after.epoch, after.batch
-            if not accelerator.sync_gradients:
+        upcoming = self.upcoming()
+        while self.position.step < self.steps:
+            seconds = self._step(upcoming)
+            if seconds is None:
                 continue
+            audio += seconds
             self.position.step += 1
-            if self.position.step % recipe.logging_steps == 0:
-                self._report(window, seconds / (time.monotonic() - started))
-                window, started, seconds = [], time.monotonic(), 0.0
+            if self.position.step % self.recipe.logging_steps == 0:
+                speed = audio / (time.monotonic() - started)
+                in_main_process(self.accelerator, partial(self._report, speed))
+                self.position.window, started, audio = {}, time.monotonic(), 0.0
             self._evaluate_and_save()
         self.prepared.progress.stop()
 
-    def _finite(self, what: str, value: Any, items: list[Item]) -> bool:
-        if value is None or torch.isfinite(value):
+    def _step(self, upcoming: Iterator[Share]) -> float | None:
+        """Computes this process's batches of one optimizer step and takes it, with all processes or with none.
+
+        Returns:
+            Seconds of audio of the whole step; None where the step was skipped.
+        """
+        accelerator, computed = self.accelerator, list[tuple[Losses, Place]]()
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.position.step, self.steps) * group["scale"]
+        seconds = None
+        for share in upcoming:
+            # the same dropout after resuming, and in whichever process
+            torch.manual_seed(self.recipe.seed * 1_000_003 + share.place.epoch * 100_003 + share.place.index + 1)
+            with accelerator.accumulate(self.module):
+                with accelerator.autocast():
+                    losses = self.module(share.batch.to(accelerator.device))
+                computed.append((losses, share.place))
+                if not accelerator.sync_gradients:
+                    if torch.isfinite(losses.total):
+                        accelerator.backward(losses.total)
+                    continue
+                # Before the processes exchange gradients: all of them go on, or none.
+                figures = accelerator.gather(torch.stack([_figures(*one) for one in computed]))
+                if self._is_number("loss", figures[:, 0], computed):
+                    accelerator.backward(losses.total)
+                    norm = accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm)
+                    if self._is_number("gradient", norm, computed):
+                        self.optimizer.step()
+                        remember(self.position.window, figures[:, :-1].tolist())
+                        seconds = float(figures[:, -1].sum())
+                self.optimizer.zero_grad()
+            self.position.epoch, self.position.batch = share.after
+            break
+        self.skipped = 0 if seconds is not None else self.skipped + 1
+        if self.skipped == MOST_SKIPPED:
+            raise TrainingError(
+                f"{MOST_SKIPPED} steps in a row had no finite loss or gradient (now at step {self.position.step}); "
+                "lower learning_rate, and start from the last checkpoint."
+            )
+        return seconds
+
+    def _is_number(self, what: str, values: Tensor | None, computed: list[tuple[Losses, Place]]) -> bool:
+        """Whether all values, the same in every process, are finite; otherwise names the examples.
+
+        Raises:
+            TrainingError: they are not, and the recipe says to stop; in every process.
+        """
+        if values is None or torch.isfinite(values).all():
             return True
-        message = f"The {what} at step {self.position.step} is {value.item()}; the batch holds {_names(items)}."
+        value = values[~torch.isfinite(values)].flatten()[0].item()
+        guilty = [place for losses, place in computed if what != "loss" or not torch.isfinite(losses.total)]
+        names = gathered(self.accelerator, [item.name for place in guilty for item in place.items])
+        message = f"The {what} at step {self.position.step} is {value}; the batch holds {_shown(names)}."
         if self.recipe.on_nan != "skip":
             raise TrainingError(f"{message} Look at these examples, lower learning_rate, or set on_nan=skip.")
         self.prepared.progress.say(f"skipped: {message}")
         return False
 
-    def _report(self, window: list[Losses], speed: float) -> None:
-        if not self.accelerator.is_main_process:
-            return
-
-        def mean(values: list[torch.Tensor | None]) -> float | None:
-            known = [value.item() for value in values if value is not None]
-            return round(sum(known) / len(known), 6) if known else None
-
-        figures = {
-            "loss": mean([one.total for one in window]), "ctc": mean([one.ctc for one in window]),
-            "next_token": mean([one.next_token for one in window]),
-        }
+    def _report(self, speed: float) -> None:
+        """Writes the mean losses since the last time (main process)."""
+        figures = means(self.position.window)
         rate = learning_rate(self.recipe, self.position.step - 1, self.steps)
         also = {"learning_rate": rate, "epoch": self.position.epoch, "times_real_time": round(speed, 1)}
         self.log.add(self.position.step, **figures, **also)
@@ -236,27 +258,37 @@ class _Run:
         last = step == self.steps
         if self.prepared.evaluation and (last or step % recipe.eval_steps == 0):
             self._evaluate(self.prepared.evaluation)
-        if (last or step % recipe.save_steps == 0) and self.accelerator.is_main_process:
-            save_checkpoint(self.folder / CHECKPOINTS, self.raw_module, self.raw_optimizer, self.position)
+        if last or step % recipe.save_steps == 0:
+            checkpoints = self.folder / CHECKPOINTS
+            in_main_process(
+                self.accelerator,
+                partial(save_checkpoint, checkpoints, self.raw_module, self.raw_optimizer, self.position),
+            )
 
     def _evaluate(self, sources: list[Source]) -> None:
         self.module.eval()
         for source in sources:
             with self.accelerator.autocast():
-                figures = evaluate(
-                    self.raw_module, source, self.prepared.collator, self.recipe, self.accelerator.device
-                )
-            if self.accelerator.is_main_process:
-                named = {f"eval_{Path(source.source.manifest).parent.name}_{k}": v for k, v in figures.items()}
-                self.log.add(self.position.step, **named)
-                shown = ", ".join(f"{name} {value:.4f}" for name, value in named.items())
-                self.prepared.progress.say(f"step {self.position.step}: {shown}")
+                figures = evaluate(self.raw_module, source, self.prepared.collator, self.recipe, self.accelerator)
+            named = {f"eval_{Path(source.source.manifest).parent.name}_{k}": v for k, v in figures.items()}
+            in_main_process(self.accelerator, partial(self._log_evaluation, named))
         self.module.train()
 
+    def _log_evaluation(self, figures: dict[str, float]) -> None:
+        self.log.add(self.position.step, **figures)
+        shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+        self.prepared.progress.say(f"step {self.position.step}: {shown}")
 
-def _names(items: list[Item]) -> str:
-    shown = ", ".join(item.name for item in items[:4])
-    return shown if len(items) <= 4 else f"{shown} and {len(items) - 4} more"
+
+def _figures(losses: Losses, place: Place) -> Tensor:
+    """(4,): the losses in the order of `logs.FIGURES`, NaN where there is no such term, and seconds of audio."""
+    terms = [math.nan if term is None else term.item() for term in (losses.total, losses.ctc, losses.next_token)]
+    return torch.tensor([*terms, sum(item.seconds for item in place.items)], device=losses.total.device)
+
+
+def _shown(names: list[str]) -> str:
+    shown = ", ".join(names[:4])
+    return shown if len(names) <= 4 else f"{shown} and {len(names) - 4} more"
 
 
 __all__ = ["learning_rate", "train", "train_from_recipe"]

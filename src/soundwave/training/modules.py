@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import operator
 from dataclasses import dataclass
+from functools import reduce
 
 import torch
 from torch import Tensor, nn
@@ -63,7 +65,20 @@ class StageModule(nn.Module):
             paths = output.speech.ctc_logits.detach().argmax(-1)
             if self.stage.ctc:
                 ctc = self._ctc(output.speech.ctc_logits, output.speech.valid, batch)
-        return Losses(total_loss(next_token, ctc, self.ctc_weight), next_token, ctc, paths)
+        total = total_loss(next_token, ctc, self.ctc_weight)
+        if self.training and torch.is_grad_enabled():
+            total = total + self._nothing()
+        return Losses(total, next_token, ctc, paths)
+
+    def _nothing(self) -> Tensor:
+        """Zero, out of every trained adapter weight.
+
+        A batch may leave some of them aside: text only, no transcript, nothing kept. Several processes wait for the
+        gradient of each weight from each other, so a batch that does not need it says zero; in one process the same.
+        """
+        adapters = (p for name, p in self.named_parameters() if p.requires_grad and "lora_" not in name)
+        # One by one: multiplied together, torch lets scalars share one gradient in memory, and adds to it twice.
+        return reduce(operator.add, [parameter.sum() * 0.0 for parameter in adapters])
 
     def _ctc(self, logits: Tensor, mask: Tensor, batch: Batch) -> Tensor | None:
         known = [i for i, target in enumerate(batch.ctc) if target is not None]

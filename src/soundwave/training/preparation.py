@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -242,11 +243,28 @@ def _features(
     }
     if config.frames_per_group != 2:  # windows are whole groups
         about["frames_per_group"] = config.frames_per_group
-    store = FeatureStore(Path(recipe.features), config.audio_config.d_model, about)
-    clips = {clip.key(): (clip, seconds) for clip, seconds in clips_of(sources) if seconds <= MAX_SECONDS}
-    missing = [pair for key, pair in clips.items() if key not in store]
-    if not missing:
-        return store
+    try:
+        Path(recipe.features).mkdir(parents=True, exist_ok=True)
+        # One process, of this run or another, encodes; the others wait here and then find nothing missing.
+        with FileLock(Path(recipe.features) / "filling.lock"):
+            store = FeatureStore(Path(recipe.features), config.audio_config.d_model, about)
+            clips = {clip.key(): (clip, seconds) for clip, seconds in clips_of(sources) if seconds <= MAX_SECONDS}
+            missing = [pair for key, pair in clips.items() if key not in store]
+            if missing:
+                _encode(recipe, config, processor, store, missing, device, precision, progress)
+    except OSError as error:
+        reason = f"{error.filename}: {error.strerror}" if error.filename else error
+        raise TrainingError(
+            f"The encoder features could not be stored in {recipe.features} ({reason}); free some "
+            "space and start the same command again: what is stored stays."
+        ) from error
+    return store
+
+
+def _encode(
+    recipe: Recipe, config: SoundwaveConfig, processor: SoundwaveProcessor, store: FeatureStore,
+    missing: list[tuple[Clip, float]], device: torch.device, precision: str, progress: RunProgress,
+) -> None:
     encoder = empty_model(config)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     fill_part(encoder, recipe.audio_tower, "audio_tower.", str(device), dtype)
@@ -254,7 +272,6 @@ def _features(
     progress.start(len(missing), what="encoding audio")
     fill_store(store, missing, encoder.audio_tower, processor, _advance(progress), _on_bad(recipe, progress))
     progress.stop()
-    return store
 
 
 def _advance(progress: RunProgress) -> Callable[[int, int], None]:

@@ -27,6 +27,7 @@ class DataSource:
     repeat: float = 1.0  # passes over it per epoch; 0.5 takes a random half, new in each epoch
     speeds: list[float] = field(default_factory=lambda: [1.0])  # each pass takes one of these speeds at random
     prompts: list[str] = field(default_factory=list)  # instructions to draw from instead of the manifest's own
+    task: str = "asr"  # what its examples are for; manifests of one task share its part of a dynamic mixture
 
 
 @dataclass
@@ -53,6 +54,8 @@ class Recipe:
     merge_words: bool = False  # join what a restricted CTC spells into the LLM's own tokens; from stage II on
     train: list[DataSource] = field(default_factory=list)
     evaluation: list[DataSource] = field(default_factory=list)
+    mixture: str = "none"  # none: each manifest as often as it says; dynamic: by task, ever more alike (mixture.py)
+    mixture_temperature_step: float = 5.0  # of a dynamic mixture, per epoch
     features: str = "runs/features"  # folder of the stored encoder features
     learning_rate: float = 1e-4
     alignment_learning_rate_scale: float = 1.0  # of the alignment adapter; below 1 stage II keeps what stage I learned
@@ -65,7 +68,8 @@ class Recipe:
     max_steps: int | None = None  # optimizer steps; overrides the epochs
     batch_seconds: float = 120.0  # audio per device and batch, padding included
     max_batch_size: int = 64  # examples per device and batch, at most
-    gradient_accumulation_steps: int = 1
+    gradient_accumulation_steps: int = 1  # batches per device and optimizer step
+    batches_per_step: int | None = None  # instead: of all processes together, so that their number changes no step
     ctc_weight: float = 0.3  # of the CTC loss beside the next-token loss
     time_masks: int = 0  # SpecAugment over encoder frames: spans set to zero, per ten seconds
     time_mask_frames: int = 16  # longest span, in encoder frames of 20 ms
@@ -76,14 +80,17 @@ class Recipe:
     logging_steps: int = 20
     eval_steps: int = 200
     save_steps: int = 200
-    on_nan: str = "stop"  # stop, or skip the batch and go on
+    on_nan: str = "stop"  # stop, or skip the optimizer step that the batch belongs to and go on
     on_bad_audio: str = "skip"  # skip (each is named), or stop
 
 
-CHOICES = {"mixed_precision": ("auto", "bf16", "no"), "on_nan": ("stop", "skip"), "on_bad_audio": ("skip", "stop")}
+CHOICES = {
+    "mixed_precision": ("auto", "bf16", "no"), "on_nan": ("stop", "skip"), "on_bad_audio": ("skip", "stop"),
+    "mixture": ("none", "dynamic"),
+}
 ABOVE_ZERO = (
-    "batch_seconds", "max_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "learning_rate",
-    "logging_steps", "eval_steps", "save_steps",
+    "batch_seconds", "max_batch_size", "gradient_accumulation_steps", "batches_per_step", "num_train_epochs",
+    "max_steps", "learning_rate", "logging_steps", "eval_steps", "save_steps", "mixture_temperature_step",
 )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from torch import nn
-
+from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import ConfigurationError
+from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,21 @@ def is_trained(stage: Stage, parameter: str) -> bool:
     return parameter.startswith(stage.trained) and "ctc_projection" not in parameter
 
 
-def mark_trained(model: nn.Module, stage: Stage) -> list[str]:
+def has_effect(config: SoundwaveConfig, parameter: str) -> bool:
+    """Whether the output depends on a parameter: with `frame` attention not on the alignment layers' queries and keys.
+
+    They are in the released weights, and counted in the paper's sizes, but no gradient ever reaches them.
+    """
+    unused = config.alignment_attention == "frame" and parameter.startswith("alignment.layers.")
+    return not (unused and (".q_proj." in parameter or ".k_proj." in parameter))
+
+
+def mark_trained(model: SoundwaveForConditionalGeneration, stage: Stage) -> list[str]:
     """Sets `requires_grad` for a stage and returns the names of what it trains."""
     names = []
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(is_trained(stage, name) and not parameter.is_meta)
+        wanted = is_trained(stage, name) and has_effect(model.config, name)
+        parameter.requires_grad_(wanted and not parameter.is_meta)
         if parameter.requires_grad:
             names.append(name)
     return names

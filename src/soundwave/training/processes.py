@@ -1,0 +1,97 @@
+"""Several processes of one run: how they start, and what they decide together. In one process all of it is trivial.
+
+Every process calls these functions at the same points; a decision that only one of them took would leave the others
+waiting for ever. Knows nothing about models.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
+from soundwave.training.precision import precision_of
+from soundwave.training.recipe import Recipe
+
+
+def start_processes(recipe: Recipe) -> Accelerator:
+    """This process's accelerator; `torchrun` or `accelerate launch` start several, on GPUs or, with gloo, on CPUs.
+
+    Raises:
+        ConfigurationError: `batches_per_step` cannot be shared equally.
+        TrainingError: several processes were started, but they do not find each other.
+    """
+    launched = int(os.environ.get("WORLD_SIZE", "1"))
+    on_cpu = launched > 1 and not torch.accelerator.is_available()  # accelerate takes gloo only when it is told to
+    together = PartialState(cpu=on_cpu).num_processes
+    if launched > 1 and together == 1:
+        raise TrainingError(
+            f"{launched} processes were started, but on this device each would train alone; start one, "
+            "or set ACCELERATE_USE_CPU=true."
+        )
+    chosen = [precision_of(recipe.mixed_precision, Path(recipe.output_dir))]  # `auto` is a trial: one of them decides
+    broadcast_object_list(chosen)
+    return Accelerator(
+        mixed_precision=chosen[0], cpu=on_cpu, gradient_accumulation_steps=accumulation(recipe, together)
+    )
+
+
+def device_of(accelerator: Accelerator) -> torch.device:
+    """Where the model lives. Never "cpu:0", as accelerate says among processes: moving there unmakes parameters."""
+    return torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
+
+
+def wrapped(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
+    """Module and optimizer as accelerate runs them: with several processes, gradients are their mean."""
+    module, optimizer = accelerator.prepare(module, optimizer)
+    if isinstance(module, DistributedDataParallel):
+        module.broadcast_buffers = False  # ours never change
+    return module, optimizer
+
+
+def accumulation(recipe: Recipe, processes: int) -> int:
+    """How many batches each process computes for one optimizer step.
+
+    Raises:
+        ConfigurationError: `batches_per_step` is no multiple of the processes.
+    """
+    if recipe.batches_per_step is None:
+        return recipe.gradient_accumulation_steps
+    if recipe.batches_per_step % processes:
+        raise ConfigurationError(
+            f"batches_per_step is {recipe.batches_per_step}, which {processes} processes cannot share equally; "
+            f"set a multiple of {processes}, or start another number of processes."
+        )
+    return recipe.batches_per_step // processes
+
+
+def gathered(accelerator: Accelerator, values: list[Any]) -> list[Any]:
+    """The lists of all processes, one after the other, in every process."""
+    return gather_object(values) if accelerator.num_processes > 1 else values
+
+
+def in_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> None:
+    """Does something in the main process only; what goes wrong there stops every process with the same words.
+
+    Raises:
+        SoundwaveError: what the action raised.
+    """
+    problem: SoundwaveError | None = None
+    if accelerator.is_main_process:
+        try:
+            action()
+        except SoundwaveError as error:
+            problem = error
+    told = gathered(accelerator, [] if problem is None else [str(problem)])
+    if problem is not None:
+        raise problem
+    if told:
+        raise TrainingError(told[0])

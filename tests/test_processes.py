@@ -1,0 +1,203 @@
+"""Several processes train as one does: real processes, gloo, tiny parts. The same recipes run in this process alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tiny
+import tiny_runs
+import torch
+import yaml
+from tiny_runs import weights
+
+from soundwave.errors import ConfigurationError, TrainingError
+from soundwave.training.dataset import batches
+from soundwave.training.loop import train
+from soundwave.training.mixture import epoch_items
+from soundwave.training.order import places, shares
+from soundwave.training.preparation import prepare
+from soundwave.training.processes import accumulation
+from soundwave.training.recipe import DataSource, Recipe
+
+SCRIPT = Path(__file__).with_name("train_recipes.py")
+TEXT_ONLY = [
+    {"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": "Good day."}]}
+    for said in ("Hi", "Who is the person?", "Say so", "A cat?")
+]
+STEPS = 6
+SHARED = ("alignment", "shrinking", "instruction", "frame", "skipped")  # runs that have to be equal
+
+
+def in_processes(count: int, recipes: list[Recipe], folder: Path, seconds: int = 240) -> list[int]:
+    """Trains recipes in `count` processes that find each other as `torchrun`'s do; returns their exit codes."""
+    paths = []
+    for number, recipe in enumerate(recipes):
+        paths.append(folder / f"{number}.yaml")
+        paths[-1].write_text(yaml.safe_dump(dataclasses.asdict(recipe)))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = os.environ | {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
+    started = [
+        subprocess.Popen(
+            [sys.executable, str(SCRIPT), *map(str, paths)], stderr=(folder / f"process-{rank}.txt").open("w"),
+            env=environment | {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)},
+        )
+        for rank in range(count)
+    ]
+    try:
+        return [process.wait(seconds) for process in started]  # a deadlock is a failure, not a wait
+    finally:
+        for process in started:
+            process.kill()
+
+
+def spoil(recipe: Recipe) -> str:
+    """Puts NaN into the stored frames of a clip that is in neither of the two batches that are checked first."""
+    prepared = prepare(recipe, torch.device("cpu"), "no", main=False)
+    made = batches(epoch_items(prepared.train, recipe, 0), recipe, recipe.seed, 0)
+    longest = max(made, key=lambda batch: sum(item.seconds for item in batch))
+    item = next(item for batch in made for item in batch if batch is not made[0] and batch is not longest)
+    start, count = prepared.collator.store.index[item.clips[0].key()]
+    rows = np.memmap(Path(recipe.features) / "frames.f16", np.float16, "r+").reshape(-1, tiny.ENCODER_WIDTH)
+    rows[start : start + count] = np.nan
+    return item.name
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Output folders of every recipe, trained alone and by two processes."""
+    folder = tmp_path_factory.mktemp("runs")
+    alignment = tiny_runs.recipe(folder, output_dir=str(folder / "one" / "alignment"), batches_per_step=2)
+    start = str(folder / "one" / "alignment" / "final")
+    train(alignment)
+    text = tiny_runs.manifest_of(folder / "data", TEXT_ONLY, "text.jsonl")
+    both = [*alignment.train, DataSource(str(text), task="text")]
+    shrinking = dataclasses.replace(
+        alignment, stage="shrinking", start_from=start, train=both, evaluation=alignment.train, eval_steps=3,
+        mixture="dynamic", learning_rate=3e-4,  # so that rounding does not change which frames are kept
+    )
+    spoilt = dataclasses.replace(alignment, features=str(folder / "spoilt"), on_nan="skip", seed=2)
+    name = spoil(spoilt)
+    recipes = {
+        "alignment": alignment, "shrinking": shrinking,
+        "instruction": dataclasses.replace(shrinking, stage="instruction", batches_per_step=4),
+        "frame": dataclasses.replace(alignment, model=alignment.model | {"alignment_attention": "frame"}),
+        "skipped": spoilt, "stopped": dataclasses.replace(spoilt, on_nan="stop"),
+        "few": dataclasses.replace(alignment, batch_seconds=99.0, max_batch_size=99),
+    }
+    apart = {name: dataclasses.replace(one, output_dir=str(folder / "two" / name)) for name, one in recipes.items()}
+    alone = {name: dataclasses.replace(one, output_dir=str(folder / "one" / name)) for name, one in recipes.items()}
+    for kind in SHARED:
+        train(alone[kind])
+    codes = in_processes(2, list(apart.values()), folder)
+    told = "".join((folder / f"process-{rank}.txt").read_text() for rank in range(2))
+    return {"folder": folder, "codes": codes, "told": told, "spoilt": name, "recipes": recipes}
+
+
+def test_two_processes_reach_their_end(runs: dict[str, Any]) -> None:
+    assert runs["codes"] == [0, 0], runs["told"]
+
+
+@pytest.mark.parametrize("kind", SHARED)
+def test_two_processes_have_the_losses_of_one(runs: dict[str, Any], kind: str) -> None:
+    alone, apart = (tiny_runs.losses(str(runs["folder"] / count / kind)) for count in ("one", "two"))
+    assert [row["step"] for row in alone if "loss" in row] == list(range(1, STEPS + 1))
+    assert [set(row) for row in alone] == [set(row) for row in apart]
+    for ours, theirs in zip(alone, apart, strict=True):
+        for figure in set(ours) - {"times_real_time"}:
+            assert ours[figure] == pytest.approx(theirs[figure], abs=1e-4), (ours["step"], figure)
+
+
+def test_what_two_processes_trained_is_what_one_trains(runs: dict[str, Any]) -> None:
+    alone, apart = (weights(runs["folder"] / count / "shrinking" / "final") for count in ("one", "two"))
+    assert set(alone) == set(apart)
+    changes = torch.cat([(alone[name] - apart[name]).abs().flatten() for name in alone])
+    assert (changes > 1e-4).float().mean() < 0.01  # AdamW's first steps are signs: gradients of zero fall either way
+
+
+def test_some_steps_mixed_batches_with_and_without_audio(runs: dict[str, Any]) -> None:
+    recipe = runs["recipes"]["instruction"]
+    prepared = prepare(recipe, torch.device("cpu"), "no", main=False)
+    kinds = set()
+    for epoch in range(4):
+        for batch in batches(epoch_items(prepared.train, recipe, epoch), recipe, recipe.seed, epoch):
+            assert len(batch) <= recipe.max_batch_size
+            kinds.add(frozenset(bool(item.clips) for item in batch))
+    assert kinds == {frozenset({True}), frozenset({False}), frozenset({True, False})}
+
+
+def test_a_batch_that_is_no_number_is_skipped_by_all_processes_together(runs: dict[str, Any]) -> None:
+    assert "skipped: The loss at step " in runs["told"]
+    assert runs["spoilt"] in runs["told"]
+    assert all(torch.isfinite(value).all() for value in weights(runs["folder"] / "two" / "skipped" / "final").values())
+
+
+def test_a_batch_that_is_no_number_stops_all_processes_with_the_same_words(runs: dict[str, Any]) -> None:
+    told = {(runs["folder"] / "two" / "stopped" / f"error-{rank}.txt").read_text() for rank in range(2)}
+    assert len(told) == 1
+    assert told.pop().startswith("TrainingError: The loss at step ")
+
+
+def test_fewer_batches_than_processes_is_a_mistake_that_is_told(runs: dict[str, Any]) -> None:
+    told = (runs["folder"] / "two" / "few" / "error-1.txt").read_text()
+    assert "makes 1 batches an epoch, too few for 2 processes; start fewer, lower batch_seconds" in told
+
+
+# How the data is shared
+
+
+def share_of(rank: int, processes: int) -> Iterator[Any]:
+    """One process's share of epochs of three batches, each a name instead of examples."""
+    named: Any = lambda epoch: [f"{epoch}/{i}" for i in range(3)]  # noqa: E731
+    return shares(places(named, 0, 0), rank, processes, lambda place: place.items)  # type: ignore[arg-type, return-value]
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 4])
+def test_every_batch_of_every_epoch_is_computed_by_one_process(processes: int) -> None:
+    taken: dict[int, list[Any]] = {}
+    for rank in range(processes):
+        mine = share_of(rank, processes)
+        taken[rank] = [next(mine).batch for _ in range(12 // processes)]
+    together = [batch for step in zip(*taken.values(), strict=True) for batch in step]
+    assert together == [f"{epoch}/{i}" for epoch in range(4) for i in range(3)]
+
+
+def test_the_position_after_a_step_does_not_depend_on_the_processes() -> None:
+    alone, two = share_of(0, 1), share_of(1, 2)
+    assert [next(alone).after for _ in range(8)][1::2] == [(0, 2), (1, 1), (1, 3), (2, 2)]
+    assert [next(two).after for _ in range(4)] == [(0, 2), (1, 1), (1, 3), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "each"),
+    [
+        ({"gradient_accumulation_steps": 3}, 2, 3),  # of each process
+        ({"batches_per_step": 8}, 1, 8),  # of all together
+        ({"batches_per_step": 8}, 4, 2),
+        ({"batches_per_step": 8, "gradient_accumulation_steps": 5}, 8, 1),
+    ],
+)
+def test_batches_of_a_step(changes: dict[str, Any], processes: int, each: int) -> None:
+    assert accumulation(Recipe(**changes), processes) == each
+
+
+def test_batches_that_the_processes_cannot_share_are_told() -> None:
+    with pytest.raises(ConfigurationError, match="batches_per_step is 8, which 3 processes cannot share equally"):
+        accumulation(Recipe(batches_per_step=8), 3)
+
+
+def test_an_epoch_without_any_batch_is_told(tmp_path: Path) -> None:
+    recipe = tiny_runs.recipe(tmp_path)
+    recipe.train[0].repeat = 0.01
+    with pytest.raises(TrainingError, match="The training data makes 0 batches an epoch, too few for 1 processes"):
+        train(recipe)

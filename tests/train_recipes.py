@@ -1,0 +1,47 @@
+"""Trains recipes in a process of its own, which tests start several of, or kill.
+
+    python train_recipes.py RECIPE.yaml …
+
+A user's mistake is written to `error-<process>.txt` in the run's folder, and the next recipe follows. With
+`KILL_IN_SAVE=n` the process kills itself with SIGKILL in the middle of the first file of its n-th checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+from soundwave.errors import SoundwaveError
+from soundwave.training import checkpointing
+from soundwave.training.loop import train
+from soundwave.training.recipe import read_recipe
+
+
+def die_while_saving(number: int) -> None:
+    whole, calls = checkpointing.save_file, []
+
+    def save_file(tensors: dict[str, Any], path: Path) -> None:
+        calls.append(None)
+        whole(tensors, path)
+        if len(calls) == 2 * number - 1:  # two files a checkpoint
+            content = path.read_bytes()
+            path.write_bytes(content[: len(content) // 2])
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    checkpointing.save_file = save_file
+
+
+if __name__ == "__main__":
+    if "KILL_IN_SAVE" in os.environ:
+        die_while_saving(int(os.environ["KILL_IN_SAVE"]))
+    for path in sys.argv[1:]:
+        recipe = read_recipe(path)
+        try:
+            train(recipe)
+        except SoundwaveError as error:
+            folder = Path(recipe.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / f"error-{os.environ.get('RANK', '0')}.txt").write_text(f"{type(error).__name__}: {error}")
