@@ -6,6 +6,7 @@ Opens every recording unless told not to; knows nothing about models but how one
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -155,7 +156,7 @@ def _sound_of(example: Example, heard: dict[str, Heard], tolerance: float) -> li
         if (span.start or 0.0) >= whole or (span.end is not None and span.end > whole + tolerance):
             found.append(("duration", f"the cut {_cut(span)} lies outside of {span.path}, which has {whole:.2f} s"))
     total = sum(lengths)
-    if example.duration is not None and abs(example.duration - total) > tolerance:
+    if not found and example.duration is not None and abs(example.duration - total) > tolerance:
         found.append(("duration", f"stated {example.duration:g} s, the audio has {total:.2f} s"))
     if example.transcript and all(heard[span.path].silent for span in example.audios):
         found.append(("audio-silent", f"nothing is heard where {example.transcript[:60]!r} is said"))
@@ -188,7 +189,7 @@ def _ctc_of(transcript: str, seconds: float, spelling: Spelling) -> list[tuple[s
 def _duplicate(row: Row, seen: dict[str, str]) -> list[tuple[str, str]]:
     if row.example is None:
         return []
-    spans = [(span.path, span.start, span.end) for span in row.example.audios]
+    spans = [(os.path.realpath(span.path), span.start, span.end) for span in row.example.audios]
     key = json.dumps([row.example.messages, spans])
     if key in seen:
         return [("duplicate", f"the same as {seen[key]}")]

@@ -6,16 +6,17 @@ A row counts as kept only if reading it back gives the same example; what differ
 from __future__ import annotations
 
 import importlib
+import os
 import shutil
 from collections import Counter
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from soundwave.data.formats import WRITERS, UnwritableRow
 from soundwave.data.rows import Progress, Row, extras_of, read_examples, relative, write_rows
 from soundwave.errors import DataError
-from soundwave.training.examples import Example
+from soundwave.training.examples import AudioSpan, Example
 from soundwave.training.manifests import parse_row
 
 MEANINGS = {
@@ -47,7 +48,7 @@ def convert(
 
     Args:
         source: a manifest in any format that is read.
-        target: the file to write (.gz packs it); a new folder for `datasets`.
+        target: the file to write (.gz packs it); a new folder for `datasets`, which stores the sounds too.
         to: a name of `WRITERS`.
         allow_loss: write even where something is lost.
         absolute: absolute audio paths; else relative to the target's folder.
@@ -101,6 +102,8 @@ def _lost(row: Row, example: Example, made: dict[str, Any], folder: Path) -> lis
         if not item.compare:
             continue
         before, after = getattr(example, item.name), getattr(back, item.name)
+        if item.name == "audios":
+            before, after = _placed(before), _placed(after)
         if item.name == "messages":
             before, after = _joined(before), _joined(after)
         if before == after or (item.name == "duration" and _close(before, after)):
@@ -109,6 +112,13 @@ def _lost(row: Row, example: Example, made: dict[str, Any], folder: Path) -> lis
     carried = extras_of(made)
     losses += [f"the field {name!r}" for name, value in extras_of(row.fields).items() if carried.get(name) != value]
     return losses
+
+
+def _placed(spans: tuple[AudioSpan, ...]) -> list[AudioSpan]:
+    """Spans by the place of their file: "a/../b.wav" is "b.wav"."""
+    return [
+        span if span.path.startswith("data:") else replace(span, path=os.path.realpath(span.path)) for span in spans
+    ]
 
 
 def _joined(messages: list[dict[str, Any]]) -> list[tuple[str, list[str | None]]]:
@@ -138,6 +148,7 @@ def _save_dataset(rows: list[dict[str, Any]], folder: Path) -> None:
         raise DataError("The format datasets needs the package datasets; pip install datasets.") from error
     if folder.exists():
         raise DataError(f"{folder} exists; a data set is saved into a new folder. Remove it or name another.")
+    datasets.disable_progress_bars()  # ours is shown already
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
     for name, values in columns.items():

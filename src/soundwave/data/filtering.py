@@ -106,7 +106,7 @@ def filter_manifest(
         fields = _moved(row, target.parent)
         if reasons:
             outcome.first[next(iter(reasons))] += 1
-            outcome.broken.update(reasons)
+            outcome.broken.update(list(reasons))
             told = {"line": row.number, "dropped": reasons, **facts}
             left.append(with_fields(_moved(row, dropped.parent), **told) if fields else told)
         else:

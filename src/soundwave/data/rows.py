@@ -8,12 +8,13 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundwave.errors import DataError
+from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.data import decode_line, numbered_lines, saved_rows
 from soundwave.training.examples import Example
 from soundwave.training.manifests import parse_row
@@ -80,8 +81,9 @@ def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
                 yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
                 continue
             yield _parsed(path, number, fields)
-    except DataError as problem:  # the file breaks off here
-        number += 1
+    except DataError as problem:  # the file breaks off, or is no text from here on
+        place = re.match(rf"{re.escape(str(path))}:(\d+)", str(problem))
+        number = int(place[1]) if place else number + 1
         yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
     if not number:
         raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
@@ -173,8 +175,13 @@ def _is_path(source: Any) -> bool:
 
 
 def relative(path: str, folder: Path) -> str:
-    """An absolute path as it is written in a manifest of `folder`; a data: text as it is."""
-    return path if path.startswith("data:") else os.path.relpath(path, folder.absolute())
+    """An absolute path as it is written in a manifest of `folder`; a data: text as it is.
+
+    Links among the folders are followed, because `..` is; the file itself may be a link.
+    """
+    if path.startswith("data:"):
+        return path
+    return os.path.relpath(Path(path).parent.resolve() / Path(path).name, folder.resolve())
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
@@ -192,6 +199,26 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     finally:
         unfinished.unlink(missing_ok=True)
     return count
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Makes a folder for what is made with these settings, and keeps them in it.
+
+    Raises:
+        ConfigurationError: the folder holds what was made with others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "made-with.json"
+    if not note.exists():
+        note.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return
+    before = json.loads(note.read_text(encoding="utf-8"))
+    other = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
+    if other:
+        told = ", ".join(f"{name} {before.get(name)!r}, not {settings.get(name)!r}" for name in other)
+        raise ConfigurationError(
+            f"{folder} holds clips made with {told}; give the same settings to go on, or another folder."
+        )
 
 
 def lines_done(path: Path) -> list[dict[str, Any]]:

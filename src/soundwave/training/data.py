@@ -104,11 +104,11 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         # By content, not by name: a .gz that was unpacked on download keeps its name.
         with path.open("rb") as start:
             packed = start.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, line.removeprefix("\ufeff")
+        with gzip.open(path) if packed else path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):  # decoded one by one: the lines before a bad one are good
+                yield number, line.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number + 1}: not UTF-8 text; manifests are JSON lines in UTF-8.") from error
+        raise DataError(f"{path}:{number}: not UTF-8 text; manifests are JSON lines in UTF-8.") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}:{number + 1}: the .gz file is cut off or broken; copy it again.") from error
 
