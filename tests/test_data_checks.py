@@ -149,3 +149,17 @@ def test_the_command_prints_bars_json_and_a_picture(folder: Path) -> None:
     assert (folder / "pictures" / "plot.png").read_bytes().startswith(b"\x89PNG")
     numbers = json.loads(run("stats", path, path, "--json").stdout)
     assert (numbers["rows"], numbers["hours"]) == (4, pytest.approx(22 / 3600, abs=1e-4))
+
+
+VERBS = ["check", "stats", "convert", "show", "filter", "synth", "answer", "splice"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_of_data_has_a_whole_summary_and_help(verb: str) -> None:
+    summary = next(line for line in run("--help").stdout.splitlines() if line.strip().startswith(verb))
+    assert summary.endswith(".")
+    assert not summary.endswith("...")
+    told = run(verb, "-h")
+    assert told.exit_code == 0
+    assert all(line.strip() for line in told.stdout.splitlines() if line.startswith("  --"))
+    assert run(verb).exit_code == 2

@@ -106,7 +106,7 @@ def test_notes_of_another_recogniser_or_a_changed_clip_do_not_count(folder: Path
     assert hear_all([span], lambda samples: "two", "second", notes) == {span: "two"}
     clip(folder / "clips" / "a.wav", 1.0)
     assert hear_all([span], lambda samples: "three", "first", notes) == {span: "three"}
-    with pytest.raises(DataError, match=r"no CTranslate2 model of Whisper \(model.bin\) there"):
+    with pytest.raises(DataError, match=r"no CTranslate2 model of Whisper \(model.bin, tokenizer.json\) there"):
         whisper(folder)
 
 

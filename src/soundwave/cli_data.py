@@ -5,7 +5,6 @@ What is heavy is imported inside the verb that needs it.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -129,9 +128,9 @@ def stats(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Count rows, hours, words, speakers, tasks, languages and licences.
+    """Count rows, hours, words, speakers and licences.
 
-    Recordings are opened only where a row states no duration.
+    Also: text-only rows, lengths as a histogram, characters a second, tasks, languages. Recordings are opened only where a row states no duration.
     """
     from soundwave.data import summary, tables
 
@@ -157,9 +156,9 @@ def convert(
     ] = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Write a manifest in another format; what would be lost is said, and refused.
+    """Write a manifest in another format.
 
-    The formats messages and parts hold everything; short, conversations, nemo, lhotse and datasets do not.
+    What would be lost is said, and refused unless --allow-loss. The formats messages and parts hold everything; short, conversations, nemo, lhotse and datasets do not.
     """
     from soundwave.data.conversion import convert as convert_manifest
 
@@ -182,9 +181,9 @@ def show(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Show one row as the model sees it: tokens with their loss mask, audio, CTC pieces.
+    """Show one row as the model sees it.
 
-    Green tokens are in the loss, dim ones are only read.
+    Its tokens with their loss mask, the facts of its audio, and the pieces of its CTC target. Green tokens are in the loss, dim ones are only read.
     """
     from soundwave.data import showing, tables
 
@@ -220,9 +219,9 @@ def filter_rows(
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
-    """Keep the rows that the paper's rules allow; the others go to a file of their own.
+    """Keep the rows that the paper's rules allow.
 
-    The rules: 3 to 30 s of audio, at most 200 tokens, at most 100 frames a token, word error rate of a recogniser under
+    The others go to a file of their own, with reasons. The rules: 3 to 30 s of audio, at most 200 tokens, at most 100 frames a token, word error rate of a recogniser under
     10 %. What the recogniser hears is kept beside OUT as it is heard: the same command again goes on.
     """
     from soundwave.data import filtering, tables
@@ -262,11 +261,13 @@ def synth(
     jobs: JobsOption = 1,
     quiet: QuietOption = False,
 ) -> None:
-    """Make speech from texts with piper, flite and espeak-ng.
+    """Make speech from texts with free synthesisers.
 
-    The same command again goes on where it was stopped. With piper, clips repeat only in one run from the start with
+    They are piper, flite and espeak-ng. The same command again goes on where it was stopped. With piper, clips repeat only in one run from the start with
     one job.
     """
+    import hashlib
+
     from soundwave.data import rows, synthesis
     from soundwave.data.voices import Ranges, check_voices
 
@@ -308,9 +309,9 @@ def answer(
     batch_size: Annotated[int, typer.Option(min=1, help="Texts that are answered at once.")] = 32,
     quiet: QuietOption = False,
 ) -> None:
-    """Let the language model itself answer what clips say, as targets to learn.
+    """Let the language model itself write the replies.
 
-    Its answers to the written words teach nothing new, so nothing is forgotten. The same command again goes on.
+    It answers what the clips say, in writing. Its answers to the written words teach nothing new, so nothing is forgotten. The same command again goes on.
     """
     from soundwave.checkpoints.catalog import part_folder
     from soundwave.data import answers
@@ -335,9 +336,9 @@ def splice(
     seed: SeedOption = 0,
     quiet: QuietOption = False,
 ) -> None:
-    """Join sounds with `<tag>`s between utterances, and two speakers in turn.
+    """Join sounds and speakers into new clips.
 
-    The same command again goes on where it was stopped; more clips may be asked for then.
+    A sound, with its `<tag>` in the text, between two utterances; two speakers in turn. The same command again goes on where it was stopped; more clips may be asked for then.
     """
     from soundwave.data import rows, splicing
 

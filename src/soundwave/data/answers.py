@@ -110,7 +110,9 @@ def plain_model(folder: Path, new_tokens: int = 48) -> Answerer:
         new_tokens: an answer is cut to the sentences that end within these.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # ours is shown already
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     return lambda texts: answer(texts, model, tokenizer, new_tokens)

@@ -21,25 +21,27 @@ Recogniser = Callable[[np.ndarray], str]  # (samples,) float32 at 16 kHz to text
 
 
 def whisper(folder: Path, language: str | None = "en", threads: int = 1) -> Recogniser:
-    """Greedy Whisper from a CTranslate2 folder, on the CPU in int8.
+    """Greedy Whisper from a CTranslate2 folder, on the CPU in int8; it spells numbers as words, as transcripts do.
 
     Raises:
         DataError: the folder holds no such model, or faster-whisper is not installed.
     """
-    if not (folder / "model.bin").is_file():
+    if not all((folder / name).is_file() for name in ("model.bin", "tokenizer.json")):
         raise DataError(
-            f"{folder}: no CTranslate2 model of Whisper (model.bin) there; recipes/mini/whisper_folder.py makes one."
+            f"{folder}: no CTranslate2 model of Whisper (model.bin, tokenizer.json) there; recipes/mini/whisper_folder.py makes one."
         )
     try:
         from faster_whisper import WhisperModel
     except ImportError as error:
         raise DataError("A pass with Whisper needs the package faster-whisper; pip install faster-whisper.") from error
     model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
+    vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    digits = [number for token, number in vocabulary.items() if any(c in "0123456789%$£&" for c in token)]
 
     def hear(samples: np.ndarray) -> str:
         segments, _ = model.transcribe(
             samples, language=language, beam_size=1, temperature=0.0, without_timestamps=True,
-            condition_on_previous_text=False,
+            condition_on_previous_text=False, suppress_tokens=[-1, *digits],  # -1: Whisper's own list
         )
         return " ".join(segment.text.strip() for segment in segments)
 

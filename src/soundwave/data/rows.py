@@ -125,7 +125,7 @@ def extras_of(fields: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in fields.items() if name not in FORMAT_FIELDS and value is not None}
     custom = fields.get("custom") or {}
     found = {name: value for name, value in custom.items() if name not in FORMAT_FIELDS and value is not None}
-    said = next(iter(fields["supervisions"]), {})
+    said: dict[str, Any] = next(iter(fields["supervisions"]), {})
     return found | {name: said[name] for name in ("speaker", "gender") if said.get(name) is not None}
 
 
