@@ -46,7 +46,6 @@ def count_progress(description: str, quiet: bool) -> Iterator[Callable[[int, int
 def progress_bar() -> Progress:
     """A bar on standard error that leaves standard output alone unless both are the same terminal."""
     from rich.console import Console
-    from rich.console import Group
     from rich.progress import Progress
 
     return Progress(console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())

@@ -28,7 +28,8 @@ def whisper(folder: Path, language: str | None = "en", threads: int = 1) -> Reco
     """
     if not all((folder / name).is_file() for name in ("model.bin", "tokenizer.json")):
         raise DataError(
-            f"{folder}: no CTranslate2 model of Whisper (model.bin, tokenizer.json) there; recipes/mini/whisper_folder.py makes one."
+            f"{folder}: no CTranslate2 model of Whisper (model.bin, tokenizer.json) there; "
+            "recipes/mini/whisper_folder.py makes one."
         )
     try:
         from faster_whisper import WhisperModel
