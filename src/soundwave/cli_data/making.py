@@ -136,5 +136,6 @@ def _range(option: str, text: str | None, above: float | None = 0.0) -> Range | 
     except ValueError:
         found = (1.0, 0.0)
     if found[0] > found[1] or (above is not None and found[0] <= above):
-        raise ConfigurationError(f"{option} {text}: write LOW:HIGH with numbers over {above or '-inf'}, as in 0.9:1.1.")
+        allowed = "numbers" if above is None else f"numbers over {above:g}"
+        raise ConfigurationError(f"{option} {text}: write LOW:HIGH with {allowed}, as in 0.9:1.1.")
     return found
