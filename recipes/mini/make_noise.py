@@ -12,17 +12,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-SAMPLE_RATE = 16_000
+from soundwave.audio import SAMPLE_RATE
+from soundwave.data.noise import NOISE_SLOPES, noise
+
 SHORTEST, LONGEST = 1.0, 8.0  # Seconds.
-NOISE_SLOPES = {"white": 0.0, "pink": -0.5, "brown": -1.0}  # Exponent of frequency in the amplitude spectrum.
-
-
-def noise(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise of a colour, (count,) with a peak of 1."""
-    spectrum = np.fft.rfft(rng.standard_normal(count))
-    frequency = np.maximum(np.fft.rfftfreq(count, 1 / SAMPLE_RATE), 20.0)
-    samples = np.fft.irfft(spectrum * frequency ** NOISE_SLOPES[kind], count)
-    return samples / np.abs(samples).max()
 
 
 def hum(count: int, rng: np.random.Generator) -> np.ndarray:

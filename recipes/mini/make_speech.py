@@ -8,20 +8,15 @@ Sentences are chosen for breadth of words (see `sentences.py`).
 """
 
 import argparse
-import json
-import random
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-import numpy as np
-import soundfile
-from sentences import KINDS, Sentence, choose, manifest_texts, read_sentences
-from voices import SAMPLE_RATE, Take, draw_take, speak
+from sentences import KINDS, choose, manifest_texts, read_sentences
 
-SHORTEST, LONGEST = 0.4, 20.0  # Seconds; clips outside are dropped.
-QUIET = 1e-3  # A clip whose loudest sample is below this holds no speech.
+from soundwave.data.rows import lines_done
+from soundwave.data.synthesis import Clip, Line, Made, synthesise
+from soundwave.data.voices import check_voices
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -60,40 +55,9 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def clips_done(manifest: Path) -> dict[str, float]:
-    """Audio name -> seconds of the clips in a manifest that an earlier run began. A torn last line is taken off."""
-    if not manifest.exists():
-        return {}
-    whole = manifest.read_text(encoding="utf-8")
-    complete = whole[: whole.rfind("\n") + 1]
-    if complete != whole:
-        manifest.write_text(complete, encoding="utf-8")
-    rows = [json.loads(line) for line in complete.splitlines()]
-    return {row["audio"]: row["duration"] for row in rows}
-
-
-def record(sentence: Sentence, take: Take, seed: int, audio: Path) -> float:
-    """Speak one sentence into a FLAC file; gives its length in seconds.
-
-    Raises:
-        RuntimeError: No usable speech came out.
-    """
-    samples = speak(sentence.text, take, seed)
-    seconds = len(samples) / SAMPLE_RATE
-    peak = float(np.abs(samples).max(initial=0.0))
-    if not SHORTEST <= seconds <= LONGEST or peak < QUIET:
-        raise RuntimeError(f"{seconds:.2f} s with a peak of {peak:.4f} is no usable clip")
-    if peak > 0.95:
-        samples = samples * (0.95 / peak)
-    soundfile.write(audio, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return seconds
-
-
 def main() -> None:
     arguments = parse_arguments()
-    arguments.out.mkdir(parents=True, exist_ok=True)
     manifest = arguments.out / "manifest.jsonl"
-    done = clips_done(manifest)
     pool = read_sentences(
         arguments.texts, max_words=arguments.max_words, max_question_words=arguments.max_question_words
     )
@@ -105,36 +69,25 @@ def main() -> None:
         seed=arguments.seed,
     )
     voices = arguments.voices.split(",")
-    made = failed = 0
-    total = 0.0
-    began, began_at = time.monotonic(), sum(done.values())
-    with manifest.open("a", encoding="utf-8") as lines:
-        for index, sentence in enumerate(plan):
-            if total >= arguments.hours * 3600:
-                break
-            rng = random.Random(f"{arguments.seed}/{index}")
-            take = draw_take(rng.choice(voices), rng)
-            name = f"{index:06d}.flac"
-            if name in done:
-                total += done[name]
-                continue
-            try:
-                seconds = record(sentence, take, rng.getrandbits(31), arguments.out / name)
-            except (RuntimeError, subprocess.TimeoutExpired) as error:
-                failed += 1
-                print(f"dropped: {sentence.text!r} by {take.speaker}: {error}", file=sys.stderr, flush=True)
-                continue
-            row = {"audio": name, "text": sentence.text, "duration": round(seconds, 3), "speaker": take.speaker}
-            row |= {"kind": sentence.kind, "language": "en", "source": sentence.source}
-            lines.write(json.dumps(row) + "\n")
-            lines.flush()
-            made, total = made + 1, total + seconds
-            if made % 200 == 0:
-                speed = (total - began_at) / (time.monotonic() - began)
-                progress = f"{total / 3600:.2f} of {arguments.hours:g} h, {made} clips now, {speed:.0f}x real time"
-                print(f"{arguments.out.name}: {progress}", flush=True)
-    counts = f"{made} clips made now, {len(done)} before, {failed} dropped"
-    print(f"{arguments.out.name}: done, {total / 3600:.2f} h, {counts}", flush=True)
+    check_voices(voices)
+    lines = (Line(one.text, {"kind": one.kind, "language": "en", "source": one.source}) for one in plan)
+    began = time.monotonic()
+    began_at = sum(row["duration"] for row in lines_done(manifest))
+
+    def told(made: Made) -> None:
+        if made.clips % 200 == 0:
+            speed = (made.seconds - began_at) / (time.monotonic() - began)
+            now = f"{made.seconds / 3600:.2f} of {arguments.hours:g} h, {made.clips} clips now"
+            print(f"{arguments.out.name}: {now}, {speed:.0f}x real time", flush=True)
+
+    def dropped(clip: Clip, error: Exception) -> None:
+        print(f"dropped: {clip.line.text!r} by {clip.take.speaker}: {error}", file=sys.stderr, flush=True)
+
+    made = synthesise(
+        lines, arguments.out, voices, hours=arguments.hours, seed=arguments.seed, progress=told, on_dropped=dropped
+    )
+    counts = f"{made.clips} clips made now, {made.before} before, {made.dropped} dropped"
+    print(f"{arguments.out.name}: done, {made.seconds / 3600:.2f} h, {counts}", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ import typer
 from typer.core import TyperGroup
 
 import soundwave
+from soundwave import cli_data
+from soundwave.cli_options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.evaluation import TaskName
 from soundwave.terminal import (
@@ -97,8 +99,6 @@ TemperatureOption = Annotated[float, typer.Option(min=0.0, help="0 always takes 
 TopPOption = Annotated[float, typer.Option(min=0.0, max=1.0, help="Sample from the likeliest words with this share.")]
 MaxNewTokensOption = Annotated[int, typer.Option(min=1, help="The longest answer, in tokens.")]
 SeedOption = Annotated[int | None, typer.Option(help="Makes a sampled answer repeatable.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
-QuietOption = Annotated[bool, typer.Option("--quiet", "-q", help="Nothing on standard error but errors.")]
 OutputFormatOption = Annotated[OutputFormat, typer.Option(help="txt: the words; json: one object a recording.")]
 OutputDirOption = Annotated[
     Path | None, typer.Option(help="Write one file a recording here, named after it, instead of printing.")
@@ -300,6 +300,9 @@ def evaluate(
     if done.failures:
         say_error(f"{len(done.failures)} of {len(lines)} clips could not be used; the score leaves them out")
         raise typer.Exit(1)
+
+
+app.add_typer(cli_data.app, name="data")
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from rich.console import Group
     from rich.progress import Progress
     from rich.table import Table
 
@@ -91,7 +92,7 @@ def print_findings(findings: list[Finding]) -> None:
     print_table(table)
 
 
-def print_table(table: Table) -> None:
+def print_table(table: Table | Group) -> None:
     """On standard output. In a file or a pipe nothing is wrapped: a line of the table is then a line of text."""
     from rich.console import Console
 

@@ -50,15 +50,16 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Example]:
     """
     path = Path(path)
     if path.is_dir():
-        yield from _saved_dataset(path)
+        for number, row in saved_rows(path):
+            yield parse_row(row, path, f"{path}:{number}")
         return
     if not path.exists():
         raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
     count = 0
-    for number, line in _lines(path):
+    for number, line in numbered_lines(path):
         if line.strip():
             count += 1
-            yield parse_row(_decode(line, f"{path}:{number}"), path.parent, f"{path}:{number}")
+            yield parse_row(decode_line(line, f"{path}:{number}"), path.parent, f"{path}:{number}")
     if not count:
         raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
 
@@ -92,22 +93,32 @@ def check_audio_files(examples: Iterable[Example]) -> None:
         )
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """The lines of a file, plain or gzip, counted from 1.
+
+    Raises:
+        DataError: not UTF-8, or a .gz that breaks off.
+    """
     number = 0
     try:
         # By content, not by name: a .gz that was unpacked on download keeps its name.
         with path.open("rb") as start:
             packed = start.read(2) == b"\x1f\x8b"
-        with gzip.open(path, "rt", encoding="utf-8") if packed else path.open(encoding="utf-8") as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, line.removeprefix("\ufeff")
+        with gzip.open(path) if packed else path.open("rb") as lines:
+            for number, line in enumerate(lines, 1):  # decoded one by one: the lines before a bad one are good
+                yield number, line.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number + 1}: not UTF-8 text; manifests are JSON lines in UTF-8.") from error
+        raise DataError(f"{path}:{number}: not UTF-8 text; manifests are JSON lines in UTF-8.") from error
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}:{number + 1}: the .gz file is cut off or broken; copy it again.") from error
 
 
-def _decode(line: str, where: str) -> Any:
+def decode_line(line: str, where: str) -> Any:
+    """The JSON of one line.
+
+    Raises:
+        DataError: it is not JSON.
+    """
     try:
         return json.loads(line)
     except json.JSONDecodeError as error:
@@ -116,7 +127,12 @@ def _decode(line: str, where: str) -> Any:
         ) from error
 
 
-def _saved_dataset(folder: Path) -> Iterator[Example]:
+def saved_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and fields, in the short form, of each row of a folder written by `datasets.Dataset.save_to_disk`.
+
+    Raises:
+        DataError: no such data set, one of several splits, without audio, or the package datasets is not installed.
+    """
     if not any((folder / name).exists() for name in SAVED_DATASET_FILES):
         raise DataError(
             f"{folder}: a folder, but not one saved by datasets (no {' or '.join(SAVED_DATASET_FILES)}); "
@@ -139,4 +155,4 @@ def _saved_dataset(folder: Path) -> Iterator[Example]:
         short = {**row, "audio": row[column]}
         if text is not None:
             short["text"] = row[text]
-        yield parse_row(short, folder, f"{folder}:{number}")
+        yield number, short

@@ -22,8 +22,8 @@ from soundwave.model.splice import IGNORED
 from soundwave.processing import SoundwaveProcessor
 from soundwave.training.data import Example, read_manifest
 from soundwave.training.features import Clip, FeatureStore
-from soundwave.training.losses import MAX_CTC_TOKENS
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.transcripts import MAX_CTC_TOKENS
 
 ENCODER_FRAMES_PER_SECOND = 50
 BUCKET_BATCHES = 64  # examples are sorted by length within about this many batches

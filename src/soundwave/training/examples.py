@@ -42,6 +42,7 @@ class Example:
         language: as in the manifest, "en".
         id: the manifest's own id, or file name and line.
         where: file and line, for messages about this example.
+        spoken: the transcript as it was written, before it was normalised; None where it is not known.
     """
 
     messages: list[dict[str, Any]]
@@ -52,6 +53,7 @@ class Example:
     language: str | None = None
     id: str = field(default="", compare=False)
     where: str = field(default="", compare=False)
+    spoken: str | None = field(default=None, compare=False)
 
     @property
     def reply(self) -> str:

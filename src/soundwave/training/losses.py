@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 CTC_WEIGHT = 0.3  # of the CTC term beside the next-token loss (released code)
-MAX_CTC_TOKENS = 200  # longer targets are left out of the CTC term (paper, data filtering)
 
 
 def next_token_loss(logits: Tensor, targets: Tensor) -> Tensor:

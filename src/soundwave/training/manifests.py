@@ -244,4 +244,5 @@ def _example(row: Row, messages: list[Row], audios: list[AudioSpan], spoken: str
         language=row.get("language"),
         id=where if name is None else str(name),
         where=where,
+        spoken=spoken,
     )

@@ -8,6 +8,7 @@ tokens.
 import re
 import unicodedata
 
+MAX_CTC_TOKENS = 200  # longer targets are left out of the CTC term (paper, data filtering)
 _APOSTROPHES = str.maketrans(dict.fromkeys("’‘ʼ`´′", "'"))
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
 # Written signs that are read aloud as words: "&" may be "and", "$5" is "five dollars". Their spelling would be a guess.

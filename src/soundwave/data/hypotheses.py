@@ -1,0 +1,96 @@
+"""What a recogniser hears in clips, kept on disk as it is heard, so that a stopped pass goes on where it was.
+
+Any recogniser is a function from samples to text; Whisper (CTranslate2, through faster-whisper) is one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import numpy as np
+
+from soundwave.data.recordings import samples_of
+from soundwave.data.rows import Progress, lines_done
+from soundwave.errors import AudioError, DataError
+from soundwave.training.examples import AudioSpan
+
+Recogniser = Callable[[np.ndarray], str]  # (samples,) float32 at 16 kHz to text
+
+
+def whisper(folder: Path, language: str | None = "en", threads: int = 1) -> Recogniser:
+    """Greedy Whisper from a CTranslate2 folder, on the CPU in int8; it spells numbers as words, as transcripts do.
+
+    Raises:
+        DataError: the folder holds no such model, or faster-whisper is not installed.
+    """
+    if not all((folder / name).is_file() for name in ("model.bin", "tokenizer.json")):
+        raise DataError(
+            f"{folder}: no CTranslate2 model of Whisper (model.bin, tokenizer.json) there; "
+            "recipes/mini/whisper_folder.py makes one."
+        )
+    try:
+        from faster_whisper import WhisperModel
+    except ImportError as error:
+        raise DataError("A pass with Whisper needs the package faster-whisper; pip install faster-whisper.") from error
+    model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
+    vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    digits = [number for token, number in vocabulary.items() if any(c in "0123456789%$£&" for c in token)]
+
+    def hear(samples: np.ndarray) -> str:
+        segments, _ = model.transcribe(
+            samples, language=language, beam_size=1, temperature=0.0, without_timestamps=True,
+            condition_on_previous_text=False, suppress_tokens=[-1, *digits],  # -1: Whisper's own list
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+    return hear
+
+
+def hear_all(
+    spans: Iterable[AudioSpan], recogniser: Recogniser, name: str, notes: Path, progress: Progress | None = None
+) -> dict[AudioSpan, str | None]:
+    """The text of each span; None where the recording cannot be used.
+
+    Args:
+        spans: what to listen to; spans that the notes hold are not heard again.
+        recogniser: called once a span.
+        name: of the recogniser; notes of another one do not count.
+        notes: a JSON-lines file that is added to.
+        progress: called with spans done and in all.
+    """
+    wanted = list(dict.fromkeys(spans))
+    known = {row["key"]: row["asr_text"] for row in lines_done(notes) if {"key", "asr_text"} <= row.keys()}
+    heard: dict[AudioSpan, str | None] = {}
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    with notes.open("a", encoding="utf-8") as file:
+        for number, span in enumerate(wanted, 1):
+            key = span_key(span, name)
+            if key in known:
+                heard[span] = known[key]
+            else:
+                heard[span] = _hear(span, recogniser)
+                line = {"key": key, "audio": span.path[:200], "asr": name, "asr_text": heard[span]}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                file.flush()
+            if progress:
+                progress(number, len(wanted))
+    return heard
+
+
+def _hear(span: AudioSpan, recogniser: Recogniser) -> str | None:
+    try:
+        return recogniser(samples_of(span))
+    except AudioError:
+        return None
+
+
+def span_key(span: AudioSpan, name: str) -> str:
+    """Identifies a recogniser's view of a span: path, size, modification time, cut and the recogniser's name."""
+    content = span.path
+    if not span.path.startswith("data:") and Path(span.path).is_file():
+        stat = Path(span.path).stat()
+        content = f"{Path(span.path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return hashlib.sha1(f"{content}|{span.start}|{span.end}|{name}".encode()).hexdigest()

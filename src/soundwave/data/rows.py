@@ -1,0 +1,237 @@
+"""Rows of manifests as they stand: fields, example and what is wrong, without stopping at a bad row; and writing them.
+
+Knows nothing about what is in a recording.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from soundwave.errors import ConfigurationError, DataError
+from soundwave.training.data import decode_line, numbered_lines, saved_rows
+from soundwave.training.examples import Example
+from soundwave.training.manifests import parse_row
+
+Progress = Callable[[int, int], None]  # what is done, how much there is
+
+# What the formats themselves define; every other field is carried through as it is.
+FORMAT_FIELDS = frozenset([
+    "messages", "audios", "conversations", "audio", "audio_filepath", "recording", "supervisions", "text", "prompt",
+    "transcript", "duration", "start", "end", "offset", "language", "lang", "task", "id", "type", "channel", "custom",
+])
+PATH_KEYS = ("path", "url", "audio", "audio_url", "source")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a manifest.
+
+    Attributes:
+        manifest: the file (or saved data set) that it is in.
+        number: its line, from 1.
+        fields: the decoded JSON; empty where the line is no JSON object.
+        example: what the row says; None where it is bad.
+        problem: what is wrong with it; None where nothing is.
+    """
+
+    manifest: Path
+    number: int
+    fields: dict[str, Any]
+    example: Example | None = None
+    problem: str | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.manifest}:{self.number}"
+
+    @property
+    def folder(self) -> Path:
+        """What the row's audio paths are relative to."""
+        return self.manifest if self.manifest.is_dir() else self.manifest.parent
+
+
+def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
+    """The rows of a manifest, or of a saved data set, good and bad ones.
+
+    Raises:
+        DataError: there is no such manifest, or it has no lines.
+    """
+    path = Path(manifest)
+    if path.is_dir():
+        for number, fields in saved_rows(path):
+            yield _parsed(path, number, fields)
+        return
+    if not path.exists():
+        raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
+    number = 0
+    try:
+        for number, line in numbered_lines(path):
+            if not line.strip():
+                continue
+            try:
+                fields = decode_line(line, f"{path}:{number}")
+            except DataError as problem:
+                yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
+                continue
+            yield _parsed(path, number, fields)
+    except DataError as problem:  # the file breaks off, or is no text from here on
+        place = re.match(rf"{re.escape(str(path))}:(\d+)", str(problem))
+        number = int(place[1]) if place else number + 1
+        yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
+    if not number:
+        raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
+
+
+def read_examples(manifest: str | os.PathLike[str]) -> list[tuple[Row, Example]]:
+    """All rows with their examples.
+
+    Raises:
+        DataError: a row is bad; the message names the first and how many there are.
+    """
+    rows = list(read_rows(manifest))
+    bad = [row for row in rows if row.example is None]
+    if bad:
+        raise DataError(
+            f"{bad[0].where}: {bad[0].problem} ({len(bad)} of {len(rows)} rows are bad; `soundwave data check` "
+            "lists them all.)"
+        )
+    return [(row, row.example) for row in rows if row.example is not None]
+
+
+def _parsed(path: Path, number: int, fields: Any) -> Row:
+    where = f"{path}:{number}"
+    try:
+        example = parse_row(fields, path if path.is_dir() else path.parent, where)
+    except DataError as problem:
+        kept = fields if isinstance(fields, dict) else {}
+        return Row(path, number, kept, problem=_without_place(problem, where))
+    return Row(path, number, fields, example)
+
+
+def _without_place(problem: DataError, where: str) -> str:
+    return str(problem).removeprefix(where).removeprefix(":").strip()
+
+
+def extras_of(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields that no format defines (speaker, licence, kind, …), wherever the format keeps them."""
+    if "supervisions" not in fields:
+        return {name: value for name, value in fields.items() if name not in FORMAT_FIELDS and value is not None}
+    custom = fields.get("custom") or {}
+    found = {name: value for name, value in custom.items() if name not in FORMAT_FIELDS and value is not None}
+    said: dict[str, Any] = next(iter(fields["supervisions"]), {})
+    return found | {name: said[name] for name in ("speaker", "gender") if said.get(name) is not None}
+
+
+def with_fields(fields: dict[str, Any], **added: Any) -> dict[str, Any]:
+    """The row with more fields, where its format keeps them."""
+    if "supervisions" in fields:
+        return {**fields, "custom": {**(fields.get("custom") or {}), **added}}
+    return {**fields, **added}
+
+
+def relocated(fields: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """The row with its audio paths written relative to another folder; addresses and data: texts stay."""
+
+    def move(source: Any) -> Any:
+        if isinstance(source, list):
+            return [move(one) for one in source]
+        if isinstance(source, dict):
+            return {key: move(value) if key in PATH_KEYS else value for key, value in source.items()}
+        return relative(str((old / source).absolute()), new) if _is_path(source) else source
+
+    def move_part(part: Any) -> Any:
+        return move(part) if isinstance(part, dict) and part.get("type") in ("audio", "audio_url") else part
+
+    moved = dict(fields)
+    for name in ("audio", "audios", "audio_filepath"):
+        if name in moved:
+            moved[name] = move(moved[name])
+    if isinstance(moved.get("messages"), list):
+        moved["messages"] = [
+            {**message, "content": [move_part(part) for part in message["content"]]}
+            if isinstance(message, dict) and isinstance(message.get("content"), list) else message
+            for message in moved["messages"]
+        ]
+    if isinstance(moved.get("conversations"), list):
+        moved["conversations"] = [
+            {**turn, "audio": move(turn["audio"])} if isinstance(turn, dict) and "audio" in turn else turn
+            for turn in moved["conversations"]
+        ]
+    if isinstance(moved.get("recording"), dict):
+        sources = [move(one) for one in moved["recording"].get("sources") or []]
+        moved["recording"] = {**moved["recording"], "sources": sources}
+    return moved
+
+
+def _is_path(source: Any) -> bool:
+    return isinstance(source, str) and bool(source) and not source.startswith("data:") and "://" not in source
+
+
+def relative(path: str, folder: Path) -> str:
+    """An absolute path as it is written in a manifest of `folder`; a data: text as it is.
+
+    Links among the folders are followed, because `..` is; the file itself may be a link.
+    """
+    if path.startswith("data:"):
+        return path
+    return os.path.relpath(Path(path).parent.resolve() / Path(path).name, folder.resolve())
+
+
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Writes JSON lines, packed where the name ends with .gz, whole or not at all; gives how many there are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".unfinished")
+    count = 0
+    try:
+        opened: Any = gzip.open if path.name.endswith(".gz") else open
+        with opened(unfinished, "wt", encoding="utf-8") as file:
+            for row in rows:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                count += 1
+        unfinished.replace(path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+    return count
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Makes a folder for what is made with these settings, and keeps them in it.
+
+    Raises:
+        ConfigurationError: the folder holds what was made with others.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    note = folder / "made-with.json"
+    if not note.exists():
+        note.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
+        return
+    before = json.loads(note.read_text(encoding="utf-8"))
+    other = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
+    if other:
+        told = ", ".join(f"{name} {before.get(name)!r}, not {settings.get(name)!r}" for name in other)
+        raise ConfigurationError(
+            f"{folder} holds clips made with {told}; give the same settings to go on, or another folder."
+        )
+
+
+def lines_done(path: Path) -> list[dict[str, Any]]:
+    """The rows of a file that an earlier run of ours began; a last line that was cut off is taken off the file.
+
+    Raises:
+        DataError: a whole line is not JSON: the file is not ours.
+    """
+    if not path.exists():
+        return []
+    whole = path.read_bytes()
+    complete = whole[: whole.rfind(b"\n") + 1]
+    if complete != whole:
+        path.write_bytes(complete)
+    lines = complete.decode("utf-8", errors="replace").splitlines()
+    return [decode_line(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]

@@ -1,0 +1,165 @@
+"""`data check` and `data stats`: each fault is found in its row, sound rows stay unmentioned, and counts add up."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_data import clip, manifest, run, spelling, tokenizer_folder
+
+from soundwave.data.checks import RULES, check
+from soundwave.data.spelling import ctc_frames_needed, load_spelling
+from soundwave.data.summary import percentiles, summarise
+from soundwave.errors import ConfigurationError, DataError
+
+GOOD = {"audio": "clips/a.wav", "text": "The cat.", "duration": 1.0}
+BAD: dict[str, tuple[Any, str]] = {
+    "format: no JSON": ('{"audio": ', "not JSON at character 12"),
+    "format: no text": ({"audio": "clips/a.wav"}, "no text; the short form is audio and text"),
+    "format: a number": ([1], "the line is list, not an object"),
+    "audio-missing": ({"audio": "clips/none.wav", "text": "The cat."}, "clips/none.wav does not exist"),
+    "audio-broken": ({"audio": "clips/broken.wav", "text": "The cat."}, "begins like wav but is cut off or damaged"),
+    "audio-silent": ({"audio": "clips/silent.wav", "text": "The cat."}, "nothing is heard where 'the cat' is said"),
+    "duration": ({**GOOD, "text": "A.", "duration": 1.5}, "stated 1.5 s, the audio has 1.00 s"),
+    "duration: a cut": (
+        {"audio": "clips/a.wav", "text": "B.", "start": 0.5, "end": 2}, "the cut 0.5–2 s lies outside of",
+    ),
+    "too-long": ({"audio": "clips/long.wav", "text": "The cat."}, "long.wav has 31.00 s"),
+    "text-empty": ({"audio": "clips/a.wav", "text": " ", "transcript": "the cat"}, "the reply is empty"),
+    "ctc-frames": (
+        {"audio": "clips/a.wav", "text": "Mississippi " * 4}, "tokens need",
+    ),
+    "ctc-tokens": ({"audio": "clips/ten.wav", "text": "dog " * 51}, "203 tokens, at most 200 are learnt"),
+    "duplicate": (GOOD, "m.jsonl:1"),
+    "ctc-spelling": ({"audio": "clips/a.wav", "text": "At 5."}, "'At 5.' does not say how it is spoken"),
+    "nobody-speaks": ({"audio": "clips/silent.wav", "text": ""}, "the text is empty"),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    clip(tmp_path / "clips" / "a.wav")
+    clip(tmp_path / "clips" / "ten.wav", 10.0)
+    clip(tmp_path / "clips" / "long.wav", 31.0)
+    clip(tmp_path / "clips" / "silent.wav", level=0.0)
+    (tmp_path / "clips" / "broken.wav").write_bytes((tmp_path / "clips" / "a.wav").read_bytes()[:30])
+    return tmp_path
+
+
+@pytest.mark.parametrize(("name", "row", "detail"), [(name, *case) for name, case in BAD.items()], ids=list(BAD))
+def test_each_fault_is_found_in_its_row_and_nowhere_else(folder: Path, name: str, row: Any, detail: str) -> None:
+    report = check([manifest(folder, GOOD, row)], spelling(folder))
+    rule = name.split(":")[0]
+    assert [(one.line, one.rule) for one in report.findings] == [(2, rule)]
+    assert detail in report.findings[0].detail
+    assert report.bad_rows == (RULES[rule][0] == "error")
+    assert check([folder / "m.jsonl"], spelling(folder), strict=True).bad_rows == 1
+
+
+def test_every_rule_has_a_row_that_breaks_it() -> None:
+    assert {name.split(":")[0] for name in BAD} == set(RULES)
+
+
+def test_cuts_of_a_long_recording_are_no_fault(folder: Path) -> None:
+    cuts = [{"audio": "clips/long.wav", "text": f"The cat {'a' * n}.", "start": n, "end": n + 5} for n in range(1, 6)]
+    assert check([manifest(folder, *cuts)], spelling(folder)).findings == []
+
+
+def test_a_file_that_breaks_off_is_a_bad_row_where_it_does(folder: Path) -> None:
+    path = manifest(folder, GOOD)
+    path.write_bytes(path.read_bytes() + b'{"text": "caf\xe9"}\n')
+    (finding,) = check([path], None).findings
+    assert (finding.line, finding.rule) == (2, "format")
+    assert "not UTF-8 text" in finding.detail
+
+
+def test_a_small_ctc_vocabulary_cannot_spell_every_letter(folder: Path) -> None:
+    path = manifest(folder, {"audio": "clips/a.wav", "text": "Привет."})
+    assert check([path], spelling(folder)).findings == []  # the whole vocabulary holds every byte
+    letters = load_spelling(str(tokenizer_folder(folder / "llm")))
+    ids = [letters.tokens(c)[0] for c in "abcdefghijklmnopqrstuvwxyz"] + [letters.tokens(" ")[0]]
+    small = spelling(folder / "small", model_type="soundwave", ctc_vocabulary=ids)
+    assert [one.rule for one in check([path], small).findings] == ["ctc-spelling"]
+
+
+def test_frames_follow_the_models_window(folder: Path) -> None:
+    assert spelling(folder).frames(1.0) == 38  # 1 s and half a second of silence, 25 frames a second, rounded up
+    assert spelling(folder).frames(30.0) == 750
+    released = spelling(folder / "released", model_type="Soundwave")
+    assert released.frames(1.0) == 750  # a padded window
+    assert ctc_frames_needed([1, 1, 2, 2, 2]) == 8
+    (folder / "llm" / "tokenizer.json").unlink()
+    with pytest.raises(ConfigurationError, match=r"no tokenizer.json; give a language model with a fast tokenizer"):
+        load_spelling(str(folder / "llm"))
+
+
+def test_the_command_lists_bad_rows_and_ends_with_1(folder: Path) -> None:
+    llm = tokenizer_folder(folder / "llm")
+    good, bad = manifest(folder, GOOD), manifest(folder, GOOD, *(row for row, _ in BAD.values()), name="bad.jsonl")
+    fine = run("check", good, "-m", llm)
+    assert (fine.exit_code, fine.stdout.splitlines()[-1]) == (0, "1 rows, 0 bad")
+    found = run("check", good, bad, "-m", llm, "-j", "2")
+    assert found.exit_code == 1
+    assert found.stdout.splitlines()[-1] == f"{len(BAD) + 2} rows, 14 bad"  # the first row of bad repeats good's
+    assert f"{bad}:2" in found.stdout
+    assert "not JSON at character 12" in found.stdout
+    told = json.loads(run("check", bad, "--json", "--no-ctc", "--no-decode").stdout)
+    assert told["rows"] == len(BAD) + 1
+    assert {one["rule"] for one in told["findings"]}.isdisjoint({"ctc-frames", "ctc-tokens", "audio-silent"})
+    few = run("check", bad, "--no-ctc", "--show", "1").stdout
+    assert "more; --show 0 lists all" in few
+    gone = run("check", folder / "none.jsonl", "--no-ctc")
+    assert gone.exit_code == 1
+    assert "no such manifest" in gone.stderr
+
+
+def test_stats_count_what_is_there(folder: Path) -> None:
+    rows = [
+        {"audio": "clips/a.wav", "text": "The cat.", "speaker": "7", "language": "en", "licence": "CC0"},
+        {"audio": "clips/ten.wav", "text": "The cat sat.", "duration": 10.0, "speaker": "7", "task": "asr"},
+        {"audio": "clips/none.wav", "text": "Gone."},
+        {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello you."}]},
+        {"audio": "clips/silent.wav", "text": ""},
+        {"nothing": 1},
+    ]
+    found = summarise([manifest(folder, *rows)])
+    assert (found.rows, found.bad_rows, found.text_only, found.transcribed, found.nobody_speaks) == (6, 1, 1, 3, 1)
+    assert found.seconds == pytest.approx(12.0)
+    assert found.unknown_seconds == 1
+    assert (found.words, found.vocabulary) == (8, 6)  # the cat | the cat sat | gone | hello you.
+    assert found.characters_a_second == pytest.approx([6 / 1, 9 / 10])
+    assert dict(found.histogram()) | {"0–1 s": 2, "7.5–10 s": 1} == dict(found.histogram())
+    assert (found.speakers, found.tasks["asr"], found.languages["en"], found.licences["CC0"]) == ({"7": 2}, 1, 1, 1)
+    with pytest.raises(DataError, match="no such manifest"):
+        summarise([folder / "none.jsonl"])
+
+
+def test_percentiles_are_of_the_values_themselves() -> None:
+    assert percentiles([]) == {}
+    assert percentiles([float(n) for n in range(1, 102)]) == {"mean": 51.0, "p5": 6.0, "p50": 51.0, "p95": 96.0}
+
+
+def test_the_command_prints_bars_json_and_a_picture(folder: Path) -> None:
+    path = manifest(folder, GOOD, {**GOOD, "audio": "clips/ten.wav", "duration": 10.0})
+    told = run("stats", path, "--plot", folder / "pictures" / "plot.png")
+    assert told.exit_code == 0
+    assert "█" in told.stdout
+    assert (folder / "pictures" / "plot.png").read_bytes().startswith(b"\x89PNG")
+    numbers = json.loads(run("stats", path, path, "--json").stdout)
+    assert (numbers["rows"], numbers["hours"]) == (4, pytest.approx(22 / 3600, abs=1e-4))
+
+
+VERBS = ["check", "stats", "convert", "show", "filter", "synth", "answer", "splice"]
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_of_data_has_a_whole_summary_and_help(verb: str) -> None:
+    summary = next(line for line in run("--help").stdout.splitlines() if line.strip().startswith(verb))
+    assert summary.endswith(".")
+    assert not summary.endswith("...")
+    told = run(verb, "-h")
+    assert told.exit_code == 0
+    assert all(line.strip() for line in told.stdout.splitlines() if line.startswith("  --"))
+    assert run(verb).exit_code == 2

@@ -1,0 +1,141 @@
+"""`data filter`: each of the paper's rules alone and together; dropped rows say why; a stopped pass goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
+
+from soundwave.data.filtering import Limits, filter_manifest
+from soundwave.data.hypotheses import hear_all, whisper
+from soundwave.errors import DataError
+from soundwave.training.data import read_manifest
+from soundwave.training.examples import AudioSpan
+
+SAID = "The cat and the dog and the son are on the hill today."  # 54 characters, some merged: over 40 tokens
+GOOD = {"audio": "clips/a.wav", "text": SAID, "duration": 4.0}
+CASES: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "all is well": (GOOD, []),
+    "too short": ({**GOOD, "duration": 2.9}, ["duration"]),
+    "too long": ({**GOOD, "duration": 30.5}, ["duration"]),
+    "exactly as short and long as allowed": ({**GOOD, "duration": 3.0}, []),
+    "length from the file": ({"audio": "clips/a.wav", "text": SAID}, []),
+    "no such file": ({"audio": "clips/none.wav", "text": SAID}, ["audio"]),
+    "too many tokens": ({**GOOD, "text": "dog " * 51, "duration": 20.0}, ["tokens"]),
+    "too much audio for its text": ({**GOOD, "text": "A cat.", "duration": 4.0}, ["frames"]),
+    "another text is heard": ({**GOOD, "asr_text": "The bat and the log and the son are on the hill."}, ["wer"]),
+    "the same is heard, spelt otherwise": ({**GOOD, "asr_text": SAID.upper().replace(".", "")}, []),
+    "one word of thirteen too many": ({**GOOD, "asr_text": SAID + " Yes."}, []),
+    "nobody speaks": ({**GOOD, "text": ""}, []),
+    "nobody speaks, but something is heard": ({**GOOD, "text": "", "asr_text": "Thank you."}, ["wer"]),
+    "text only": (
+        {"messages": [{"role": "user", "content": "Hi."}, {"role": "assistant", "content": "Hello."}]}, [],
+    ),
+    "a reply that is no transcript": ({**GOOD, "prompt": "Who speaks?", "text": "Anna."}, []),
+    "no format": ({"x": 1}, ["format"]),
+    "two rules": ({**GOOD, "text": "dog " * 51, "duration": 2.0}, ["duration", "tokens"]),
+}  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    clip(tmp_path / "clips" / "a.wav", 4.0)
+    clip(tmp_path / "clips" / "b.wav", 4.0, pitch=330.0)
+    return tmp_path
+
+
+@pytest.mark.parametrize(("row", "broken"), CASES.values(), ids=CASES)
+def test_each_rule_drops_what_it_should_and_says_why(folder: Path, row: dict[str, Any], broken: list[str]) -> None:
+    kept, dropped = folder / "new" / "kept.jsonl", folder / "new" / "dropped.jsonl"
+    outcome = filter_manifest(manifest(folder, row), kept, dropped, Limits(), spelling(folder))
+    assert (outcome.rows, outcome.kept) == (1, 0 if broken else 1)
+    assert dict(outcome.broken) == dict.fromkeys(broken, 1)
+    assert dict(outcome.first) == dict.fromkeys(broken[:1], 1)
+    if broken:
+        (left,) = rows_of(dropped)
+        assert list(left["dropped"]) == broken
+        assert left["line"] == 1
+        assert rows_of(kept) == []
+    else:
+        (before,), (after,) = read_manifest(folder / "m.jsonl"), read_manifest(kept)
+        assert after.messages == before.messages
+        assert [Path(a.path).resolve() for a in after.audios] == [Path(a.path).resolve() for a in before.audios]
+
+
+@pytest.mark.parametrize("rule", ["duration", "tokens", "frames", "wer", "audio"])
+def test_a_rule_that_is_left_out_drops_nothing(folder: Path, rule: str) -> None:
+    rows = [row for row, broken in CASES.values() if broken == [rule]]
+    limits = Limits(skipped=frozenset({rule}))
+    outcome = filter_manifest(manifest(folder, *rows), folder / "k.jsonl", folder / "d.jsonl", limits, spelling(folder))
+    assert outcome.kept == outcome.rows == len(rows) > 0
+
+
+def test_what_is_heard_is_kept_in_the_rows_and_a_stopped_pass_goes_on(folder: Path) -> None:
+    rows = [GOOD, {**GOOD, "audio": "clips/b.wav"}, {**GOOD, "duration": 2.0}, {**GOOD, "asr_text": SAID}]
+    source, heard = manifest(folder, *rows), []
+
+    def hear(samples: np.ndarray) -> str:
+        heard.append(len(samples))
+        if len(heard) == 2:
+            raise KeyboardInterrupt
+        return SAID if len(heard) == 1 else "Something else."
+
+    files = folder / "out" / "kept.jsonl", folder / "out" / "dropped.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        filter_manifest(source, *files, Limits(), spelling(folder), recogniser=hear, recogniser_name="fake")
+    assert not files[0].exists()
+    outcome = filter_manifest(source, *files, Limits(), spelling(folder), recogniser=hear, recogniser_name="fake")
+    assert heard == [64_000, 64_000, 64_000]  # the short row and the one with a text are not heard; the first only once
+    assert [row["wer"] for row in rows_of(files[0])] == [0.0, 0.0]
+    assert rows_of(files[0])[0]["asr_text"] == SAID
+    assert [(row["line"], list(row["dropped"])) for row in rows_of(files[1])] == [(2, ["wer"]), (3, ["duration"])]
+    assert rows_of(files[1])[0]["asr_text"] == "Something else."
+    assert outcome.not_judged == 1
+
+
+def test_notes_of_another_recogniser_or_a_changed_clip_do_not_count(folder: Path) -> None:
+    span, notes = AudioSpan(str(folder / "clips" / "a.wav")), folder / "notes.jsonl"
+    gone = AudioSpan(str(folder / "none.wav"))
+    assert hear_all([span, span, gone], lambda samples: "one", "first", notes) == {span: "one", gone: None}
+    notes.write_bytes(notes.read_bytes() + b'{"key": "torn')
+    assert hear_all([span], lambda samples: "two", "first", notes) == {span: "one"}
+    assert hear_all([span], lambda samples: "two", "second", notes) == {span: "two"}
+    clip(folder / "clips" / "a.wav", 1.0)
+    assert hear_all([span], lambda samples: "three", "first", notes) == {span: "three"}
+    with pytest.raises(DataError, match=r"no CTranslate2 model of Whisper \(model.bin, tokenizer.json\) there"):
+        whisper(folder)
+
+
+def test_lhotse_cuts_keep_what_is_heard_where_lhotse_keeps_it(folder: Path) -> None:
+    run("convert", manifest(folder, GOOD), folder / "cuts.jsonl", "--to", "lhotse")
+    filter_manifest(
+        folder / "cuts.jsonl", folder / "kept.jsonl", folder / "d.jsonl", Limits(), spelling(folder),
+        recogniser=lambda samples: SAID, recogniser_name="fake",
+    )
+    assert rows_of(folder / "kept.jsonl")[0]["custom"]["asr_text"] == SAID
+
+
+def test_the_command_prints_a_table_and_writes_both_files(folder: Path) -> None:
+    llm = tokenizer_folder(folder / "llm")
+    source = manifest(folder, *(row for row, _ in CASES.values()))
+    dropped = sum(bool(broken) for _, broken in CASES.values())
+    result = run("filter", source, folder / "kept.jsonl", "-m", llm)
+    assert result.exit_code == 0
+    table = {line.split()[0]: line.split()[1] for line in result.stdout.splitlines() if line.strip()}
+    assert table["kept"] == str(len(CASES) - dropped)
+    assert table["duration"] == "3"
+    assert table["wer"] == "2"
+    assert len(rows_of(folder / "kept.jsonl.dropped.jsonl")) == dropped
+    options = ["--skip", "wer", "--skip", "audio", "--min-seconds", 0, "--json", "--dropped", folder / "aside.jsonl"]
+    told = json.loads(run("filter", source, folder / "kept.jsonl", "-m", llm, *options).stdout)
+    assert "wer" not in told["broken"]
+    assert told["broken"]["duration"] == 1
+    assert len(rows_of(folder / "aside.jsonl")) == told["rows"] - told["kept"]
+    over = run("filter", source, source, "-m", llm)
+    assert over.exit_code == 1
+    assert "the filter would overwrite its source" in over.stderr
+    assert run("filter", source, folder / "x", "--skip", "format").exit_code == 2

@@ -1,0 +1,280 @@
+"""`data synth` and `data splice`: seeded, the same in any number of jobs and runs, and true to what they are told."""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from tiny_data import RATE, clip, manifest, rows_of, run
+
+from soundwave.data.noise import NOISE_SLOPES, with_noise
+from soundwave.data.recordings import samples_of
+from soundwave.data.splicing import loudest, sentence, splice, tag_of
+from soundwave.data.synthesis import Clip, Line, Noise, read_lines, synthesise
+from soundwave.data.voices import Ranges, Take, check_voices, draw_take, speak
+from soundwave.errors import ConfigurationError, DataError
+from soundwave.training.data import read_manifest
+from soundwave.training.examples import AudioSpan
+
+TEXTS = ["Good morning to you.", "The river is wide here.", "Nobody knew the way.", "It rained all night."]
+needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="the program espeak-ng is not installed")
+
+
+def made(folder: Path) -> dict[str, bytes]:
+    """All files of a folder but the note of its settings."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "made-with.json"}
+
+
+# --- voices and synthesis
+
+
+def test_each_draw_is_the_recipes_own() -> None:
+    # The shipped recipe's clips depend on these figures: a change here changes its data.
+    drawn = {voice: draw_take(voice, random.Random("3/0")) for voice in ("flite:slt", "espeak:en-us", "piper:joe")}
+    assert drawn["flite:slt"].speaker == "flite:slt/tempo1.14/pitch140/tract1.00"
+    assert drawn["espeak:en-us"].speaker == "espeak:en-us/tempo180.67/pitch31/tract1.00"
+    assert drawn["piper:joe"].speaker == "piper:joe/tempo1.14/pitch31/tract1.00"
+
+
+@pytest.mark.parametrize("voice", ["flite:rms", "espeak:en-us", "piper:joe"])
+def test_speeds_and_pitches_stay_in_the_ranges_that_are_asked_for(voice: str) -> None:
+    ranges = Ranges(speed=(1.0, 1.25), pitch=(1.0, 1.1), tract=(1.0, 1.0))
+    takes = [draw_take(voice, random.Random(n), ranges) for n in range(50)]
+    tempo = {"espeak:en-us": (160, 200)}.get(voice, (0.8, 1.0))
+    assert all(tempo[0] <= take.tempo <= tempo[1] for take in takes)
+    assert len({take.tempo for take in takes}) == 50
+    assert all(take.tract == 1.0 for take in takes)
+    if voice == "flite:rms":
+        assert all(100 <= take.pitch <= 110 for take in takes)
+
+
+@pytest.mark.parametrize(
+    ("voice", "told"),
+    [
+        ("slt", "voice 'slt': write ENGINE:VOICE with one of the engines flite, espeak, piper"),
+        ("festival:x", "write ENGINE:VOICE"),
+        ("piper:none.onnx", "there is no file none.onnx; give a .onnx file, or piper:joe"),
+    ],
+)
+def test_a_voice_that_is_not_there_is_named(voice: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=told):
+        check_voices([voice])
+
+
+def test_a_missing_program_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(ConfigurationError, match="needs the program espeak-ng; apt-get install espeak-ng"):
+        check_voices(["espeak:en-us"])
+
+
+@needs_espeak
+def test_espeak_speaks_faster_when_told() -> None:
+    slow, fast = (len(speak(TEXTS[0], Take("espeak:en-us", words, 50, 1.0))) for words in (120, 240))
+    assert fast < 0.75 * slow
+
+
+@needs_espeak
+def test_the_same_seed_gives_the_same_clips_in_any_jobs_and_after_a_stop(tmp_path: Path) -> None:
+    lines = [Line(text, {"kind": "prose"}) for text in TEXTS]
+    settings: dict[str, Any] = {"seed": 5, "noise": Noise((5.0, 15.0), 0.5)}
+    voices = ["espeak:en-us", "espeak:en-gb"]
+    one, four, stopped = tmp_path / "one", tmp_path / "four", tmp_path / "stopped"
+    assert synthesise(lines, one, voices, **settings).clips == 4
+    assert synthesise(lines, four, voices, jobs=3, **settings).clips == 4
+    synthesise(lines[:2], stopped, voices, **settings)
+    (stopped / "000001.flac").write_bytes(b"half")
+    rows = (stopped / "manifest.jsonl").read_bytes()
+    (stopped / "manifest.jsonl").write_bytes(rows[:-20])  # stopped while the second row was written
+    again = synthesise(lines, stopped, voices, **settings)
+    assert (again.clips, again.before) == (3, 1)
+    assert made(one) == made(four) == made(stopped)
+    assert len(made(one)) == 5
+    assert synthesise(lines, tmp_path / "other", voices, seed=6).clips == 4
+    assert made(tmp_path / "other") != made(one)
+
+
+@needs_espeak
+def test_rows_say_what_is_in_the_clips(tmp_path: Path) -> None:
+    synthesise([Line(TEXTS[0], {"language": "en"})], tmp_path, ["espeak:en-us"])
+    (row,) = rows_of(tmp_path / "manifest.jsonl")
+    samples, rate = soundfile.read(tmp_path / row["audio"])
+    assert rate == RATE
+    assert row["duration"] == pytest.approx(len(samples) / rate, abs=1e-3)
+    assert (row["text"], row["language"], row["speaker"][:13]) == (TEXTS[0], "en", "espeak:en-us/")
+    (example,) = read_manifest(tmp_path / "manifest.jsonl")
+    assert example.transcript == "good morning to you"
+
+
+@needs_espeak
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_enough_hours_are_enough_and_nothing_is_left_over(tmp_path: Path, jobs: int) -> None:
+    done = synthesise([Line(text) for text in TEXTS], tmp_path, ["espeak:en-us"], hours=2 / 3600, jobs=jobs)
+    assert 2.0 <= done.seconds < 5.0
+    rows = rows_of(tmp_path / "manifest.jsonl")
+    assert {path.name for path in tmp_path.glob("*.flac")} == {row["audio"] for row in rows}
+    assert len(rows) == done.clips < len(TEXTS)
+
+
+@needs_espeak
+def test_a_text_that_gives_no_speech_is_told_and_left_out(tmp_path: Path) -> None:
+    told: list[tuple[Clip, Exception]] = []
+    done = synthesise(
+        [Line("..."), Line(TEXTS[0])], tmp_path, ["espeak:en-us"], on_dropped=lambda *why: told.append(why)
+    )
+    assert (done.clips, done.dropped, told[0][0].line.text) == (1, 1, "...")
+    assert [row["audio"] for row in rows_of(tmp_path / "manifest.jsonl")] == ["000001.flac"]
+
+
+@pytest.mark.parametrize("kind", NOISE_SLOPES)
+def test_noise_is_as_loud_as_asked_for(kind: str) -> None:
+    speech = np.sin(np.arange(16_000) / 9).astype(np.float32)
+    noisy = with_noise(speech, 10.0, kind, np.random.default_rng(0))
+    ratio = np.mean(speech.astype(float) ** 2) / np.mean((noisy - speech).astype(float) ** 2)
+    assert 10 * np.log10(ratio) == pytest.approx(10.0, abs=0.05)
+
+
+def test_texts_are_read_once_each_from_every_kind_of_file(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("One  day.\n\nTwo days.\n")
+    other = manifest(tmp_path, {"q": "Two days."}, {"q": "Three?", "kind": "question", "x": 1}, name="b.jsonl")
+    lines = list(read_lines([tmp_path / "a.txt"])) + list(read_lines([other], "q"))
+    assert [line.text for line in lines] == ["One day.", "Two days.", "Two days.", "Three?"]
+    assert lines[-1].fields == {"kind": "question"}
+    with pytest.raises(DataError, match=r"b.jsonl:1: no text in the field 'text'; --field names another one"):
+        list(read_lines([other]))
+    with pytest.raises(DataError, match="no such file of texts"):
+        list(read_lines([tmp_path / "none.txt"]))
+
+
+@needs_espeak
+def test_the_command_goes_on_with_the_same_settings_only(tmp_path: Path) -> None:
+    (tmp_path / "t.txt").write_text("\n".join(TEXTS[:2]))
+    order = ["synth", tmp_path / "t.txt", tmp_path / "out", "--voices", "espeak:en-us", "--speed", "0.9:1.1"]
+    first = run(*order, "--takes", 2, "-j", 2)
+    assert first.exit_code == 0
+    assert "4 clips made now, 0 before, 0 dropped" in first.stdout
+    assert "0 clips made now, 4 before" in run(*order, "--takes", 2).stdout
+    other = run(*order, "--takes", 2, "--seed", 1)
+    assert other.exit_code == 2
+    assert "holds clips made with seed 0, not 1; give the same settings to go on, or another folder" in other.stderr
+    for wrong in (["--speed", "fast"], ["--speed", "2:1"], ["--noise", "x"], ["--voices", "x"]):
+        assert run("synth", tmp_path / "t.txt", tmp_path / "new", "--voices", "espeak:en", *wrong).exit_code == 2
+    assert not (tmp_path / "new").exists()
+
+
+# --- splicing
+
+
+@pytest.fixture
+def joinable(tmp_path: Path) -> tuple[Path, Path]:
+    """Utterances of three speakers, each at a pitch of its own, and two sounds."""
+    speech = [
+        {
+            "audio": clip(tmp_path / f"{n}.wav", 1.0 + n / 10, 0.1 + 0.05 * n, 200 + 100 * n),
+            "text": f"Word {'abcdef'[n]}", "speaker": str(n % 3),
+        }
+        for n in range(6)
+    ]
+    sounds = [
+        {"audio": clip(tmp_path / "bark.wav", 5.0, pitch=3000), "label": "Dog bark", "text": None},
+        {"audio": clip(tmp_path / "bell.wav", 0.5, pitch=4000), "label": "bell"},
+    ]
+    return manifest(tmp_path, *speech), manifest(tmp_path, *sounds, name="sounds.jsonl")
+
+
+def test_a_sound_stands_between_two_utterances_in_the_audio_and_in_the_text(
+    joinable: tuple[Path, Path], tmp_path: Path
+) -> None:
+    speech, sounds = joinable
+    done = splice(speech, sounds, tmp_path / "out", sound_clips=6, speaker_clips=0, seed=1)
+    assert (done.made, done.failed) == (6, 0)
+    said = {row["text"]: row for row in rows_of(speech)}
+    tags = set()
+    for row, example in zip(
+        rows_of(tmp_path / "out" / "manifest.jsonl"), read_manifest(tmp_path / "out" / "manifest.jsonl"), strict=True
+    ):
+        found = re.fullmatch(r"(Word \w)\. <(\w+)> (Word \w)\.", row["text"])
+        assert found
+        first, second = said[found[1]], said[found[3]]
+        tags.add(found[2])
+        assert first["speaker"] == second["speaker"] == row["speaker"]
+        assert example.transcript == f"{found[1]} {found[3]}".lower()  # the tag is not spoken
+        samples = samples_of(example.audios[0])
+        assert row["duration"] == pytest.approx(len(samples) / RATE, abs=1e-3)
+        sound = 3.0 if found[2] == "dog_bark" else 0.5
+        lengths = [1.0 + int(one["audio"][0]) / 10 for one in (first, second)]
+        assert 0.2 <= row["duration"] - sum(lengths) - sound <= 0.8  # two pauses
+        centre = lengths[0] + 0.25 + sound / 2
+        middle = samples[round((centre - 0.1) * RATE) : round((centre + 0.1) * RATE)]
+        spectrum = np.abs(np.fft.rfft(middle))
+        heard = np.argmax(spectrum) / len(middle) * RATE
+        assert heard == pytest.approx(3000 if found[2] == "dog_bark" else 4000, abs=20)
+    assert tags == {"dog_bark", "bell"}
+
+
+def test_two_speakers_are_two_and_in_their_order(joinable: tuple[Path, Path], tmp_path: Path) -> None:
+    splice(joinable[0], None, tmp_path / "out", sound_clips=0, speaker_clips=5)
+    speaker = {row["text"]: row["speaker"] for row in rows_of(joinable[0])}
+    for row in rows_of(tmp_path / "out" / "manifest.jsonl"):
+        found = re.fullmatch(r"The first speaker says (Word \w)\. The second speaker says (Word \w)\.", row["text"])
+        assert found
+        assert speaker[found[1]] != speaker[found[2]]
+        assert row["speaker"] == f"{speaker[found[1]]}+{speaker[found[2]]}"
+        assert row["task"] == "two-speakers"
+
+
+def test_the_same_seed_splices_the_same_and_more_may_be_asked_for_later(
+    joinable: tuple[Path, Path], tmp_path: Path
+) -> None:
+    splice(*joinable, tmp_path / "at-once", sound_clips=3, speaker_clips=2)
+    splice(*joinable, tmp_path / "later", sound_clips=1, speaker_clips=2)
+    more = splice(*joinable, tmp_path / "later", sound_clips=3, speaker_clips=2)
+    assert (more.made, more.before) == (2, 3)
+    later, at_once = made(tmp_path / "later"), made(tmp_path / "at-once")
+    assert sorted(later.pop("manifest.jsonl").splitlines()) == sorted(at_once.pop("manifest.jsonl").splitlines())
+    assert later == at_once
+
+
+def test_the_loudest_stretch_is_kept_and_faded() -> None:
+    samples = np.concatenate([np.full(RATE, 0.01), np.full(RATE, 0.5), np.full(RATE, 0.02)]).astype(np.float32)
+    cut = loudest(samples, 1.0)
+    assert len(cut) == RATE
+    assert cut[RATE // 2] == 0.5
+    assert (cut[0], cut[-1]) == (0.0, 0.0)
+    assert len(loudest(samples, 30.0)) == len(samples)
+
+
+def test_tags_and_sentences_are_written_as_in_the_paper() -> None:
+    assert tag_of("Throat clearing") == "<throat_clearing>"
+    assert sentence("It's a boy, ") == "It's a boy."
+    assert sentence("Why?") == "Why?"
+    with pytest.raises(DataError, match="the label 'Audio' would be the tag <audio>, which is not allowed"):
+        tag_of("Audio")
+
+
+def test_what_cannot_be_joined_says_what_is_missing(joinable: tuple[Path, Path], tmp_path: Path) -> None:
+    speech, sounds = joinable
+    alone = manifest(tmp_path, *[{**row, "speaker": "1"} for row in rows_of(speech)], name="alone.jsonl")
+    with pytest.raises(DataError, match="two speakers are needed; add the field `speaker`"):
+        splice(alone, None, tmp_path / "out", sound_clips=0, speaker_clips=1)
+    with pytest.raises(DataError, match="no row has a recording and a label"):
+        splice(speech, speech, tmp_path / "out", sound_clips=1, speaker_clips=0)
+    result = run("splice", speech, sounds, tmp_path / "cli", "--clips", 2, "--speakers", 1)
+    assert result.exit_code == 0
+    assert "3 clips made now, 0 before, 0 failed" in result.stdout
+    assert run("splice", speech, sounds, tmp_path / "cli", "--clips", 2, "--seed", 4).exit_code == 2
+    assert run("check", tmp_path / "cli" / "manifest.jsonl", "--no-ctc").exit_code == 0
+
+
+def test_a_cut_that_lies_outside_its_recording_is_an_error_not_silence(tmp_path: Path) -> None:
+    from soundwave.errors import AudioError
+
+    clip(tmp_path / "a.wav", 1.0)
+    assert len(samples_of(AudioSpan(str(tmp_path / "a.wav"), 0.25, 0.75))) == RATE // 2
+    with pytest.raises(AudioError, match=r"has nothing from 2 s on; it is 1.0 s long"):
+        samples_of(AudioSpan(str(tmp_path / "a.wav"), 2.0, 3.0))
