@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, WhisperConfig, WhisperFeatureExtractor
 
-from soundwave.checkpoints.catalog import part_folder
+from soundwave.checkpoints.catalog import HUB_ID, hub_part_folder, part_folder
+from soundwave.checkpoints.parts import PARTS
 from soundwave.checkpoints.lora import LORA_FOLDER, load_lora, save_lora
 from soundwave.checkpoints.weights import empty_model, fill, finish, read_tensors, weight_files
 from soundwave.configuration import SoundwaveConfig
@@ -60,8 +61,10 @@ def load_processor(config: SoundwaveConfig, folder: Path | None = None) -> Sound
 
 
 def resolve_part(source: str) -> Path:
-    """The folder of a catalog part, or the folder itself."""
-    return Path(source) if Path(source).is_dir() else part_folder(source)
+    """The folder itself, the folder of a catalog part, or that of a hub id such as `openai/whisper-large-v3`."""
+    if Path(source).is_dir():
+        return Path(source)
+    return hub_part_folder(source) if source not in PARTS and HUB_ID.fullmatch(source) else part_folder(source)
 
 
 def new_config(audio_tower: str, language_model: str, **switches: object) -> SoundwaveConfig:
