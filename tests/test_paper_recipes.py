@@ -64,5 +64,5 @@ def test_a_part_may_be_a_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
 
 
 def test_a_part_that_nobody_knows_is_named() -> None:
-    with pytest.raises(CheckpointError, match="There is no part 'whisper-bas', and .* Did you mean 'whisper-base'"):
+    with pytest.raises(CheckpointError, match=r"There is no part 'whisper-bas', and .* Did you mean 'whisper-base'"):
         resolve_part("whisper-bas")

@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, WhisperConfig, WhisperFeatureExtractor
 
 from soundwave.checkpoints.catalog import HUB_ID, hub_part_folder, part_folder
-from soundwave.checkpoints.parts import PARTS
 from soundwave.checkpoints.lora import LORA_FOLDER, load_lora, save_lora
+from soundwave.checkpoints.parts import PARTS
 from soundwave.checkpoints.weights import empty_model, fill, finish, read_tensors, weight_files
 from soundwave.configuration import SoundwaveConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration

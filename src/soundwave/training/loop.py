@@ -7,6 +7,7 @@ What differs between stages is data (`stages.py`), what a step computes is in `m
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,6 +23,7 @@ from soundwave.checkpoints.native import save_trained
 from soundwave.errors import TrainingError
 from soundwave.training.checkpointing import Position, list_checkpoints, load_checkpoint, save_checkpoint
 from soundwave.training.dataset import Batch, Item, Source, batches
+from soundwave.training.estimate_table import estimate, render
 from soundwave.training.evaluate import evaluate
 from soundwave.training.logs import RunLog
 from soundwave.training.modules import Losses, StageModule
@@ -38,13 +40,15 @@ def train_from_recipe(path: str | Path, overrides: list[str], dry_run: bool = Fa
     Args:
         path: a YAML recipe.
         overrides: `key=value` changes to it.
-        dry_run: only check: read everything, store the features, compute two batches.
+        dry_run: only check: print an estimate, read everything, store the features, compute two batches.
         resume: go on from the newest checkpoint of `output_dir`; without it, a run that is there is an error.
 
     Raises:
         ConfigurationError, DataError, TrainingError: what is wrong, before the first step where it can be known then.
     """
     recipe = read_recipe(path, overrides)
+    if dry_run:
+        print(render(estimate(recipe), str(path)), file=sys.stderr, flush=True)
     return train(recipe, dry_run=dry_run, resume=resume)
 
 

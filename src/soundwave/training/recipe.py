@@ -53,7 +53,7 @@ class Recipe:
     merge_words: bool = False  # join what a restricted CTC spells into the LLM's own tokens; from stage II on
     train: list[DataSource] = field(default_factory=list)
     evaluation: list[DataSource] = field(default_factory=list)
-    features: str = "runs/features"  # folder of the stored encoder features
+    features: str | None = "runs/features"  # folder of the stored encoder features; null: computed on the fly
     learning_rate: float = 1e-4
     alignment_learning_rate_scale: float = 1.0  # of the alignment adapter; below 1 stage II keeps what stage I learned
     weight_decay: float = 0.1
@@ -72,6 +72,10 @@ class Recipe:
     feature_dropout: float = 0.0  # encoder channels set to zero, per clip
     lora: LoraRecipe = field(default_factory=LoraRecipe)
     mixed_precision: str = "auto"  # bf16, no, or auto: bf16 where the device computes it fast
+    optimizer: str = "auto"  # adamw, adamw_fused (one kernel for all weights), or auto: fused on a CUDA GPU
+    gradient_checkpointing: bool = False  # the LLM's layers are computed twice, and their activations not kept
+    llm_quantization: str = "none"  # none, or 4bit (QLoRA): the frozen LLM's matrices as NF4; needs a CUDA GPU
+    devices: int = 1  # GPUs that the batch is meant for; nothing but the estimate reads it
     seed: int = 1
     logging_steps: int = 20
     eval_steps: int = 200
@@ -80,10 +84,13 @@ class Recipe:
     on_bad_audio: str = "skip"  # skip (each is named), or stop
 
 
-CHOICES = {"mixed_precision": ("auto", "bf16", "no"), "on_nan": ("stop", "skip"), "on_bad_audio": ("skip", "stop")}
+CHOICES = {
+    "mixed_precision": ("auto", "bf16", "no"), "on_nan": ("stop", "skip"), "on_bad_audio": ("skip", "stop"),
+    "optimizer": ("auto", "adamw", "adamw_fused"), "llm_quantization": ("none", "4bit"),
+}
 ABOVE_ZERO = (
     "batch_seconds", "max_batch_size", "gradient_accumulation_steps", "num_train_epochs", "max_steps", "learning_rate",
-    "logging_steps", "eval_steps", "save_steps",
+    "logging_steps", "eval_steps", "save_steps", "devices",
 )
 
 
