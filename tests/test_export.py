@@ -74,7 +74,7 @@ def test_an_exported_folder_answers_as_the_trained_one(verb: list[str], trained:
     assert (out / "lora").is_dir() != merged
     model, processor = AutoModel.from_pretrained(out), AutoProcessor.from_pretrained(out)
     assert answer(model, processor) == answer(*before)
-    torch.testing.assert_close(logits(model, processor), logits(*before), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(logits(model, processor), logits(*before), rtol=1e-3, atol=3e-3)  # LoRA summed last
     assert model.config.text_only == ("adapted" if merged else "plain")
     again = load_checkpoint(out, "cpu", torch.float32)
     assert answer(*again) == answer(*before)

@@ -5,14 +5,17 @@ Works without data and without weights: what is not at hand is taken from publis
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
 
+from soundwave.checkpoints.catalog import SHIPPED
+from soundwave.checkpoints.native import start_config
 from soundwave.configuration import SoundwaveConfig
-from soundwave.errors import ConfigurationError, DataError
+from soundwave.errors import CheckpointError, ConfigurationError, DataError
 from soundwave.training.data import read_manifest
 from soundwave.training.estimate import (
     CLIP_SECONDS,
@@ -25,9 +28,10 @@ from soundwave.training.estimate import (
     memory,
     workload,
 )
+from soundwave.training.preparation import MINI_LLM, MINI_TOWER, stage_of, start_folder
 from soundwave.training.public_sizes import GPUS, RELEASED_9B, audio_config, released_9b, text_config
 from soundwave.training.recipe import Recipe, read_recipe
-from soundwave.training.stages import Stage, stage_named
+from soundwave.training.stages import Stage
 
 ASSUMED_RATE = 0.3  # of a GPU's peak, recomputation counted; large models reach 0.3 to 0.5, small ones far less
 OVERHEAD = 2e9  # bytes: CUDA's context and the allocator's gaps; an assumption
@@ -49,9 +53,7 @@ def estimate(recipe: Recipe) -> list[Row]:
     Raises:
         ConfigurationError: the sizes of a part are not known here, or the recipe's sizes do not fit.
     """
-    stage = stage_named(recipe.stage)
-    if not recipe.lora.r:
-        stage = stage.without_lora()
+    stage = stage_of(recipe)
     config, origin = model_config(recipe)
     parts = count_parameters(config, recipe.lora)
     seconds, where = clip_seconds(recipe)
@@ -70,10 +72,11 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
     """
     start = recipe.start_from
     if start == RELEASED_9B:
-        return released_9b(), f"{start}, its published sizes"
-    if start is not None and (Path(start) / "config.json").is_file():
-        return SoundwaveConfig.from_pretrained(start), f"{start}/config.json"
-    tower, language_model = recipe.audio_tower, recipe.language_model
+        return _switched(released_9b(), recipe), f"{start}, its published sizes"
+    with contextlib.suppress(CheckpointError, ConfigurationError):  # not at hand: the recipe itself says enough, or not
+        if start is not None and (start in SHIPPED or Path(start).is_dir()):
+            return _switched(start_config(start_folder(recipe) or Path(), start), recipe), f"{start}, its config.json"
+    tower, language_model = recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM
     try:
         config = SoundwaveConfig(
             audio_config=audio_config(tower), text_config=text_config(language_model), **recipe.model
@@ -89,6 +92,12 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
         config.ctc_vocabulary = list(range(recipe.ctc_vocabulary_size))
     note = "" if start is None else f"; {start} is not there yet"
     return config, f"{tower} and {language_model}, built without memory{note}"
+
+
+def _switched(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
+    for name, value in recipe.model.items():
+        setattr(config, name, value)
+    return config
 
 
 def clip_seconds(recipe: Recipe) -> tuple[float, str]:

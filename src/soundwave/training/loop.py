@@ -105,7 +105,7 @@ class _Run:
     module: StageModule
 
     def __post_init__(self) -> None:
-        recipe = self.recipe
+        recipe, self.on_cuda = self.recipe, self.accelerator.device.type == "cuda"
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         aligning = [p for name, p in trained.items() if "alignment." in name]
         others = [p for name, p in trained.items() if "alignment." not in name]
@@ -113,6 +113,7 @@ class _Run:
         self.optimizer: Any = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=recipe.learning_rate,
             betas=(recipe.adam_beta1, recipe.adam_beta2), weight_decay=recipe.weight_decay,
+            fused=recipe.optimizer == "adamw_fused" or (recipe.optimizer == "auto" and self.on_cuda),
         )
         self.raw_module, self.raw_optimizer = self.module, self.optimizer
         self.position = Position()

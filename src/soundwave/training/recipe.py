@@ -33,7 +33,7 @@ class DataSource:
 class LoraRecipe:
     """LoRA of the LLM (paper: r 64, alpha 16 on q, k, v, o)."""
 
-    r: int = 64  # rank
+    r: int = 64  # rank; 0: the stage trains no LoRA, and one of the stage before stays as it is
     lora_alpha: int = 16  # scale: alpha / r
     lora_dropout: float = 0.05
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
@@ -45,9 +45,9 @@ class Recipe:
 
     stage: str = "alignment"  # alignment (I), shrinking (II) or instruction (III)
     output_dir: str = "runs/stage1"  # checkpoints, logs and plots; a run found here is resumed
-    start_from: str | None = None  # folder of the stage before
-    audio_tower: str = "whisper-base"  # catalog part or folder of the frozen encoder
-    language_model: str = "smollm2-135m-instruct"  # catalog part or folder of the LLM
+    start_from: str | None = None  # model to train further: the stage before, or any model: a folder, `mini`, a hub id
+    audio_tower: str | None = None  # frozen encoder: part, folder or hub id; null: start_from's, or mini's
+    language_model: str | None = None  # likewise of the LLM
     model: dict[str, Any] = field(default_factory=dict)  # switches of SoundwaveConfig for a new model
     ctc_vocabulary_size: int | None = None  # a restricted CTC vocabulary of about this many LLM tokens; none: all
     merge_words: bool = False  # join what a restricted CTC spells into the LLM's own tokens; from stage II on
@@ -129,6 +129,8 @@ def _check_values(recipe: Recipe, where: str) -> None:
         value = getattr(recipe, name)
         if value is not None and not value > 0:
             raise ConfigurationError(f"{where}: {name} is {value}; it must be above 0.")
+    if recipe.lora.r < 0:
+        raise ConfigurationError(f"{where}: lora.r is {recipe.lora.r}; it must be above 0, or 0 to train no LoRA.")
     for name in ("train", "evaluation"):
         for i, source in enumerate(getattr(recipe, name)):
             if not source.manifest:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -26,10 +26,6 @@ class Stage:
     lora: bool
     next_token: bool
     ctc: bool
-
-    def without_lora(self) -> Stage:
-        """The same stage with the LLM, and a LoRA that it may have, left as they are (`lora: {r: 0}`)."""
-        return replace(self, lora=False)
 
 
 ALIGNMENT = Stage("alignment", ("alignment.",), lora=False, next_token=False, ctc=True)
