@@ -52,7 +52,9 @@ def test_a_recipe_that_was_written_reads_the_same(tmp_path: Path) -> None:
     assert read(tmp_path, yaml.safe_dump(dataclasses.asdict(recipe))) == recipe
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("stage*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [
+    *sorted((ROOT / "recipes").rglob("stage*.yaml")), *sorted((ROOT / "recipes" / "finetune").glob("*.yaml"))
+], ids=lambda path: path.name)
 def test_the_recipes_that_we_ship_are_valid(path: Path) -> None:
     assert read_recipe(path).train
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import fmean
@@ -29,7 +29,7 @@ from soundwave.training.estimate import (
     workload,
 )
 from soundwave.training.preparation import MINI_LLM, MINI_TOWER, stage_of, start_folder
-from soundwave.training.public_sizes import GPUS, RELEASED_9B, audio_config, released_9b, text_config
+from soundwave.training.public_sizes import GPUS, RELEASED_9B, audio_config, mini, released_9b, text_config
 from soundwave.training.recipe import Recipe, read_recipe
 from soundwave.training.stages import Stage
 
@@ -76,6 +76,8 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
     with contextlib.suppress(CheckpointError, ConfigurationError):  # not at hand: the recipe itself says enough, or not
         if start is not None and (start in SHIPPED or Path(start).is_dir()):
             return _switched(start_config(start_folder(recipe) or Path(), start), recipe), f"{start}, its config.json"
+    if start in SHIPPED:
+        return _switched(mini(), recipe), f"{start}, the sizes of its recipe; its weights are not at hand"
     tower, language_model = recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM
     try:
         config = SoundwaveConfig(
@@ -147,6 +149,9 @@ def _memory_rows(
 ) -> list[Row]:
     low = recipe.mixed_precision != "no"
     held = memory(config, recipe, stage, parts, work, low)
+    buckets = ""
+    if recipe.devices > 1:
+        held, buckets = replace(held, gradients=2 * held.gradients), "; DDP's buckets are as much again"
     total = held.total + OVERHEAD
     fits = [gpu.name for gpu in GPUS if total < gpu.memory]
     return [
@@ -155,7 +160,7 @@ def _memory_rows(
         Row("  frozen weights", f"{held.frozen / 1e9:.1f} GB", f"{'bf16' if low else 'float32'}; adapters in float32, "
             "with autocast's copies" + ("; the LLM's matrices in 4 bits" if recipe.llm_quantization == "4bit" else "")),
         Row("  trained weights", f"{held.trained / 1e9:.1f} GB", "4 bytes each"),
-        Row("  gradients", f"{held.gradients / 1e9:.1f} GB", "4 bytes each; DDP's buckets are these"),
+        Row("  gradients", f"{held.gradients / 1e9:.1f} GB", f"4 bytes each{buckets}"),
         Row("  optimizer", f"{held.optimizer / 1e9:.1f} GB", "AdamW: 8 bytes each"),
         Row("  activations", f"{held.activations / 1e9:.1f} GB", f"{work.clips} clips; formulas in training/estimate.py"
             + ("; LLM layers recomputed" if recipe.gradient_checkpointing else "")),
@@ -171,10 +176,10 @@ def _cost_rows(
         "encoder": cost.audio_tower, "alignment": cost.alignment, "CTC head": cost.ctc_head,
         "shrinking": cost.shrinking, "LLM": cost.language_model,
     }
-    shown = ", ".join(f"{name} {part / 1e12:.2f}" for name, part in shares.items())
+    shown = ", ".join(f"{name} {part / 1e12:.2g}" for name, part in shares.items())
     rows = [
-        Row("FLOPs of a clip", f"{cost.total / 1e12:.2f} T", f"{shown}; 2 a weight and position, backward counted"),
-        Row("FLOPs of a step", f"{step / 1e15:,.2f} P", "times the clips of a step"),
+        Row("FLOPs of a clip", f"{cost.total / 1e12:.3g} T", f"{shown}; 2 a weight and position, backward counted"),
+        Row("FLOPs of a step", f"{step / 1e12:,.3g} T" if step < 1e15 else f"{step / 1e15:,.1f} P", "times its clips"),
     ]
     if recipe.features is not None:
         stored = work.frames * config.audio_config.d_model * 2
@@ -182,10 +187,10 @@ def _cost_rows(
     for gpu in GPUS:
         per_step = step / (gpu.peak * ASSUMED_RATE)  # GPU-seconds
         how = f"{gpu.peak / 1e12:.0f} TFLOP/s (data sheet) at {ASSUMED_RATE:.0%} of it (assumed)"
-        value = f"{per_step / recipe.devices:.1f} s a step"
+        value = f"{per_step / recipe.devices:.2g} s a step"
         if recipe.max_steps is not None:
             hours = per_step * recipe.max_steps / 3600
-            value += f"; {hours / recipe.devices:,.1f} h, {hours:,.0f} GPU-hours"
+            value += f"; {hours / recipe.devices:,.2g} h, {hours:,.3g} GPU-hours"
             how += f", {recipe.max_steps:,} steps"
         rows.append(Row(f"  {recipe.devices} x {gpu.name}", value, how))
     return rows

@@ -94,6 +94,15 @@ def released_9b() -> SoundwaveConfig:
     return released_config(values, audio_config("openai/whisper-large-v2"))
 
 
+def mini() -> SoundwaveConfig:
+    """soundwave-mini, as recipes/mini/stage1.yaml makes it."""
+    return SoundwaveConfig(
+        audio_config=audio_config("whisper-base"), text_config=text_config("smollm2-135m-instruct"),
+        alignment_layers=2, alignment_heads=9, alignment_ffn_dim=1536, look_back_heads=9,
+        ctc_vocabulary=list(range(250)),
+    )
+
+
 def _folder(name: str, known: dict[str, Any]) -> Path:
     for folder in (Path(name), models_cache() / name):
         if (folder / "config.json").is_file():
