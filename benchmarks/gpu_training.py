@@ -11,6 +11,7 @@ Beside each figure stands what `soundwave train --estimate` derives for the same
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import math
 import sys
@@ -33,17 +34,16 @@ from soundwave.training.dataset import Batch
 from soundwave.training.estimate import Workload, count_parameters, flops, memory, workload
 from soundwave.training.estimate_table import model_config
 from soundwave.training.modules import StageModule
-from soundwave.training.public_sizes import GPUS
 from soundwave.training.recipe import Recipe, read_recipe
 from soundwave.training.stages import Stage, mark_trained, stage_named
 
 PAPER = Path(__file__).resolve().parents[1] / "recipes" / "paper"
 NEEDED_GIGABYTES = 40
+MEL_FRAMES_PER_ENCODER_FRAME = 2
 GIGABYTE = 1e9
 NO_GPU = 2  # exit code
-MEL_FRAMES_PER_ENCODER_FRAME = 2
-PEAKS = {gpu.name.split()[0]: gpu.peak for gpu in GPUS} | {"A800": GPUS[0].peak, "4090": 165e12, "3090": 71e12,
-                                                          "H200": 989e12}  # data sheets, dense bf16
+# FLOP/s of NVIDIA's data sheets: dense bf16, as in training/public_sizes.py; H100 and H200 are the SXM modules
+PEAKS = {"A100": 312e12, "A800": 312e12, "H100": 989e12, "H200": 989e12, "L40S": 362e12, "4090": 165e12, "3090": 71e12}
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,9 @@ class Trainer:
         return times[warmup:]
 
 
-def measure(recipe: Recipe, config: SoundwaveConfig, device: torch.device, steps: int, warmup: int = 2) -> dict[str, Any]:
+def measure(
+    recipe: Recipe, config: SoundwaveConfig, device: torch.device, steps: int, warmup: int = 2
+) -> dict[str, Any]:
     """One stage: rates, memory, and what the estimate says of them."""
     stage = stage_named(recipe.stage)
     parts, work = count_parameters(config, recipe.lora), workload(config, recipe)
@@ -219,8 +221,9 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print(
-            f"gpu_training.py needs a CUDA GPU with {NEEDED_GIGABYTES} GB or more, and PyTorch {torch.__version__} sees "
-            "none. `soundwave train recipes/paper/stage1.yaml --estimate` derives figures without one.", file=sys.stderr,
+            f"gpu_training.py needs a CUDA GPU with {NEEDED_GIGABYTES} GB or more; torch {torch.__version__} sees none. "
+            "`soundwave train recipes/paper/stage1.yaml --estimate` derives figures without one.",
+            file=sys.stderr,
         )
         raise SystemExit(NO_GPU)
     rows = []
@@ -230,6 +233,7 @@ def main() -> None:
             recipe = replace(recipe, max_batch_size=options.batch, batch_seconds=30.0 * options.batch)
         rows.append(measure(recipe, model_config(recipe)[0], torch.device("cuda"), options.steps))
         print(show(rows[-1]), flush=True)
+        gc.collect()  # the model of this stage, before the next one's
         torch.cuda.empty_cache()
     if options.json:
         about = {"device": torch.cuda.get_device_name(), "machine": machine_facts(), "stages": rows}
