@@ -221,7 +221,7 @@ def main() -> None:
     options = parser.parse_args()
     if not torch.cuda.is_available():
         print(
-            f"gpu_training.py needs a CUDA GPU with {NEEDED_GIGABYTES} GB or more; torch {torch.__version__} sees none. "
+            f"gpu_training.py needs a CUDA GPU with {NEEDED_GIGABYTES} GB or more, and torch sees none. "
             "`soundwave train recipes/paper/stage1.yaml --estimate` derives figures without one.",
             file=sys.stderr,
         )

@@ -55,6 +55,21 @@ def test_features_on_the_fly_train_as_stored_ones(first: Recipe, tmp_path: Path)
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-2)
 
 
+def test_a_batch_on_the_fly_is_the_stored_one_to_float16s_rounding(first: Recipe) -> None:
+    stored, flying = (
+        preparation.prepare(dataclasses.replace(first, features=features), CPU, "no", main=False)
+        for features in (first.features, None)
+    )
+    items = stored.train[0].items(seed=1, epoch=0)
+    one, other = stored.collator(items, "seed"), flying.collator(items, "seed")
+    assert one.encoder_frames is not None
+    assert other.encoder_frames is not None
+    assert one.frame_mask is not None
+    assert torch.equal(one.frame_mask, other.frame_mask)
+    assert torch.equal(one.encoder_frames == 0, other.encoder_frames == 0)  # padding and SpecAugment's masks
+    torch.testing.assert_close(other.encoder_frames, one.encoder_frames, rtol=2e-3, atol=2e-3)
+
+
 def test_a_clip_that_cannot_be_read_on_the_fly_is_left_out(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
