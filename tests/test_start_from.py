@@ -12,10 +12,13 @@ import tiny
 import tiny_runs
 import torch
 
+from soundwave import doctor
 from soundwave.checkpoints import catalog
 from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.evaluation.provenance import weights_of
 from soundwave.export.huggingface import export
+from soundwave.inference.engine import Engine
 from soundwave.training import preparation
 from soundwave.training.loop import train
 from soundwave.training.recipe import Recipe
@@ -81,7 +84,16 @@ def test_a_hub_id_is_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     released = tiny.released_folder(tmp_path / "released")
     monkeypatch.setattr(catalog, "_hub_folder", lambda name, **_: released)
     final = train(tuned(tmp_path, "org/model"))
-    assert load_checkpoint(final, "cpu", torch.float32)[0].config.language_model_source == "org/model"
+    loaded = load_checkpoint(final, "cpu", torch.float32)
+    assert loaded[0].config.language_model_source == "org/model"
+    assert "model/model.safetensors" in weights_of(Engine(*loaded, folder=final))  # a score names what it stands on
+
+
+def test_the_doctor_knows_a_part_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_folder_without_network", lambda name: None)
+    assert doctor._part("org/model").value == "not downloaded yet"
+    monkeypatch.setattr(doctor, "_folder_without_network", lambda name: tiny.released_folder(tmp_path / "released"))
+    assert doctor._part("org/model").mark == "ok"
 
 
 def test_what_is_no_model_to_train_further_is_told(tmp_path: Path) -> None:

@@ -171,7 +171,7 @@ def memory(
     trained = parts.trained(stage)
     # adapters and LoRA are in float32, trained or not; a frozen CTC matrix is like the LLM
     own = parts.adapters + (parts.lora if stage.next_token else 0)
-    frozen = (own - trained) * FLOAT32 + parts.ctc_head * kept
+    frozen: float = (own - trained) * FLOAT32 + parts.ctc_head * kept
     if recipe.features is None:
         frozen += parts.audio_tower * kept
     if stage.next_token:
