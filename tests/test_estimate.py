@@ -9,6 +9,7 @@ import pytest
 import tiny
 import tiny_runs
 import torch
+import yaml
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -16,6 +17,7 @@ from soundwave.checkpoints.lora import attach_lora
 from soundwave.cli import app
 from soundwave.errors import ConfigurationError
 from soundwave.training import estimate as sums
+from soundwave.training import loop
 from soundwave.training.dataset import Batch
 from soundwave.training.estimate_table import clip_seconds, estimate, estimate_text, model_config
 from soundwave.training.loop import train_from_recipe
@@ -152,13 +154,26 @@ def test_unknown_sizes_are_named(tmp_path: Path) -> None:
 
 
 def test_a_dry_run_says_what_it_will_cost_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    import yaml
-
     path = tmp_path / "recipe.yaml"
     path.write_text(yaml.safe_dump(dataclasses.asdict(tiny_runs.recipe(tmp_path))))
     train_from_recipe(path, [], dry_run=True)
     told = capsys.readouterr().err
     assert told.index("memory of a device") < told.index("encoding 8 clips")
+
+
+def test_a_dry_run_of_a_model_whose_sizes_are_not_known_checks_all_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(recipe: Recipe) -> None:
+        raise ConfigurationError("The sizes of org/llm are not known here.")
+
+    monkeypatch.setattr(loop, "estimate", unknown)
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(dataclasses.asdict(tiny_runs.recipe(tmp_path))))
+    train_from_recipe(path, [], dry_run=True)
+    told = capsys.readouterr().err
+    assert "no estimate: The sizes of org/llm are not known here." in told
+    assert "encoding 8 clips" in told
 
 
 def test_the_command_needs_neither_data_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from safetensors import SafetensorError
 
 from soundwave.checkpoints.native import save_trained
-from soundwave.errors import TrainingError
+from soundwave.errors import ConfigurationError, TrainingError
 from soundwave.training.checkpointing import Position, list_checkpoints, load_checkpoint, save_checkpoint
 from soundwave.training.dataset import Batch, Item, Source, batches
 from soundwave.training.estimate_table import estimate, render
@@ -48,7 +48,11 @@ def train_from_recipe(path: str | Path, overrides: list[str], dry_run: bool = Fa
     """
     recipe = read_recipe(path, overrides)
     if dry_run:
-        print(render(estimate(recipe), str(path)), file=sys.stderr, flush=True)
+        try:
+            told = render(estimate(recipe), str(path))
+        except ConfigurationError as error:  # a part that is downloaded below, or a mistake that is named there
+            told = f"no estimate: {error}"
+        print(told, file=sys.stderr, flush=True)
     return train(recipe, dry_run=dry_run, resume=resume)
 
 
