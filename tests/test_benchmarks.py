@@ -16,6 +16,9 @@ from soundwave.audio import SAMPLE_RATE
 from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.inference.engine import Engine
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.training.estimate import Workload, workload
+from soundwave.training.recipe import Recipe
+from soundwave.training.stages import stage_named
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 if not BENCHMARKS.is_dir():
@@ -24,6 +27,7 @@ sys.path.insert(0, str(BENCHMARKS))
 
 import cold_start  # noqa: E402
 import gpu_speed  # noqa: E402
+import gpu_training  # noqa: E402
 import speed  # noqa: E402
 import subjects  # noqa: E402
 import timing  # noqa: E402
@@ -154,3 +158,50 @@ def test_the_gpu_benchmark_is_of_the_published_size() -> None:
     with torch.device("meta"):
         model = SoundwaveForConditionalGeneration(gpu_speed.full_size())
     assert sum(parameter.numel() for parameter in model.parameters()) == pytest.approx(9.4e9, rel=0.01)
+
+
+def test_without_a_gpu_the_training_benchmark_says_what_it_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(sys, "argv", ["gpu_training.py"])
+    with pytest.raises(SystemExit) as ended:
+        gpu_training.main()
+    assert ended.value.code == 2
+    assert "needs a CUDA GPU with 40 GB or more" in capsys.readouterr().err
+
+
+def test_rates_of_training_follow_from_a_steps_time() -> None:
+    work = Workload(clips=8, seconds=5.0, frames=300, aligned=150, positions=100, audio_positions=30, replied=20)
+    rates = gpu_training.speed(0.5, work, flops_of_clip=10e12, peak=320e12)
+    assert (rates.steps_per_second, rates.clips_per_second) == (2.0, 16.0)
+    assert (rates.audio_seconds_per_second, rates.tokens_per_second) == (80.0, 1600.0)
+    assert (rates.tflops_per_second, rates.share_of_peak) == (160.0, 0.5)
+    assert gpu_training.speed(0.5, work, 10e12, None).share_of_peak is None
+    peaks = [gpu_training.peak_of(name) for name in ("NVIDIA A800-SXM4-80GB", "NVIDIA H100 80GB HBM3", "Voodoo 2")]
+    assert peaks == [312e12, 989e12, None]
+
+
+@pytest.mark.parametrize("name", ["alignment", "shrinking", "instruction"])
+def test_the_training_benchmark_runs_the_steps_of_its_stage(name: str) -> None:
+    config = tiny.config(
+        ctc_head="projection", audio_embedding="look_back", blank_handling="one_per_run", run_pooling="peak"
+    )
+    recipe = Recipe(stage=name, features=None, batch_seconds=20, max_batch_size=2, gradient_checkpointing=True)
+    row = gpu_training.measure(recipe, config, torch.device("cpu"), steps=2, warmup=1)
+    assert len(row["seconds"]) == 2
+    assert row["steps_per_second"] > 0
+    assert row["peak_gigabytes"] is None
+    assert f"{name}: 2 clips of 8.1 s" in gpu_training.show(row)
+
+
+def test_the_training_benchmark_gives_the_llm_as_many_positions_as_it_says() -> None:
+    config = tiny.config(ctc_head="projection", audio_embedding="look_back", blank_handling="one_per_run")
+    recipe = Recipe(stage="instruction", features=None, batch_seconds=20, max_batch_size=2)
+    work, stage = workload(config, recipe), stage_named("instruction")
+    model, tower = gpu_training.random_model(config, recipe, stage, torch.device("cpu"))
+    trainer = gpu_training.Trainer(model, tower, recipe, stage, work, torch.device("cpu"))
+    batch = trainer.batch()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        kept = model.encode_speech(encoder_frames=batch.encoder_frames, frame_mask=batch.frame_mask).kept()
+    assert [len(row) for row in kept] == pytest.approx([work.audio_positions] * 2, abs=2)

@@ -52,7 +52,9 @@ def test_a_recipe_that_was_written_reads_the_same(tmp_path: Path) -> None:
     assert read(tmp_path, yaml.safe_dump(dataclasses.asdict(recipe))) == recipe
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "recipes").rglob("stage*.yaml")), ids=lambda path: path.name)
+@pytest.mark.parametrize("path", [
+    *sorted((ROOT / "recipes").rglob("stage*.yaml")), *sorted((ROOT / "recipes" / "finetune").glob("*.yaml"))
+], ids=lambda path: path.name)
 def test_the_recipes_that_we_ship_are_valid(path: Path) -> None:
     assert read_recipe(path).train
 
@@ -86,6 +88,9 @@ def test_the_recipes_that_we_ship_are_valid(path: Path) -> None:
         ("batches_per_step: 0", [], "batches_per_step is 0; it must be above 0"),
         ("train: [{manifest: a, task: 3}]", [], r"train\[0\]: task must be str, but is 3"),
         ("on_bad_audio: cry", [], "on_bad_audio='cry' is not known; choose one of skip, stop"),
+        ("lora: {r: -1}", [], "lora.r is -1; it must be above 0, or 0 to train no LoRA"),
+        ("optimizer: sgd", [], "optimizer='sgd' is not known; choose one of auto, adamw, adamw_fused"),
+        ("llm_quantization: 8bit", [], "llm_quantization='8bit' is not known; choose one of none, 4bit"),
         ("max_steps: 0", [], "max_steps is 0; it must be above 0"),
         ("gradient_accumulation_steps: 0", [], "gradient_accumulation_steps is 0; it must be above 0"),
         ("batch_seconds: -1", [], "batch_seconds is -1.0; it must be above 0"),

@@ -25,6 +25,7 @@ from soundwave import cli_data
 from soundwave.cli_options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.evaluation import TaskName
+from soundwave.export import commands as exporting
 from soundwave.terminal import (
     as_plain,
     count_progress,
@@ -240,18 +241,25 @@ def train(
         list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings that replace the recipe's.")
     ] = None,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check everything and run two batches, then stop.")
+        bool, typer.Option("--dry-run", help="Print an estimate, check everything, run two batches, then stop.")
+    ] = False,
+    estimate: Annotated[
+        bool, typer.Option("--estimate", help="Only print the estimate: needs neither data nor weights.")
     ] = False,
     resume: Annotated[bool, typer.Option(help="Go on from the run's newest checkpoint, if it has one.")] = True,
 ) -> None:
     """Train a model by a recipe, or go on with a stopped run.
 
-    Prints the folder of the trained model.
+    Prints the folder of the trained model. An estimate of memory and cost is derived, not measured: each line says how.
     """
     try:
+        from soundwave.training.estimate_table import estimate_text
         from soundwave.training.loop import train_from_recipe
     except ModuleNotFoundError as problem:
         raise _without_extra("training", "train", problem) from problem
+    if estimate:
+        print(estimate_text(recipe, settings or []))
+        return
     print(train_from_recipe(recipe, settings or [], dry_run=dry_run, resume=resume))
 
 
@@ -303,6 +311,8 @@ def evaluate(
 
 
 app.add_typer(cli_data.app, name="data")
+app.command("export")(exporting.export)
+app.add_typer(exporting.lora)
 
 
 def main() -> None:

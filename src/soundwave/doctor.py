@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from soundwave.checkpoints.catalog import HUB_ID, models_cache, part_folder, resolve_model
+from soundwave.checkpoints.parts import PARTS
 from soundwave.errors import SoundwaveError
 
 if TYPE_CHECKING:
@@ -216,6 +217,12 @@ def _shape_of(folder: Path) -> tuple[SoundwaveConfig, dict[str, int]]:
 
 
 def _part(part: str) -> Finding:
+    if part not in PARTS and HUB_ID.fullmatch(part):
+        folder = _folder_without_network(part)
+        if folder is None:
+            return Finding(f"weights {part}", "warn", "not downloaded yet", "it is when the model is first loaded")
+        size = size_of(folder)
+        return Finding(f"weights {part}", "ok", f"{size / 1e6:.1f} MB in {folder}", details={"bytes": size})
     try:
         folder = part_folder(part, download=False)
     except SoundwaveError as problem:

@@ -30,6 +30,7 @@ SHIPPED = {MINI: "soundwave-mini", "soundwave-mini": "soundwave-mini"}
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # never pickles
+SECOND_COPIES = ["original/*", "*fp32*"]
 RECORD = "parts.json"
 RECORD_FORMAT = 1  # of the record and of what conversion writes: raise it to have old folders refused
 
@@ -166,11 +167,22 @@ def _shipped_folder(name: str) -> Path:
     )
 
 
-def _hub_folder(hub_id: str) -> Path:
+def hub_part_folder(hub_id: str) -> Path:
+    """The folder of a public encoder or language model on the hub, downloaded if need be.
+
+    Second copies of the weights are left out: Whisper large-v3 has one in float32, Llama one in Meta's own format.
+
+    Raises:
+        CheckpointError: there is no such model, or the hub cannot be reached.
+    """
+    return _hub_folder(hub_id, ignore_patterns=SECOND_COPIES)
+
+
+def _hub_folder(hub_id: str, **options: Any) -> Path:
     from huggingface_hub import snapshot_download  # half a second to import
 
     try:
-        folder = Path(snapshot_download(hub_id, allow_patterns=MODEL_FILES))
+        folder = Path(snapshot_download(hub_id, allow_patterns=MODEL_FILES, **options))
     except Exception as error:  # the hub client raises whatever its HTTP library does, and that has changed before
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise CheckpointError(

@@ -102,23 +102,51 @@ def load_released(
     Raises:
         CheckpointError: files are missing or do not fit together.
     """
-    values = json.loads((folder / "config.json").read_text())
-    files = weight_files(folder)
-    shapes = read_shapes(files)
-    audio_folder = folder / str(values.get("audio_tower", "audio_tower"))
-    config = released_config(values, _audio_config(audio_folder, shapes), *_adapter_sizes(shapes))
+    config = read_released_config(folder)
     model = empty_model(config)
-    fill(model, read_tensors(files), rename, device, dtype, str(folder))
+    fill(model, read_tensors(weight_files(folder)), rename, device, dtype, str(folder))
     finish(model, device, str(folder))
-    tokenizer = _tokenizer(folder, config)
+    processor = released_processor(folder, config)
+    set_released_generation(model, folder, processor)
+    return model, processor
+
+
+def read_released_config(folder: Path) -> SoundwaveConfig:
+    """The configuration of a checkpoint of the released format; what config.json leaves out is told by the weights.
+
+    Raises:
+        CheckpointError: files are missing or do not fit together.
+    """
+    values = json.loads((folder / "config.json").read_text())
+    shapes = read_shapes(weight_files(folder))
+    return released_config(values, _audio_config(_audio_folder(folder), shapes), *_adapter_sizes(shapes))
+
+
+def released_processor(folder: Path, config: SoundwaveConfig) -> SoundwaveProcessor:
+    """The processor of a checkpoint of the released format.
+
+    Raises:
+        CheckpointError: there is no tokenizer that transformers can read.
+    """
+    extractor = _feature_extractor(_audio_folder(folder), config.audio_config.num_mel_bins)
+    return SoundwaveProcessor.for_config(
+        config, extractor, _tokenizer(folder, config), audio_token=RELEASED_AUDIO_TOKEN
+    )
+
+
+def set_released_generation(
+    model: SoundwaveForConditionalGeneration, folder: Path, processor: SoundwaveProcessor
+) -> None:
+    """Gives the LLM the checkpoint's defaults of generation, and the pad token that its config.json names."""
     if (folder / "generation_config.json").is_file():
         model.language_model.generation_config = GenerationConfig.from_pretrained(folder)
-    model.language_model.generation_config.pad_token_id = values.get("llm_pad_token_id", tokenizer.pad_token_id)
-    processor = SoundwaveProcessor.for_config(
-        config, _feature_extractor(audio_folder, config.audio_config.num_mel_bins), tokenizer,
-        audio_token=RELEASED_AUDIO_TOKEN,
-    )
-    return model, processor
+    pad = json.loads((folder / "config.json").read_text()).get("llm_pad_token_id", processor.tokenizer.pad_token_id)
+    model.language_model.generation_config.pad_token_id = pad
+
+
+def _audio_folder(folder: Path) -> Path:
+    values = json.loads((folder / "config.json").read_text())
+    return folder / str(values.get("audio_tower", "audio_tower"))
 
 
 def _tokenizer(folder: Path, config: SoundwaveConfig) -> Any:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 
 from soundwave.checkpoints.catalog import check_folder, models_cache
+from soundwave.checkpoints.native import resolve_part
+from soundwave.checkpoints.parts import PARTS
 from soundwave.inference.engine import Engine
 
 PACKAGE = Path(__file__).resolve().parents[1]
@@ -48,8 +50,8 @@ def weights_of(engine: Engine) -> dict[str, str]:
     for source in (engine.model.config.audio_tower_source, engine.model.config.language_model_source):
         if source is None:
             continue
-        if Path(source).is_dir():
-            found = {path.name: _sha256(path) for path in sorted(Path(source).glob("*.safetensors"))}
+        if Path(source).is_dir() or source not in PARTS:  # a folder, or a model of the hub
+            found = {path.name: _sha256(path) for path in sorted(resolve_part(source).glob("*.safetensors"))}
         else:
             files = check_folder(models_cache() / source)["files"]
             found = {name: files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")}

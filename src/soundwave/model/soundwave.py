@@ -131,7 +131,14 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         Args:
             save_directory: made when missing.
             options: as in transformers.
+
+        Raises:
+            ConfigurationError: a LoRA is merged into the weights and still attached; it would be applied twice.
         """
+        if any(getattr(module, "merged", False) for module in self.language_model.modules()):
+            raise ConfigurationError(
+                "A LoRA is merged into the weights and still attached; call unmerge_lora, or fold_lora to keep it in."
+            )
         weights = {
             name.replace(".base_layer.", "."): value
             for name, value in self.state_dict().items() if ".lora_" not in name
@@ -144,12 +151,13 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         if self.has_lora:
             self.language_model.save_pretrained(Path(save_directory) / LORA_FOLDER)
 
-    def attach_lora(self, folder: Path, trainable: bool = False) -> None:
-        """Attaches the LoRA of a PEFT folder to the LLM (safetensors only)."""
+    def attach_lora(self, folder: Path, trainable: bool = False, name: str = "default") -> None:
+        """Attaches the LoRA of a PEFT folder to the LLM (safetensors only) and lets it be the one in use."""
         shown = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
         try:
-            self.language_model.load_adapter(str(folder), is_trainable=trainable)
+            self.language_model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
+            self.language_model.set_adapter(name)
         finally:
             if shown:
                 logging.enable_progress_bar()

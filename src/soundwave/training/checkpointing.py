@@ -135,6 +135,7 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Pos
         for key in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
             moment, name = key.split("/", 1)
             value = tensors.get_tensor(key)
-            device = "cpu" if moment == "step" else parameters[name].device
+            on_host = moment == "step" and not optimizer.defaults.get("fused")  # the fused kernel counts on the device
+            device = "cpu" if on_host else parameters[name].device
             optimizer.state[parameters[name]][moment] = value.to(device)
     return Position(**json.loads((path / "position.json").read_text()))

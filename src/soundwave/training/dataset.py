@@ -21,11 +21,12 @@ from soundwave.errors import DataError
 from soundwave.model.splice import IGNORED
 from soundwave.processing import SoundwaveProcessor
 from soundwave.training.data import Example, read_manifest
-from soundwave.training.features import Clip, FeatureStore
+from soundwave.training.features import Clip, Features
 from soundwave.training.recipe import DataSource, Recipe
 from soundwave.training.transcripts import MAX_CTC_TOKENS
 
 ENCODER_FRAMES_PER_SECOND = 50
+NAMED = 4  # examples of a batch, in a message
 BUCKET_BATCHES = 64  # examples are sorted by length within about this many batches
 
 
@@ -89,7 +90,7 @@ class Source:
         self.examples = list(read_manifest(source.manifest))
         self.ctc = [_ctc_target(example, ctc) for example in self.examples]
 
-    def keep_stored(self, store: FeatureStore) -> None:
+    def keep_stored(self, store: Features) -> None:
         """Drops examples whose audio could not be encoded (unreadable, or too long), at any speed.
 
         Raises:
@@ -181,30 +182,40 @@ class Collator:
     """Items to tensors.
 
     Args:
-        store: encoder frames by clip.
+        store: encoder frames of clips.
         processor: makes prompts; its `frames_per_group` gives F.
         recipe: the masking of training.
         with_text: whether the LLM's tensors are made.
     """
 
-    def __init__(self, store: FeatureStore, processor: SoundwaveProcessor, recipe: Recipe, with_text: bool):
+    def __init__(self, store: Features, processor: SoundwaveProcessor, recipe: Recipe, with_text: bool):
         self.store, self.processor, self.recipe, self.with_text = store, processor, recipe, with_text
         self._tokenized: dict[tuple[str, str | None], tuple[list[int], list[int]]] = {}
 
     def __call__(self, items: Sequence[Item], augment_seed: str | None = None) -> Batch:
-        """Stacks items; with a seed, encoder frames are masked as the recipe says."""
+        """Stacks items; with a seed, encoder frames are masked as the recipe says.
+
+        Raises:
+            DataError: no item has audio that can be read.
+        """
+        clips = list(dict.fromkeys(clip for item in items for clip in item.clips))
+        found = zip(clips, self.store.frames(clips), strict=True)
+        read = {clip: frames for clip, frames in found if frames is not None}
+        named = ", ".join(item.name for item in items[:NAMED])
+        items = [item for item in items if all(clip in read for clip in item.clips)]
+        if not items:
+            raise DataError(f"No audio of a batch can be read ({named}); see what was left out above, and correct it.")
         batch = Batch([item.name for item in items])
-        clips = [clip for item in items for clip in item.clips]
-        if clips:
-            self._add_frames(batch, clips, augment_seed)
+        frames = [read[clip] for item in items for clip in item.clips]
+        if frames:
+            self._add_frames(batch, frames, augment_seed)
             batch.ctc = [item.ctc if len(item.clips) == 1 else None for item in items for _ in item.clips]
         if self.with_text:
             self._add_text(batch, items)
         return batch
 
-    def _add_frames(self, batch: Batch, clips: list[Clip], augment_seed: str | None) -> None:
+    def _add_frames(self, batch: Batch, frames: list[np.ndarray], augment_seed: str | None) -> None:
         group = self.processor.frames_per_group
-        frames = [self.store.read(self.store.key_of(clip)) for clip in clips]
         longest = max(len(f) for f in frames)
         stacked = np.zeros((len(frames), longest, self.store.width), dtype=np.float32)
         mask = np.zeros((len(frames), longest // group), dtype=bool)

@@ -8,6 +8,7 @@ processes have the losses of one (`order.py`, `processes.py`).
 from __future__ import annotations
 
 import math
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -21,9 +22,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from soundwave.checkpoints.native import save_trained
-from soundwave.errors import TrainingError
+from soundwave.errors import ConfigurationError, TrainingError
 from soundwave.training.checkpointing import Position, list_checkpoints, load_checkpoint, save_checkpoint
 from soundwave.training.dataset import Batch, Item, Source, batches
+from soundwave.training.estimate_table import estimate, render
 from soundwave.training.evaluate import evaluate
 from soundwave.training.logs import RunLog, means, remember
 from soundwave.training.mixture import epoch_items
@@ -44,13 +46,19 @@ def train_from_recipe(path: str | Path, overrides: list[str], dry_run: bool = Fa
     Args:
         path: a YAML recipe.
         overrides: `key=value` changes to it.
-        dry_run: only check: read everything, store the features, compute two batches.
+        dry_run: only check: print an estimate, read everything, store the features, compute two batches.
         resume: go on from the newest checkpoint of `output_dir`; without it, a run that is there is an error.
 
     Raises:
         ConfigurationError, DataError, TrainingError: what is wrong, before the first step where it can be known then.
     """
     recipe = read_recipe(path, overrides)
+    if dry_run:
+        try:
+            told = render(estimate(recipe), str(path))
+        except ConfigurationError as error:  # a part that is downloaded below, or a mistake that is named there
+            told = f"no estimate: {error}"
+        print(told, file=sys.stderr, flush=True)
     return train(recipe, dry_run=dry_run, resume=resume)
 
 
@@ -92,7 +100,7 @@ class _Run:
     module: StageModule
 
     def __post_init__(self) -> None:
-        recipe = self.recipe
+        recipe, self.on_cuda = self.recipe, self.accelerator.device.type == "cuda"
         trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
         aligning = [p for name, p in trained.items() if "alignment." in name]
         others = [p for name, p in trained.items() if "alignment." not in name]
@@ -100,6 +108,7 @@ class _Run:
         self.optimizer: Any = torch.optim.AdamW(
             [group for group in groups if group["params"]], lr=recipe.learning_rate,
             betas=(recipe.adam_beta1, recipe.adam_beta2), weight_decay=recipe.weight_decay,
+            fused=recipe.optimizer == "adamw_fused" or (recipe.optimizer == "auto" and self.on_cuda),
         )
         self.raw_module, self.raw_optimizer = self.module, self.optimizer
         self.position = Position()

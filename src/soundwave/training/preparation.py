@@ -19,9 +19,18 @@ from filelock import FileLock
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from soundwave.checkpoints.catalog import HUB_ID, SHIPPED, resolve_model
+from soundwave.checkpoints.four_bit import quantisation_config, quantise, require_four_bit
 from soundwave.checkpoints.lora import LORA_FOLDER, attach_lora, load_lora
-from soundwave.checkpoints.native import fill_part, load_processor, new_config, resolve_part
-from soundwave.checkpoints.weights import empty_model, fill, read_tensors, weight_files
+from soundwave.checkpoints.native import (
+    adapter_tensors,
+    fill_part,
+    load_processor,
+    new_config,
+    resolve_part,
+    start_config,
+)
+from soundwave.checkpoints.weights import empty_model, fill
 from soundwave.configuration import SoundwaveConfig
 from soundwave.ctc_text import CtcTokenizer, build_vocabulary, merge_table
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
@@ -29,12 +38,13 @@ from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 from soundwave.training.data import check_audio_files, read_manifest
 from soundwave.training.dataset import Collator, Source, clips_of
-from soundwave.training.features import Clip, FeatureStore, fill_store
+from soundwave.training.features import Clip, Features, FeatureStore, OnTheFly, fill_store
 from soundwave.training.precision import KEPT_RECIPE
 from soundwave.training.recipe import Recipe
 from soundwave.training.stages import Stage, mark_trained, stage_named
 
 MAX_SECONDS = 30.0
+MINI_TOWER, MINI_LLM = "whisper-base", "smollm2-135m-instruct"  # what a new model stands on where nothing is named
 MERGES = "shrinking.merges"  # a table of token ids, made from the tokenizer
 NOT_SWITCHES = {
     "model_type", "sub_configs", "audio_config", "text_config", "audio_tower_source", "language_model_source",
@@ -114,7 +124,7 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     Raises:
         ConfigurationError, DataError, TrainingError, CheckpointError: with what to change.
     """
-    stage = stage_named(recipe.stage)
+    stage = stage_of(recipe)
     if not recipe.train:
         raise ConfigurationError("The recipe names no training data; add `train: [{manifest: path}]`.")
     progress = RunProgress(main)
@@ -138,28 +148,54 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     return Prepared(recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, trained)
 
 
+def stage_of(recipe: Recipe) -> Stage:
+    """The recipe's stage; with `lora: {r: 0}` it trains no LoRA, and one that is there stays as it is."""
+    stage = stage_named(recipe.stage)
+    return stage if recipe.lora.r else dataclasses.replace(stage, lora=False)
+
+
 def _config(recipe: Recipe) -> SoundwaveConfig:
     for name in recipe.model:
         if name not in SWITCH_NAMES:
             near = difflib.get_close_matches(name, SWITCH_NAMES, 1)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(SWITCH_NAMES)}."
             raise ConfigurationError(f"model: {name!r} is not a known switch; {hint}")
-    if recipe.start_from is not None:
-        if not (Path(recipe.start_from) / "config.json").is_file():
-            raise ConfigurationError(
-                f"start_from={recipe.start_from}: no config.json there; train the stage before first."
-            )
-        config = SoundwaveConfig.from_pretrained(recipe.start_from)
+    start = start_folder(recipe)
+    if start is not None:
+        config = start_config(start, _lasting_name(recipe))
         _check_parts(recipe, config)
         for name, value in recipe.model.items():  # switches that later stages may change
             setattr(config, name, value)
         return _with_merges(config, recipe)
-    config = new_config(recipe.audio_tower, recipe.language_model, **recipe.model)
+    config = new_config(recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM, **recipe.model)
     if recipe.ctc_vocabulary_size is not None:
         tokenizer = load_processor(config).tokenizer
         texts = (e.transcript for source in recipe.train for e in read_manifest(source.manifest) if e.transcript)
         config.ctc_vocabulary = build_vocabulary(tokenizer, texts, recipe.ctc_vocabulary_size)
     return _with_merges(config, recipe)
+
+
+def start_folder(recipe: Recipe) -> Path | None:
+    """The folder of the model to train further: a folder, `mini`, or a hub id.
+
+    Raises:
+        ConfigurationError: there is no such folder.
+        CheckpointError: there is no such model.
+    """
+    start = recipe.start_from
+    if start is None:
+        return None
+    if (Path(start) / "config.json").is_file():
+        return Path(start)
+    if start not in SHIPPED and (Path(start).is_dir() or not HUB_ID.fullmatch(start)):
+        raise ConfigurationError(f"start_from={start}: no config.json there; train the stage before first.")
+    return resolve_model(start)
+
+
+def _lasting_name(recipe: Recipe) -> str:
+    """What a trained folder calls the whole model it stands on; a path holds wherever the next command runs."""
+    start = recipe.start_from or ""
+    return str(Path(start).resolve()) if Path(start).is_dir() else start
 
 
 def _with_merges(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
@@ -178,6 +214,8 @@ def _check_parts(recipe: Recipe, config: SoundwaveConfig) -> None:
     pairs = {"audio_tower": config.audio_tower_source, "language_model": config.language_model_source}
     for name, source in pairs.items():
         wanted = getattr(recipe, name)
+        if wanted is None:
+            continue
         if source is None or resolve_part(source) != resolve_part(wanted):
             raise ConfigurationError(
                 f"{name}={wanted}, but {recipe.start_from} was trained over {source}; name the same part."
@@ -187,34 +225,52 @@ def _check_parts(recipe: Recipe, config: SoundwaveConfig) -> None:
 def build_model(
     recipe: Recipe, stage: Stage, config: SoundwaveConfig, device: torch.device, precision: str
 ) -> SoundwaveForConditionalGeneration:
-    """The model with only the parts in memory that the stage runs; adapters are fresh or from `start_from`."""
-    frozen = torch.bfloat16 if precision == "bf16" else torch.float32
+    """The model with only the parts in memory that the stage runs; adapters are fresh or from `start_from`.
+
+    Frozen parts of the LLM's size are in low precision where the run is; adapters and LoRA are in float32.
+    """
+    frozen = _frozen_dtype(precision)
+    four_bit = stage.next_token and recipe.llm_quantization == "4bit"
+    if four_bit:
+        require_four_bit(device)
     model = empty_model(config)
     fresh = SoundwaveForConditionalGeneration.fresh_adapters(config, recipe.seed)
     fill(model, iter(fresh.items()), _adapters_only, str(device), torch.float32, "fresh adapters")
-    if recipe.start_from is not None:
-        files = weight_files(Path(recipe.start_from))
-        fill(model, read_tensors(files), _adapters_only, str(device), torch.float32, recipe.start_from)
+    start = start_folder(recipe)
+    if start is not None:
+        fill(model, adapter_tensors(start), _adapters_only, str(device), torch.float32, str(start))
     only = None if stage.next_token else "embed_tokens"
-    fill_part(model, recipe.language_model, "language_model.", str(device), frozen, only)
+    source, place = config.language_model_source or "", "cpu" if four_bit else str(device)
+    fill_part(model, source, "language_model.", place, frozen, only)
     model.language_model.tie_weights()
-    if recipe.start_from is None:
+    if start is None:
         _copy_embeddings(model)
-    model.audio_tower = None  # its frames come from the store: it stays out of memory
+    if model.alignment.ctc_projection is not None:
+        model.alignment.ctc_projection.to(frozen)
+    model.audio_tower = None  # its frames come from `Features`
+    if four_bit:
+        quantise(model.language_model, quantisation_config(frozen), device)
     if stage.next_token:
         model.language_model.to(device)
-    if stage.lora:
-        torch.manual_seed(recipe.seed)
-        lora_folder = Path(recipe.start_from or "") / LORA_FOLDER
-        if recipe.start_from is not None and lora_folder.is_dir():
-            load_lora(model, lora_folder, trainable=True)
-        else:
-            lora = recipe.lora
-            attach_lora(model, lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules)
-        for name, parameter in model.named_parameters():
-            if "lora_" in name:
-                parameter.data = parameter.data.float()
+        _add_lora(model, recipe, stage, start)
+    if stage.next_token and recipe.gradient_checkpointing:
+        language_model = model.language_model  # the first name is transformers' from 5.23 on
+        enable = getattr(language_model, "activation_checkpointing_enable", None)
+        (enable or language_model.gradient_checkpointing_enable)({"use_reentrant": False})
     return model
+
+
+def _add_lora(model: SoundwaveForConditionalGeneration, recipe: Recipe, stage: Stage, start: Path | None) -> None:
+    """The LoRA of the model before, or a fresh one where the stage trains one."""
+    torch.manual_seed(recipe.seed)
+    if start is not None and (start / LORA_FOLDER).is_dir():
+        load_lora(model, start / LORA_FOLDER, trainable=stage.lora)
+    elif stage.lora:
+        lora = recipe.lora
+        attach_lora(model, lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules)
+    for name, parameter in model.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.float()
 
 
 def _copy_embeddings(model: SoundwaveForConditionalGeneration) -> None:
@@ -236,10 +292,13 @@ def _adapters_only(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Ten
 def _features(
     recipe: Recipe, config: SoundwaveConfig, processor: SoundwaveProcessor, sources: list[Source],
     device: torch.device, precision: str, progress: RunProgress,
-) -> FeatureStore:
-    """Opens the store and encodes what it lacks; the encoder is in memory for that time only."""
+) -> Features:
+    """Opens the store and encodes what it lacks; the encoder is in memory for that time only, or stays on the fly."""
+    if recipe.features is None:
+        return OnTheFly(_encoder(config, device, precision), processor, _on_bad(recipe, progress))
     about: dict[str, object] = {
-        "encoder": Path(recipe.audio_tower).name, "window": config.encoder_window, "tail": config.window_tail_seconds,
+        "encoder": Path(config.audio_tower_source or "").name, "window": config.encoder_window,
+        "tail": config.window_tail_seconds,
     }
     if config.frames_per_group != 2:  # windows are whole groups
         about["frames_per_group"] = config.frames_per_group
@@ -265,13 +324,21 @@ def _encode(
     recipe: Recipe, config: SoundwaveConfig, processor: SoundwaveProcessor, store: FeatureStore,
     missing: list[tuple[Clip, float]], device: torch.device, precision: str, progress: RunProgress,
 ) -> None:
-    encoder = empty_model(config)
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    fill_part(encoder, recipe.audio_tower, "audio_tower.", str(device), dtype)
+    encoder = _encoder(config, device, precision)
     progress.say(f"encoding {len(missing)} clips ({sum(s for _, s in missing) / 3600:.1f} h) into {recipe.features}")
     progress.start(len(missing), what="encoding audio")
-    fill_store(store, missing, encoder.audio_tower, processor, _advance(progress), _on_bad(recipe, progress))
+    fill_store(store, missing, encoder, processor, _advance(progress), _on_bad(recipe, progress))
     progress.stop()
+
+
+def _encoder(config: SoundwaveConfig, device: torch.device, precision: str) -> Any:
+    model = empty_model(config)
+    fill_part(model, config.audio_tower_source or "", "audio_tower.", str(device), _frozen_dtype(precision))
+    return model.audio_tower.eval().requires_grad_(False)
+
+
+def _frozen_dtype(precision: str) -> torch.dtype:
+    return torch.bfloat16 if precision == "bf16" else torch.float32
 
 
 def _advance(progress: RunProgress) -> Callable[[int, int], None]:

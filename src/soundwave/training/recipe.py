@@ -34,7 +34,7 @@ class DataSource:
 class LoraRecipe:
     """LoRA of the LLM (paper: r 64, alpha 16 on q, k, v, o)."""
 
-    r: int = 64  # rank
+    r: int = 64  # rank; 0: the stage trains no LoRA, and one of the stage before stays as it is
     lora_alpha: int = 16  # scale: alpha / r
     lora_dropout: float = 0.05
     target_modules: list[str] = field(default_factory=lambda: ["q_proj", "k_proj", "v_proj", "o_proj"])
@@ -46,9 +46,9 @@ class Recipe:
 
     stage: str = "alignment"  # alignment (I), shrinking (II) or instruction (III)
     output_dir: str = "runs/stage1"  # checkpoints, logs and plots; a run found here is resumed
-    start_from: str | None = None  # folder of the stage before
-    audio_tower: str = "whisper-base"  # catalog part or folder of the frozen encoder
-    language_model: str = "smollm2-135m-instruct"  # catalog part or folder of the LLM
+    start_from: str | None = None  # model to train further: the stage before, or any model: a folder, `mini`, a hub id
+    audio_tower: str | None = None  # frozen encoder: part, folder or hub id; null: start_from's, or mini's
+    language_model: str | None = None  # likewise of the LLM
     model: dict[str, Any] = field(default_factory=dict)  # switches of SoundwaveConfig for a new model
     ctc_vocabulary_size: int | None = None  # a restricted CTC vocabulary of about this many LLM tokens; none: all
     merge_words: bool = False  # join what a restricted CTC spells into the LLM's own tokens; from stage II on
@@ -56,7 +56,7 @@ class Recipe:
     evaluation: list[DataSource] = field(default_factory=list)
     mixture: str = "none"  # none: each manifest as often as it says; dynamic: by task, ever more alike (mixture.py)
     mixture_temperature_step: float = 5.0  # of a dynamic mixture, per epoch
-    features: str = "runs/features"  # folder of the stored encoder features
+    features: str | None = "runs/features"  # folder of the stored encoder features; null: computed on the fly
     learning_rate: float = 1e-4
     alignment_learning_rate_scale: float = 1.0  # of the alignment adapter; below 1 stage II keeps what stage I learned
     weight_decay: float = 0.1
@@ -76,6 +76,10 @@ class Recipe:
     feature_dropout: float = 0.0  # encoder channels set to zero, per clip
     lora: LoraRecipe = field(default_factory=LoraRecipe)
     mixed_precision: str = "auto"  # bf16, no (float32), or auto: the faster one of this device
+    optimizer: str = "auto"  # adamw, adamw_fused (one kernel for all weights), or auto: fused on a CUDA GPU
+    gradient_checkpointing: bool = False  # the LLM's layers are computed twice, and their activations not kept
+    llm_quantization: str = "none"  # none, or 4bit (QLoRA): the frozen LLM's matrices as NF4; needs a CUDA GPU
+    devices: int = 1  # GPUs that the batch is meant for; nothing but the estimate reads it
     seed: int = 1
     logging_steps: int = 20
     eval_steps: int = 200
@@ -86,11 +90,11 @@ class Recipe:
 
 CHOICES = {
     "mixed_precision": ("auto", "bf16", "no"), "on_nan": ("stop", "skip"), "on_bad_audio": ("skip", "stop"),
-    "mixture": ("none", "dynamic"),
+    "mixture": ("none", "dynamic"), "optimizer": ("auto", "adamw", "adamw_fused"), "llm_quantization": ("none", "4bit"),
 }
 ABOVE_ZERO = (
     "batch_seconds", "max_batch_size", "gradient_accumulation_steps", "batches_per_step", "num_train_epochs",
-    "max_steps", "learning_rate", "logging_steps", "eval_steps", "save_steps", "mixture_temperature_step",
+    "max_steps", "learning_rate", "logging_steps", "eval_steps", "save_steps", "mixture_temperature_step", "devices",
 )
 
 
@@ -129,6 +133,8 @@ def _check_values(recipe: Recipe, where: str) -> None:
         value = getattr(recipe, name)
         if value is not None and not value > 0:
             raise ConfigurationError(f"{where}: {name} is {value}; it must be above 0.")
+    if recipe.lora.r < 0:
+        raise ConfigurationError(f"{where}: lora.r is {recipe.lora.r}; it must be above 0, or 0 to train no LoRA.")
     for name in ("train", "evaluation"):
         for i, source in enumerate(getattr(recipe, name)):
             if not source.manifest:

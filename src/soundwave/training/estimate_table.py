@@ -1,0 +1,213 @@
+"""The estimate of a recipe as a table: each figure with how it was derived. Nothing here was measured.
+
+Works without data and without weights: what is not at hand is taken from published sizes and stated assumptions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from pathlib import Path
+from statistics import fmean
+
+from soundwave.checkpoints.catalog import SHIPPED
+from soundwave.checkpoints.native import start_config
+from soundwave.configuration import SoundwaveConfig
+from soundwave.errors import CheckpointError, ConfigurationError, DataError
+from soundwave.training.data import read_manifest
+from soundwave.training.estimate import (
+    CLIP_SECONDS,
+    PROMPT_TOKENS,
+    TOKENS_PER_SECOND,
+    Parameters,
+    Workload,
+    count_parameters,
+    flops,
+    memory,
+    workload,
+)
+from soundwave.training.preparation import MINI_LLM, MINI_TOWER, stage_of, start_folder
+from soundwave.training.public_sizes import GPUS, RELEASED_9B, audio_config, mini, released_9b, text_config
+from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.stages import Stage
+
+ASSUMED_RATE = 0.3  # of a GPU's peak, recomputation counted; large models reach 0.3 to 0.5, small ones far less
+OVERHEAD = 2e9  # bytes: CUDA's context and the allocator's gaps; an assumption
+EXAMPLES_READ = 10_000  # of a manifest, for the average length
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    what: str
+    value: str
+    how: str
+
+
+def estimate(recipe: Recipe) -> list[Row]:
+    """The cost of a recipe.
+
+    Raises:
+        ConfigurationError: the sizes of a part are not known here, or the recipe's sizes do not fit.
+    """
+    stage = stage_of(recipe)
+    config, origin = model_config(recipe)
+    parts = count_parameters(config, recipe.lora)
+    seconds, where = clip_seconds(recipe)
+    work = workload(config, recipe, seconds)
+    return [
+        *_parameter_rows(parts, stage, origin), *_batch_rows(recipe, work, where),
+        *_memory_rows(config, recipe, stage, parts, work), *_cost_rows(config, recipe, stage, parts, work),
+    ]
+
+
+def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
+    """The model that the recipe trains, and where its sizes are from.
+
+    Raises:
+        ConfigurationError: they are not known here.
+    """
+    start = recipe.start_from
+    if start == RELEASED_9B:
+        return _switched(released_9b(), recipe), f"{start}, its published sizes"
+    with contextlib.suppress(CheckpointError, ConfigurationError):  # not at hand: the recipe itself says enough, or not
+        if start is not None and (start in SHIPPED or Path(start).is_dir()):
+            return _switched(start_config(start_folder(recipe) or Path(), start), recipe), f"{start}, its config.json"
+    if start in SHIPPED:
+        return _switched(mini(), recipe), f"{start}, the sizes of its recipe; its weights are not at hand"
+    tower, language_model = recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM
+    try:
+        config = SoundwaveConfig(
+            audio_config=audio_config(tower), text_config=text_config(language_model), **recipe.model
+        )
+    except ConfigurationError as error:
+        if start is None:
+            raise
+        raise ConfigurationError(
+            f"start_from={start} is not there, and without it the model's sizes are not known ({error}) "
+            "Train that stage first, or state its `model:` in this recipe too."
+        ) from error
+    if recipe.ctc_vocabulary_size is not None:
+        config.ctc_vocabulary = list(range(recipe.ctc_vocabulary_size))
+    note = "" if start is None else f"; {start} is not there yet"
+    return config, f"{tower} and {language_model}, built without memory{note}"
+
+
+def _switched(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
+    for name, value in recipe.model.items():
+        setattr(config, name, value)
+    return config
+
+
+def clip_seconds(recipe: Recipe) -> tuple[float, str]:
+    """Average length of a clip: from the manifests that are at hand and state durations, or assumed."""
+    found = []
+    for source in recipe.train:
+        try:
+            examples = islice(read_manifest(source.manifest), EXAMPLES_READ)
+            found += [example.duration for example in examples if example.audios and example.duration]
+        except (DataError, OSError):
+            continue
+    if not found:
+        return CLIP_SECONDS, "assumed: the paper's 6,858 h in 3.04M clips"
+    return fmean(found), f"the mean of {len(found):,} durations in the manifests"
+
+
+def _parameter_rows(parts: Parameters, stage: Stage, origin: str) -> list[Row]:
+    trained = stage.trained + (("lora",) if stage.lora else ())
+
+    def row(name: str, size: int, prefix: str) -> Row:
+        return Row(f"  {name}", f"{size / 1e6:,.1f}M", "trained" if prefix in trained else "frozen")
+
+    return [
+        Row("parameters", f"{parts.total / 1e9:.2f}B", origin),
+        row("audio tower", parts.audio_tower, "audio_tower."), row("alignment adapter", parts.alignment, "alignment."),
+        row("CTC head", parts.ctc_head, "ctc"), row("shrinking adapter", parts.shrinking, "shrinking."),
+        row("language model", parts.language_model, "language_model."), row("LoRA", parts.lora, "lora"),
+        Row("  trained", f"{parts.trained(stage) / 1e6:,.1f}M", f"stage {stage.name}"),
+    ]
+
+
+def _batch_rows(recipe: Recipe, work: Workload, where: str) -> list[Row]:
+    steps_clips = work.clips * recipe.gradient_accumulation_steps * recipe.devices
+    return [
+        Row("clip", f"{work.seconds:.1f} s", where),
+        Row("clips a step", f"{steps_clips:,}", f"{work.clips} x {recipe.gradient_accumulation_steps} accumulated x "
+            f"{recipe.devices} devices (devices=, gradient_accumulation_steps=)"),
+        Row("audio a step", f"{steps_clips * work.seconds / 3600:,.2f} h", "clips x their length"),
+        Row("LLM tokens a step", f"{steps_clips * work.positions:,}",
+            f"a clip: {PROMPT_TOKENS} of the prompt (assumed), {work.audio_positions} of audio, {work.replied} of the "
+            f"reply ({TOKENS_PER_SECOND} a second, assumed); stage I runs no LLM"),
+    ]
+
+
+def _memory_rows(
+    config: SoundwaveConfig, recipe: Recipe, stage: Stage, parts: Parameters, work: Workload
+) -> list[Row]:
+    low = recipe.mixed_precision != "no"
+    held = memory(config, recipe, stage, parts, work, low)
+    buckets = ""
+    if recipe.devices > 1:
+        held, buckets = replace(held, gradients=2 * held.gradients), "; DDP's buckets are as much again"
+    total = held.total + OVERHEAD
+    fits = [gpu.name for gpu in GPUS if total < gpu.memory]
+    return [
+        Row("memory of a device", f"{total / 1e9:.1f} GB", "the sum, and 2 GB of CUDA and gaps (assumed); fits: "
+            + (", ".join(fits) or "none of the GPUs below")),
+        Row("  frozen weights", f"{held.frozen / 1e9:.1f} GB", f"{'bf16' if low else 'float32'}; adapters in float32, "
+            "with autocast's copies" + ("; the LLM's matrices in 4 bits" if recipe.llm_quantization == "4bit" else "")),
+        Row("  trained weights", f"{held.trained / 1e9:.1f} GB", "4 bytes each"),
+        Row("  gradients", f"{held.gradients / 1e9:.1f} GB", f"4 bytes each{buckets}"),
+        Row("  optimizer", f"{held.optimizer / 1e9:.1f} GB", "AdamW: 8 bytes each"),
+        Row("  activations", f"{held.activations / 1e9:.1f} GB", f"{work.clips} clips; formulas in training/estimate.py"
+            + ("; LLM layers recomputed" if recipe.gradient_checkpointing else "")),
+    ]
+
+
+def _cost_rows(
+    config: SoundwaveConfig, recipe: Recipe, stage: Stage, parts: Parameters, work: Workload
+) -> list[Row]:
+    cost = flops(config, stage, parts, work, recipe.features is None, recipe.gradient_checkpointing)
+    step = cost.total * work.clips * recipe.gradient_accumulation_steps * recipe.devices
+    shares = {
+        "encoder": cost.audio_tower, "alignment": cost.alignment, "CTC head": cost.ctc_head,
+        "shrinking": cost.shrinking, "LLM": cost.language_model,
+    }
+    shown = ", ".join(f"{name} {part / 1e12:.2g}" for name, part in shares.items())
+    rows = [
+        Row("FLOPs of a clip", f"{cost.total / 1e12:.3g} T", f"{shown}; 2 a weight and position, backward counted"),
+        Row("FLOPs of a step", f"{step / 1e12:,.3g} T" if step < 1e15 else f"{step / 1e15:,.1f} P", "times its clips"),
+    ]
+    if recipe.features is not None:
+        stored = work.frames * config.audio_config.d_model * 2
+        rows.append(Row("features on disk", f"{stored / 1e6:.2f} MB a clip", "frames x encoder width x 2 bytes"))
+    for gpu in GPUS:
+        per_step = step / (gpu.peak * ASSUMED_RATE)  # GPU-seconds
+        how = f"{gpu.peak / 1e12:.0f} TFLOP/s (data sheet) at {ASSUMED_RATE:.0%} of it (assumed)"
+        value = f"{per_step / recipe.devices:.2g} s a step"
+        if recipe.max_steps is not None:
+            hours = per_step * recipe.max_steps / 3600
+            value += f"; {hours / recipe.devices:,.2g} h, {hours:,.3g} GPU-hours"
+            how += f", {recipe.max_steps:,} steps"
+        rows.append(Row(f"  {recipe.devices} x {gpu.name}", value, how))
+    return rows
+
+
+def render(rows: list[Row], title: str) -> str:
+    """The table as text."""
+    wide, values = max(len(row.what) for row in rows), max(len(row.value) for row in rows)
+    lines = [f"{title}: an estimate; nothing below was measured"]
+    lines += [f"{row.what:<{wide}}  {row.value:>{values}}  {row.how}" for row in rows]
+    return "\n".join(lines)
+
+
+def estimate_text(path: str | Path, overrides: Sequence[str]) -> str:
+    """The table of a recipe's file.
+
+    Raises:
+        ConfigurationError: the recipe is wrong, or the sizes of a part are not known here.
+    """
+    return render(estimate(read_recipe(path, overrides)), str(path))

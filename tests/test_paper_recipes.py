@@ -1,0 +1,68 @@
+"""The paper's recipe is the paper's: its hyper-parameters, its switches, its sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from soundwave.checkpoints.native import resolve_part
+from soundwave.errors import CheckpointError
+from soundwave.training.preparation import SWITCH_NAMES
+from soundwave.training.recipe import Recipe, read_recipe
+
+ROOT = Path(__file__).parents[1]
+GPUS = 32
+
+
+def stage(number: int) -> Recipe:
+    return read_recipe(ROOT / "recipes" / "paper" / f"stage{number}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("number", "name", "clips", "learning_rate", "steps"),
+    [(1, "alignment", 8192, 1e-4, 6000), (2, "shrinking", 4096, 3e-5, 6000), (3, "instruction", 1024, 3e-5, 4000)],
+)
+def test_batches_rates_and_steps_are_those_of_its_table(
+    number: int, name: str, clips: int, learning_rate: float, steps: int
+) -> None:
+    recipe = stage(number)
+    assert recipe.stage == name
+    assert GPUS * recipe.max_batch_size * recipe.gradient_accumulation_steps == clips
+    assert recipe.batch_seconds == 30 * recipe.max_batch_size  # whole windows: the number of clips alone decides
+    assert (recipe.learning_rate, recipe.max_steps) == (learning_rate, steps)
+    assert (recipe.weight_decay, recipe.adam_beta2, recipe.warmup_ratio) == (0.1, 0.95, 0.01)
+    assert recipe.ctc_weight == 0.3
+
+
+@pytest.mark.parametrize("number", [1, 2, 3])
+def test_every_stage_is_of_one_model_with_the_papers_switches(number: int) -> None:
+    recipe = stage(number)
+    assert recipe.model == stage(1).model
+    assert recipe.audio_tower == "openai/whisper-large-v3"
+    assert recipe.language_model == "meta-llama/Llama-3.1-8B-Instruct"
+    assert set(recipe.model) <= set(SWITCH_NAMES)
+    wanted = {"alignment_attention": "temporal", "run_pooling": "peak", "look_back_over": "all_valid"}
+    assert wanted.items() <= recipe.model.items()
+    assert (recipe.lora.r, recipe.lora.lora_alpha, recipe.lora.lora_dropout) == (64, 16, 0.05)
+    assert recipe.start_from == (None if number == 1 else f"$RUNS/stage{number - 1}/final")
+
+
+def test_a_part_may_be_a_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = {}
+
+    def snapshot_download(hub_id: str, **options: list[str]) -> str:
+        asked[hub_id] = options
+        return str(tmp_path)
+
+    (tmp_path / "config.json").write_text("{}")
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    assert resolve_part("openai/whisper-large-v3") == tmp_path
+    assert "*fp32*" in asked["openai/whisper-large-v3"]["ignore_patterns"]  # large-v3 has a second copy in float32
+    assert resolve_part(str(tmp_path)) == tmp_path
+
+
+def test_a_part_that_nobody_knows_is_named() -> None:
+    with pytest.raises(CheckpointError, match=r"There is no part 'whisper-bas', and .* Did you mean 'whisper-base'"):
+        resolve_part("whisper-bas")

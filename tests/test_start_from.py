@@ -1,0 +1,104 @@
+"""Training goes on from any model: a trained folder, a whole one, the released format, a name of the catalog."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import tiny_runs
+import torch
+
+from soundwave import doctor
+from soundwave.checkpoints import catalog
+from soundwave.checkpoints.loading import load_checkpoint
+from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.evaluation.provenance import weights_of
+from soundwave.export.huggingface import export
+from soundwave.inference.engine import Engine
+from soundwave.training import preparation
+from soundwave.training.loop import train
+from soundwave.training.recipe import Recipe
+
+QUESTION = [tiny.user("What does the person say?", tiny.sound(1.3, 4))]
+
+
+def logits(folder: Path) -> torch.Tensor:
+    model, processor = load_checkpoint(folder, "cpu", torch.float32)
+    with torch.no_grad():
+        return model(**processor.apply_chat_template(QUESTION)).logits
+
+
+def tuned(tmp_path: Path, start: str, **changes: Any) -> Recipe:
+    """A short instruction stage over a whole model; the features are made by the model's own encoder."""
+    recipe = tiny_runs.recipe(tmp_path)
+    plain = {"stage": "instruction", "max_steps": 2, "ctc_vocabulary_size": None, "model": {}, "features": None}
+    named = {"audio_tower": None, "language_model": None, "start_from": start, "output_dir": str(tmp_path / "tuned")}
+    return dataclasses.replace(recipe, **{**plain, **named, **changes})
+
+
+@pytest.mark.parametrize("ours", [False, True], ids=["released format", "our format"])
+def test_a_whole_model_is_tuned_and_answers(ours: bool, tmp_path: Path) -> None:
+    start = tiny.released_folder(tmp_path / "released")
+    if ours:
+        start = export(str(start), tmp_path / "whole")
+    before = logits(start)
+    still = train(tuned(tmp_path, str(start), learning_rate=1e-9))
+    torch.testing.assert_close(logits(still), before, rtol=1e-3, atol=1e-3)
+    final = train(tuned(tmp_path, str(start), learning_rate=1e-2, output_dir=str(tmp_path / "learnt")))
+    assert sorted(path.name for path in final.iterdir()) == ["adapters.safetensors", "config.json", "lora"]
+    assert not torch.allclose(logits(final), before, atol=1e-2)
+    model, processor = load_checkpoint(final, "cpu", torch.float32)
+    assert model.config.language_model_source == str(start.resolve())
+    assert processor.prompt_format == "released"
+    pad = load_checkpoint(start, "cpu", torch.float32)[0].language_model.generation_config.pad_token_id
+    assert model.language_model.generation_config.pad_token_id == pad
+
+
+def test_the_adapters_of_a_whole_model_can_be_tuned_alone_and_the_result_exported(tmp_path: Path) -> None:
+    start = tiny.released_folder(tmp_path / "released")
+    lora = dataclasses.replace(tiny_runs.recipe(tmp_path).lora, r=0)
+    final = train(tuned(tmp_path, str(start), stage="shrinking", lora=lora, learning_rate=1e-2))
+    assert not (final / "lora").exists()
+    weights = [load_checkpoint(one, "cpu", torch.float32)[0].alignment.project.weight for one in (start, final)]
+    assert not torch.allclose(*weights, atol=1e-3)
+    out = export(str(final), tmp_path / "whole")
+    shutil.rmtree(start)  # the exported folder holds everything
+    assert logits(out).isfinite().all()
+
+
+def test_a_name_of_the_catalog_is_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tiny_runs.recipe(tmp_path, max_steps=2)
+    folder = train(first)
+    monkeypatch.setattr(catalog, "_shipped_folder", lambda name: folder)
+    recipe = tuned(tmp_path, "mini", features=first.features)
+    final = train(recipe)
+    sources = load_checkpoint(final, "cpu", torch.float32)[0].config
+    assert sources.language_model_source == first.language_model
+
+
+def test_a_hub_id_is_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    released = tiny.released_folder(tmp_path / "released")
+    monkeypatch.setattr(catalog, "_hub_folder", lambda name, **_: released)
+    final = train(tuned(tmp_path, "org/model"))
+    loaded = load_checkpoint(final, "cpu", torch.float32)
+    assert loaded[0].config.language_model_source == "org/model"
+    assert "model/model.safetensors" in weights_of(Engine(*loaded, folder=final))  # a score names what it stands on
+
+
+def test_the_doctor_knows_a_part_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_folder_without_network", lambda name: None)
+    assert doctor._part("org/model").value == "not downloaded yet"
+    monkeypatch.setattr(doctor, "_folder_without_network", lambda name: tiny.released_folder(tmp_path / "released"))
+    assert doctor._part("org/model").mark == "ok"
+
+
+def test_what_is_no_model_to_train_further_is_told(tmp_path: Path) -> None:
+    tiny.part_folders(tmp_path)
+    with pytest.raises(CheckpointError, match="tiny-llm holds a model of type 'llama', not a Soundwave model to train"):
+        preparation.start_config(tmp_path / "tiny-llm", "x")
+    with pytest.raises(ConfigurationError, match=r"no config\.json there; train the stage before first"):
+        preparation.start_folder(Recipe(start_from=str(tmp_path)))
