@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 import wave
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,6 @@ from soundwave.audio import SAMPLE_RATE
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.errors import AudioError, ConfigurationError
 from soundwave.inference.engine import Engine, Request
-from soundwave.inference.results import Reply
 from soundwave.inference.sampling import Sampling
 
 PROMPTS = ["the cat", "person on the cat, son", "so"]
@@ -132,13 +130,8 @@ def test_where_no_token_is_heard_nothing_is_written() -> None:
 def test_a_transcript_that_the_frames_speak_against_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny.config(guard_transcripts=True)
     engine = Engine(tiny.model(config), tiny.processor(config))
-    answered = engine._answer
     said = "No such thing was ever said."
-
-    def invents(*arguments: Any) -> list[Reply]:
-        return [replace(reply, text=said) for reply in answered(*arguments)]
-
-    monkeypatch.setattr(engine, "_answer", invents)
+    monkeypatch.setattr(engine, "_text", lambda ids: said)
     frames: list[int] = []
 
     def scores(costs: float) -> Any:
@@ -150,7 +143,7 @@ def test_a_transcript_that_the_frames_speak_against_is_replaced(monkeypatch: pyt
 
     monkeypatch.setattr("soundwave.inference.engine.ctc_log_likelihoods", scores(1.0))
     trusted = engine.transcribe(clip(2.0))
-    assert (trusted.text, trusted.source) == (said, "llm")
+    assert (trusted.text, trusted.source, trusted.llm_text) == (said, "llm", said)
     monkeypatch.setattr("soundwave.inference.engine.ctc_log_likelihoods", scores(100.0))
     long = engine.transcribe_batch([clip(2.0), clip(1.0)])[0]
     assert long.source == "llm+ctc"

@@ -52,7 +52,10 @@ class ListeningEngine:
         return [self.replies[number - 1] for number in numbers]
 
     def transcribe_batch(self, audios: Any) -> list[Any]:
-        return [SimpleNamespace(text=text, ctc_text=text.upper() + " ctc") for text in self.hear(audios)]
+        return [
+            SimpleNamespace(text=text, ctc_text=text.upper() + " ctc", llm_text=text + " and a dog")
+            for text in self.hear(audios)
+        ]
 
     def encode(self, audio: Any) -> Any:
         return SimpleNamespace(ctc_text=self.hear([audio])[0])
@@ -96,13 +99,13 @@ def judge(name: str, engine: Any, path: Path, *, notebook: Path | None = None, *
 # --- what the tasks ask and count
 
 
-def test_transcribing_scores_the_text_and_tells_the_ctc_path_beside_it(tmp_path: Path) -> None:
+def test_transcribing_scores_the_text_and_tells_both_paths_beside_it(tmp_path: Path) -> None:
     path = manifest_of(tmp_path, {"text": "A CAT"}, {"text": "A DOG"})
     done = judge("transcribe", ListeningEngine("a cat", "a frog"), path)
     score = done.task.score(done.predictions)
     assert score.value == pytest.approx(1 / 4)
     assert score.counts == {"words": 4, "substitutions": 1, "insertions": 0, "deletions": 0}
-    assert score.also == {"ctc_word_error_rate": pytest.approx(3 / 4)}
+    assert score.also == {"ctc_word_error_rate": pytest.approx(3 / 4), "llm_word_error_rate": pytest.approx(6 / 4)}
 
 
 def test_the_ctc_task_reads_the_ctc_path_alone(tmp_path: Path) -> None:

@@ -5,8 +5,6 @@ set -euo pipefail
 speech=$1 model=$2 results=$3
 score() { soundwave eval "$speech/$1/manifest.jsonl" --task "$2" --model "$model" --out "$results/mini-$1-$2.json" "${@:3}"; }
 score dev-librispeech transcribe
-soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task transcribe --model "$model" \
-    --prompt "What does the person say?" --max-new-tokens 200 --out "$results/mini-dev-librispeech-ask.json"
 score dev-librispeech ctc
 score dev-nonnative transcribe
 score dev-nonnative ctc

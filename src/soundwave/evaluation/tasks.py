@@ -105,7 +105,8 @@ def _transcribe(
 ) -> list[dict[str, str]]:
     if asking.prompt is not None:
         return _ask(engine, clips, audio, asking)
-    return [{"reply": heard.text, "ctc": heard.ctc_text} for heard in engine.transcribe_batch(list(audio))]
+    heard = engine.transcribe_batch(list(audio))
+    return [{"reply": one.text, "ctc": one.ctc_text, "llm": one.llm_text} for one in heard]
 
 
 def _read_ctc(
@@ -164,8 +165,10 @@ def _word_error_rate(predictions: Sequence[Prediction]) -> Score:
         "deletions": errors.deletions,
     }
     also = {}
-    if all("ctc" in prediction.said for prediction in predictions):
-        also["ctc_word_error_rate"] = word_errors(said, [prediction.said["ctc"] for prediction in predictions]).rate
+    for path in ("llm", "ctc"):
+        if all(path in prediction.said for prediction in predictions):
+            errors_of = word_errors(said, [prediction.said[path] for prediction in predictions])
+            also[f"{path}_word_error_rate"] = errors_of.rate
     return Score(errors.rate, counts, also)
 
 

@@ -37,6 +37,11 @@ TRANSCRIPT_TOKENS_PER_SECOND = 12
 TRANSCRIPT_TOKENS_AT_LEAST = 32
 
 
+def transcript_tokens(seconds: float) -> int:
+    """The most tokens that a transcript of a recording can have."""
+    return TRANSCRIPT_TOKENS_AT_LEAST + int(TRANSCRIPT_TOKENS_PER_SECOND * seconds)
+
+
 @dataclass(frozen=True)
 class Request:
     """One question: an audio (or None) and a prompt."""
@@ -195,23 +200,21 @@ class Engine:
         """Transcripts of several recordings, made at once."""
         heard = self._hear_batch(list(audios))
         speeches = [one.speech for one in heard if one.speech is not None]
-        sources = ["llm"] * len(speeches)
         spoken = [i for i, speech in enumerate(speeches) if speech.ctc_token_ids]  # no token heard: nothing was said
-        texts = [""] * len(speeches)
+        said = [""] * len(speeches)
         if spoken:
-            longest = max(speeches[i].duration for i in spoken)
-            limit = TRANSCRIPT_TOKENS_AT_LEAST + int(TRANSCRIPT_TOKENS_PER_SECOND * longest)
+            limits = {i: transcript_tokens(speeches[i].duration) for i in spoken}
             prompt = self.model.config.transcribe_prompt
             requests = [Request(audios[i], prompt) for i in spoken]
-            sampling = Sampling(temperature=0, max_new_tokens=limit)
+            sampling = Sampling(temperature=0, max_new_tokens=max(limits.values()))
             for i, reply in zip(spoken, self._answer(requests, [heard[i] for i in spoken], sampling), strict=True):
-                texts[i], sources[i] = self._guarded(self._without_prefix(reply.text), heard[i])
-        return [self._transcript(*one) for one in zip(texts, speeches, sources, strict=True)]
+                said[i] = self._without_prefix(self._text(reply.token_ids[: limits[i]]))
+        return [self._transcript(text, one) for text, one in zip(said, heard, strict=True)]
 
     def _guarded(self, text: str, heard: _Heard) -> tuple[str, str]:
         """The transcript and its source."""
         assert heard.speech is not None
-        if not self.model.config.guard_transcripts or heard.ctc_logits is None:
+        if heard.ctc_logits is None or not heard.speech.ctc_token_ids:
             return text, "llm"
         logits, blank = heard.ctc_logits, self.model.config.blank_class
 
@@ -320,10 +323,13 @@ class Engine:
             text = text.removeprefix(prefix)
         return text.strip()
 
-    def _transcript(self, text: str, speech: Speech, source: str) -> Transcript:
+    def _transcript(self, said: str, heard: _Heard) -> Transcript:
+        speech = heard.speech
+        assert speech is not None
+        text, source = self._guarded(said, heard)
         segments: list[dict[str, float | str]] = []
         if text:
             start = speech.token_times[0][0] if speech.token_times else 0.0
             end = speech.token_times[-1][1] if speech.token_times else speech.duration
             segments.append({"start": start, "end": end, "text": text})
-        return Transcript(text, speech.ctc_text, round(speech.duration, 3), None, segments, source)
+        return Transcript(text, speech.ctc_text, round(speech.duration, 3), None, segments, source, said)

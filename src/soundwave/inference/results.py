@@ -80,7 +80,7 @@ class Transcript:
     """What a person says. `segments` have start and end in seconds; `ctc_text` is what the CTC path alone reads.
 
     `source` is `llm`, or `llm+ctc` where the CTC path's words were taken in some place, because the recording spoke
-    against those of the language model (`inference/guard.py`).
+    against those of the language model (`inference/guard.py`); `llm_text` is what the language model wrote.
     """
 
     text: str
@@ -89,3 +89,4 @@ class Transcript:
     language: str | None = None
     segments: list[dict[str, float | str]] = field(default_factory=list)
     source: str = "llm"
+    llm_text: str = ""
