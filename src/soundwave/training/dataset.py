@@ -99,7 +99,7 @@ class Source:
         speeds = self.source.speeds
         kept = [
             i for i, example in enumerate(self.examples)
-            if all(store.key_of(Clip(a.path, a.start, a.end, s)) in store for a in example.audios for s in speeds)
+            if all(store.holds(Clip(a.path, a.start, a.end, s)) for a in example.audios for s in speeds)
         ]
         if not kept:
             raise DataError(f"{self.source.manifest}: no example is left; its audio is unreadable or over 30 s long.")

@@ -71,7 +71,9 @@ class Features(Protocol):
 
     width: int
 
-    def __contains__(self, key: str) -> bool: ...
+    def holds(self, clip: Clip) -> bool:
+        """Whether the clip's frames can be had; on the fly that shows when its turn comes."""
+        ...
 
     def frames(self, clips: Sequence[Clip]) -> list[np.ndarray | None]:
         """(F_i, E) float16 frames of each clip; None for one that cannot be read."""
@@ -155,6 +157,10 @@ class FeatureStore:
             self._keys[clip] = clip.key()
         return self._keys[clip]
 
+    def holds(self, clip: Clip) -> bool:
+        """Whether the clip was stored."""
+        return self.key_of(clip) in self
+
     def rows(self, key: str) -> int:
         """Number of encoder frames of a clip."""
         return self.index[key][1]
@@ -188,8 +194,9 @@ class OnTheFly:
         self.tower, self.processor, self.on_bad = tower, processor, on_bad
         self.width = int(tower.config.d_model)
 
-    def __contains__(self, key: str) -> bool:
-        return True  # a clip is opened when its turn comes
+    def holds(self, clip: Clip) -> bool:
+        """True: a clip is opened when its turn comes."""
+        return True
 
     def frames(self, clips: Sequence[Clip]) -> list[np.ndarray | None]:
         """(F_i, E) float16 frames of each clip; None for one that cannot be read."""
