@@ -35,6 +35,7 @@ def main() -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".safetensors":
             save_file(halved(file), target, metadata={"format": "pt"})
+            target.chmod(0o644)  # safetensors makes files that only their owner can read
             size += target.stat().st_size
         elif file.name == "adapter_config.json":
             target.write_bytes(file.read_bytes())
