@@ -25,6 +25,7 @@ from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.torch import TorchBackend
 from soundwave.inference.guard import ctc_log_likelihoods, reconcile
+from soundwave.inference.lexicon import Lexicon
 from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage
 from soundwave.inference.sampling import Sampling
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration, SpeechOutput
@@ -122,6 +123,14 @@ class Engine:
         self.model, self.processor, self.name, self.folder = model, processor, name, folder
         self.backend = TorchBackend(model)
         self.ctc = CtcTokenizer(processor.tokenizer, model.config.ctc_vocabulary)
+        self._lexicon: Lexicon | None = None
+
+    @property
+    def lexicon(self) -> Lexicon:
+        """The words of the LLM's vocabulary, collected when they are first needed."""
+        if self._lexicon is None:
+            self._lexicon = Lexicon(self.processor.tokenizer)
+        return self._lexicon
 
     @property
     def default_prompt(self) -> str:
@@ -221,7 +230,7 @@ class Engine:
         def likelihoods(candidates: list[str]) -> list[float]:
             return ctc_log_likelihoods(logits, [self.ctc.encode(one) for one in candidates], blank)
 
-        result = reconcile(text, heard.speech.ctc_text, likelihoods)
+        result = reconcile(text, self.lexicon.spelt(heard.speech.ctc_text, likelihoods), likelihoods)
         return result.text, "llm+ctc" if result.replaced else "llm"
 
     def describe(self) -> dict[str, Any]:
