@@ -12,7 +12,8 @@ score dev-questions questions
 score dev-questions typed-questions
 
 # Nobody speaks: noises and silence of another seed than the training's.
-nothing=$(mktemp -d)
-trap 'rm -rf "$nothing"' EXIT
+made=$(mktemp -d)
+trap 'rm -rf "$made"' EXIT
+nothing=$made/nothing
 python "$(dirname "${BASH_SOURCE[0]}")/make_noise.py" --out "$nothing" --clips 60 --seed 1000
 soundwave eval "$nothing/manifest.jsonl" --task no-speech --model "$model" --out "$results/mini-no-speech.json"
