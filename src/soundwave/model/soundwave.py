@@ -20,12 +20,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
-from transformers.utils import cached_file, logging
+from transformers.utils import cached_file
 
 from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import ConfigurationError
 from soundwave.model.adapters import AlignmentAdapter, ShrinkingAdapter
 from soundwave.model.encoder import encode_window
+from soundwave.model.lora import DEFAULT, lora_names, read_lora, switch_lora, write_lora
 from soundwave.model.shrink import Runs
 from soundwave.model.splice import Spliced, splice
 
@@ -149,18 +150,13 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         complete.save_pretrained(save_directory)
         self.language_model.generation_config.save_pretrained(save_directory)
         if self.has_lora:
-            self.language_model.save_pretrained(Path(save_directory) / LORA_FOLDER)
+            for name in lora_names(self.language_model):
+                inner = [] if name == DEFAULT else [name]  # as PEFT lays several
+                write_lora(self.language_model, Path(save_directory, LORA_FOLDER, *inner), name)
 
     def attach_lora(self, folder: Path, trainable: bool = False, name: str = "default") -> None:
         """Attaches the LoRA of a PEFT folder to the LLM (safetensors only) and lets it be the one in use."""
-        shown = logging.is_progress_bar_enabled()
-        logging.disable_progress_bar()
-        try:
-            self.language_model.load_adapter(str(folder), adapter_name=name, is_trainable=trainable)
-            self.language_model.set_adapter(name)
-        finally:
-            if shown:
-                logging.enable_progress_bar()
+        read_lora(self.language_model, folder, trainable, name)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.language_model.get_input_embeddings()
@@ -274,7 +270,8 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     @torch.no_grad()
     def generate(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, input_features: Tensor | None = None,
-        feature_attention_mask: Tensor | None = None, audio_embeddings: list[Tensor] | None = None, **options: Any,
+        feature_attention_mask: Tensor | None = None, audio_embeddings: list[Tensor] | None = None,
+        merged: PreTrainedModel | None = None, **options: Any,
     ) -> Tensor:
         """Continues the prompts with the LLM's own `generate`.
 
@@ -283,6 +280,8 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         Args:
             input_ids, attention_mask, input_features, feature_attention_mask: from the processor.
             audio_embeddings: per audio (S_i, D) instead of features: what `get_audio_features` gave.
+            merged: the LLM with its LoRA in its weights (`checkpoints.lora.merged_twin`), for rows that LoRA is for;
+                None: this model's own, which computes LoRA beside them. The answers are the same, sooner.
             options: anything of transformers' `generate` (do_sample, temperature, max_new_tokens, streamer…).
 
         Returns:
@@ -293,16 +292,19 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
             if input_features is not None:
                 audio_embeddings = self.get_audio_features(input_features, feature_attention_mask)
         has_audio = self._audio_positions(input_ids, attention_mask).any(1)
+        adapted = merged or self.language_model
         if not self.plain_for(has_audio):
-            return self._continue(input_ids, attention_mask, audio_embeddings, options)
+            return self._continue(adapted, input_ids, attention_mask, audio_embeddings, options)
         results: list[Tensor] = [torch.empty(0)] * len(input_ids)
         for chosen, audio in ((has_audio, audio_embeddings), (~has_audio, [])):
             rows = chosen.nonzero().flatten()
             if not len(rows):
                 continue
             mask = None if attention_mask is None else attention_mask[rows]
-            with self.plain_language_model(bool(has_audio[rows[0]])):
-                answers = self._continue(input_ids[rows], mask, audio, options)
+            spoken = bool(has_audio[rows[0]])
+            with self.plain_language_model(spoken):
+                decoder = adapted if spoken else self.language_model
+                answers = self._continue(decoder, input_ids[rows], mask, audio, options)
             for row, answer in zip(rows.tolist(), answers, strict=True):
                 results[row] = answer
         pad = options.get("pad_token_id", self.language_model.generation_config.pad_token_id) or 0
@@ -315,7 +317,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     @property
     def has_lora(self) -> bool:
         """Whether a PEFT adapter is attached to the LLM."""
-        return bool(getattr(self.language_model, "_hf_peft_config_loaded", False))
+        return bool(lora_names(self.language_model))
 
     @contextmanager
     def plain_language_model(self, adapted: bool = False) -> Iterator[None]:
@@ -323,19 +325,21 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         if adapted or not self.has_lora:
             yield
             return
-        self.language_model.disable_adapters()
+        trained = [(parameter, parameter.requires_grad) for parameter in self.language_model.parameters()]
+        switch_lora(self.language_model, False)
         try:
             yield
         finally:
-            self.language_model.enable_adapters()
+            switch_lora(self.language_model, True)
+            for parameter, requires_grad in trained:  # PEFT marks every LoRA as trained when it is switched on
+                parameter.requires_grad_(requires_grad)
 
     def _continue(
-        self, input_ids: Tensor, attention_mask: Tensor | None, audio: list[Tensor], options: dict[str, Any]
+        self, decoder: Any, input_ids: Tensor, attention_mask: Tensor | None, audio: list[Tensor],
+        options: dict[str, Any],
     ) -> Tensor:
         spliced = self._spliced(input_ids, attention_mask, audio)
-        return self.language_model.generate(
-            inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options
-        )
+        return decoder.generate(inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options)
 
 
 def _file_of(name_or_path: str | os.PathLike, file: str, source: dict[str, Any]) -> Path | None:

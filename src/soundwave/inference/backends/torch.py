@@ -1,4 +1,7 @@
-"""The torch decoder: transformers' `generate` over prompts whose placeholders have become embeddings."""
+"""The torch decoder: transformers' `generate` over prompts whose placeholders have become embeddings.
+
+Where LoRA is attached, spoken turns run through a merged twin of the LLM, and typed ones through the plain weights.
+"""
 
 # R rows, L tokens, S audio positions, D width
 
@@ -11,11 +14,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation.streamers import BaseStreamer
 
+from soundwave.checkpoints.lora import lora_state, merged_twin
 from soundwave.inference.sampling import Sampling
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+
+BEAMS = 4  # of a search; `length_penalty=0.0` adds log-probabilities up as they are
 
 
 class TorchBackend:
@@ -28,6 +40,8 @@ class TorchBackend:
     def __init__(self, model: SoundwaveForConditionalGeneration):
         self.model = model
         self._lock = threading.Lock()
+        self._twin: PreTrainedModel | None = None  # made when the first spoken turn needs it
+        self._twin_state: tuple[object, ...] = ()
 
     @property
     def end_ids(self) -> set[int]:
@@ -35,10 +49,19 @@ class TorchBackend:
         end = self.model.language_model.generation_config.eos_token_id
         return set(end) if isinstance(end, list) else {end}
 
-    def batch(self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling) -> list[list[int]]:
-        """(R, L) left-padded prompts to the new tokens of each row, up to and including its end token."""
+    def batch(
+        self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling,
+        scorer: LogitsProcessor | None = None,
+    ) -> list[list[int]]:
+        """(R, L) left-padded prompts to the new tokens of each row, up to and including its end token.
+
+        With a scorer, which changes the LLM's scores, the best of several beams is found for each row.
+        """
+        search: dict[str, Any] = {}
+        if scorer is not None:
+            search = {"logits_processor": LogitsProcessorList([scorer]), "num_beams": BEAMS, "length_penalty": 0.0}
         with self._lock:
-            answers = self._generate(input_ids, mask, audio, sampling)
+            answers = self._generate(input_ids, mask, audio, sampling, **search)
         return [self._until_end(answer) for answer in answers.tolist()]
 
     def stream(self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling) -> Iterator[int]:
@@ -73,12 +96,25 @@ class TorchBackend:
         self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling, **more: Any
     ) -> Tensor:
         devices = [self.model.device] if self.model.device.type == "cuda" else []
+        adapted = bool(audio) or self.model.config.text_only == "adapted"
         with torch.random.fork_rng(devices, enabled=sampling.seed is not None):
             if sampling.seed is not None:
                 torch.manual_seed(sampling.seed)
             return self.model.generate(
-                input_ids, mask, audio_embeddings=audio, **sampling.generate_options(), **more
+                input_ids, mask, audio_embeddings=audio, merged=self._merged() if adapted else None,
+                **sampling.generate_options(), **more,
             )
+
+    def _merged(self) -> PreTrainedModel | None:
+        """The LLM with its present LoRA merged; None where there is none. Only with the lock held."""
+        language_model = self.model.language_model
+        state = lora_state(language_model)
+        if state != self._twin_state:
+            self._twin = None  # gone before the next one is made
+            self._twin, self._twin_state = merged_twin(language_model), state
+        if self._twin is not None:
+            self._twin.generation_config = language_model.generation_config
+        return self._twin
 
     def _until_end(self, answer: list[int]) -> list[int]:
         for i, token in enumerate(answer):

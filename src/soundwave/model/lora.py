@@ -1,0 +1,83 @@
+"""LoRA on a language model: added, read, chosen, switched off, written, all by PEFT itself.
+
+transformers wraps these steps too, but its newest release may ask for a PEFT that is not out yet; PEFT's own functions
+work with every transformers. Knows nothing about audio.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
+PEFT_PREFIX = "base_model.model."  # of every name in a PEFT folder
+DEFAULT = "default"  # PEFT's name for the only LoRA
+
+
+def lora_layers(language_model: nn.Module) -> list[Any]:
+    """PEFT's layers: modules that it gives no such type."""
+    return [module for module in language_model.modules() if isinstance(module, BaseTunerLayer)]
+
+
+def lora_names(language_model: nn.Module) -> list[str]:
+    """The LoRAs that are attached, in use or not."""
+    return list(getattr(language_model, "peft_config", {}))
+
+
+def add_lora(language_model: nn.Module, config: LoraConfig, name: str = DEFAULT) -> None:
+    """Adds fresh matrices, which change nothing until trained, and lets them be the ones in use.
+
+    Raises:
+        ValueError: the configuration names no layer of this model, or the name is taken.
+    """
+    if name in lora_names(language_model):
+        raise ValueError(f"a LoRA named {name} is attached already")
+    config.base_model_name_or_path = getattr(language_model, "name_or_path", None)
+    inject_adapter_in_model(config, language_model, name)
+    choose_lora(language_model, [name])
+
+
+def read_lora(language_model: nn.Module, folder: Path, trainable: bool = False, name: str = DEFAULT) -> None:
+    """Attaches the LoRA of a PEFT folder (safetensors only) and lets it be the one in use.
+
+    Raises:
+        ValueError, RuntimeError: it does not fit this model.
+    """
+    config = PeftConfig.from_pretrained(str(folder))
+    if not isinstance(config, LoraConfig):
+        raise ValueError(f"{folder / CONFIG_NAME} is of {config.peft_type}, not of a LoRA")
+    config.inference_mode = not trainable
+    add_lora(language_model, config, name)
+    stored = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(folder / WEIGHTS_NAME).items()}
+    set_peft_model_state_dict(language_model, stored, adapter_name=name)
+    if not trainable:
+        for key, parameter in language_model.named_parameters():
+            if "lora_" in key and f".{name}." in key:
+                parameter.requires_grad_(False)
+
+
+def choose_lora(language_model: nn.Module, names: Sequence[str]) -> None:
+    """Chooses which of the attached LoRAs are in use; with several, their changes add up."""
+    for layer in lora_layers(language_model):
+        layer.set_adapter(list(names))
+
+
+def switch_lora(language_model: nn.Module, on: bool) -> None:
+    """Lets the model run with the LoRA in use, or as if there were none."""
+    for layer in lora_layers(language_model):
+        layer.enable_adapters(enabled=on)
+
+
+def write_lora(language_model: nn.Module, folder: Path, name: str = DEFAULT, half: bool = False) -> None:
+    """Writes an attached LoRA as a PEFT folder; `half` in float16."""
+    folder.mkdir(parents=True, exist_ok=True)
+    language_model.peft_config[name].save_pretrained(folder)  # type: ignore[index, union-attr]
+    state = get_peft_model_state_dict(language_model, adapter_name=name)
+    values = {f"{PEFT_PREFIX}{key}": value.detach().cpu().contiguous() for key, value in state.items()}
+    save_file({key: v.half() if half else v for key, v in values.items()}, folder / WEIGHTS_NAME, {"format": "pt"})
