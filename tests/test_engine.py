@@ -6,7 +6,6 @@ import io
 import threading
 import wave
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -125,32 +124,6 @@ def test_where_no_token_is_heard_nothing_is_written() -> None:
     assert (silent.text, silent.ctc_text, silent.segments) == ("", "", [])
     assert silent.duration == 5.0
     assert spoken.text == ""
-
-
-def test_a_transcript_that_the_frames_speak_against_is_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny.config(guard_transcripts=True)
-    engine = Engine(tiny.model(config), tiny.processor(config))
-    said = "No such thing was ever said."
-    monkeypatch.setattr(engine, "_text", lambda ids: said)
-    frames: list[int] = []
-
-    def scores(costs: float) -> Any:
-        def score(logits: torch.Tensor, targets: list[list[int]], blank: int) -> list[float]:
-            frames.append(len(logits))
-            return [0.0] + [-costs] * (len(targets) - 1)
-
-        return score
-
-    monkeypatch.setattr("soundwave.inference.engine.ctc_log_likelihoods", scores(1.0))
-    trusted = engine.transcribe(clip(2.0))
-    assert (trusted.text, trusted.source, trusted.llm_text) == (said, "llm", said)
-    monkeypatch.setattr("soundwave.inference.engine.ctc_log_likelihoods", scores(100.0))
-    long = engine.transcribe_batch([clip(2.0), clip(1.0)])[0]
-    assert long.source == "llm+ctc"
-    assert long.text != said
-    window = round(2.5 / config.seconds_per_frame) + 1
-    assert all(0 < count <= window for count in frames)
-    assert frames[-1] < frames[-2]  # each clip's own frames, none of its padding
 
 
 def test_a_typed_question_gets_the_plain_language_models_answer() -> None:

@@ -1,64 +1,54 @@
-"""What the CTC path spelt by ear becomes a word of the language model's vocabulary, where the recording allows it."""
+"""Known words for what was spelt by ear: which words give way, and when they stay."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import tiny
 
-from soundwave.inference.guard import Likelihoods
 from soundwave.inference.lexicon import SLACK, Lexicon
 
-
-class Tokenizer(SimpleNamespace):
-    def get_vocab(self) -> dict[str, int]:
-        return {token: number for number, token in enumerate(self.tokens)}
-
-    def __len__(self) -> int:
-        return len(self.tokens)
+WORDS = ["the", "cat", "resistance", "existence", "tower", "can't"]
 
 
-@pytest.fixture(scope="module")
-def lexicon() -> Lexicon:
-    return Lexicon(Tokenizer(tokens=["Ġthe", "Ġresistance", "Ġresidence", "ĠParis", "ing", "Ġ12", "Ġa", "Ġof"]))
+def tokenizer() -> Any:
+    """A vocabulary of whole words, the first the most common, among pieces of words."""
+    tokens = ["ing", "Ġre", *(f"Ġ{word}" for word in WORDS), "ĠTower", "Ġ42"]
+
+    class Tokens(SimpleNamespace):
+        def __len__(self) -> int:
+            return len(tokens)
+
+    return Tokens(get_vocab=lambda: {token: number for number, token in enumerate(tokens)})
 
 
-def test_whole_words_are_known_and_pieces_are_not(lexicon: Lexicon) -> None:
-    assert lexicon.words == ["of", "paris", "residence", "resistance", "the"]
-    assert lexicon.bonus["the"] > lexicon.bonus["paris"] >= 0  # an earlier token is a more common word
+def costs(**of_words: float) -> Callable[[list[str]], list[float]]:
+    """Log-likelihoods of texts: what each word in them costs, nothing where it is not named."""
+    return lambda texts: [-sum(of_words.get(w.strip(".,").lower(), 0.0) for w in text.split()) for text in texts]
 
 
-def scores(texts: dict[str, float], otherwise: float) -> Likelihoods:
-    return lambda candidates: [texts.get(candidate, otherwise) for candidate in candidates]
+def test_a_spelling_gives_way_to_the_word_that_the_recording_bears_out() -> None:
+    lexicon = Lexicon(tokenizer())
+    assert lexicon.respelt("The resistence.", costs(existence=4.0)) == "The resistance."
+    assert lexicon.respelt("The resistence.", costs(resistance=4.0, existence=1.0)) == "The existence."
 
 
-@pytest.mark.parametrize(
-    ("heard", "borne_out", "expected"),
-    [
-        ("the resistence", {"the resistence": 0.0, "the resistance": -4.0}, "the resistance"),
-        ("the resistence", {"the resistence": 0.0, "the residence": -4.0}, "the residence"),  # the frames decide
-        ("the resistance of paris", {}, "the resistance of paris"),  # words are left alone
-        ("the xyzzy", {"the xyzzy": 0.0}, "the xyzzy"),  # nothing is near
-        ("a resistence", {"a resistence": 0.0}, "a resistence"),  # every word is far less likely: a name, perhaps
-        ("", {}, ""),
-    ],
-)
-def test_a_spelling_gives_way_to_the_word_that_the_recording_bears_out(
-    lexicon: Lexicon, heard: str, borne_out: dict[str, float], expected: str
-) -> None:
-    assert lexicon.spelt(heard, scores(borne_out, -2 * SLACK)) == expected
+def test_capitals_and_marks_stay() -> None:
+    assert Lexicon(tokenizer()).respelt("Toer, the 'cat'!", costs(the=3.0)) == "Tower, the 'cat'!"
 
 
-def test_each_spelling_is_judged_beside_the_words_that_were_found_before_it(lexicon: Lexicon) -> None:
-    seen: list[str] = []
-
-    def likelihoods(candidates: list[str]) -> list[float]:
-        seen.append(candidates[0])
-        return [0.0] * len(candidates)
-
-    assert lexicon.spelt("resistence parys", likelihoods).split()[1] == "paris"
-    assert seen[1].split()[0] in lexicon.bonus
+def test_a_word_that_the_recording_speaks_against_is_not_taken() -> None:
+    likely = costs(resistance=SLACK + 5, existence=SLACK + 5)
+    assert Lexicon(tokenizer()).respelt("the resistence", likely) == "the resistence"
 
 
-def test_a_vocabulary_without_word_tokens_changes_nothing() -> None:
-    assert Lexicon(Tokenizer(tokens=["▁the", "▁cat"])).spelt("thee catt", scores({}, 0.0)) == "thee catt"
+@pytest.mark.parametrize("text", ["the cat", "a", "zyxwv", "42nd", "can't", ""])
+def test_known_words_letters_numbers_and_what_is_like_no_word_stay(text: str) -> None:
+    assert Lexicon(tokenizer()).respelt(text, costs()) == text
+
+
+def test_words_come_from_the_language_models_own_tokenizer() -> None:
+    assert Lexicon(tiny.chat_tokenizer()).respelt("zebra persom", costs()) == "zebra person"

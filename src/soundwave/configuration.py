@@ -22,6 +22,7 @@ CtcHead = Literal["projection", "embeddings"]
 AudioEmbedding = Literal["look_back", "posterior"]
 PromptFormat = Literal["released", "chat_template"]
 TextOnly = Literal["adapted", "plain"]
+AdapterPositions = Literal["none", "rotary"]
 
 SWITCHES: dict[str, Any] = {
     "alignment_attention": AlignmentAttention,
@@ -33,6 +34,7 @@ SWITCHES: dict[str, Any] = {
     "audio_embedding": AudioEmbedding,
     "prompt_format": PromptFormat,
     "text_only": TextOnly,
+    "adapter_positions": AdapterPositions,
 }
 
 AUDIO_TOKEN = "<|audio|>"  # the placeholder in prompts of newly trained models
@@ -55,6 +57,10 @@ class SoundwaveConfig(PreTrainedConfig):
         alignment_dropout: dropout inside the adapters, in training only.
         alignment_attention: `frame`: each frame sees itself only (the released weights depend on it);
             `temporal`: frames see each other (paper).
+        alignment_convolution: width, in aligned frames, of a depthwise convolution before the attention of each
+            alignment layer; 0: none (paper, released).
+        adapter_positions: `none`: the adapters' attention knows of time only what the encoder's frames tell (paper,
+            released); `rotary`: it turns queries and keys by the frame's place, in alignment and in look-back.
         ctc_head: `projection`: a matrix of its own, started as a copy of the LLM's embeddings (released);
             `embeddings`: cosine to the LLM's own frozen embeddings times a learned scale, plus a learned blank.
         ctc_vocabulary: LLM token ids that the CTC may emit, in class order; None: the whole LLM vocabulary.
@@ -82,8 +88,8 @@ class SoundwaveConfig(PreTrainedConfig):
         transcribe_prompt: the prompt that makes this model transcribe.
         default_prompt: the prompt for audio that comes without one.
         transcript_prefixes: what the model was trained to say before a transcript, removed from it.
-        guard_transcripts: `transcribe` takes the CTC path's words in places where the recording speaks against the
-            LLM's. For models whose CTC text is words; off for the released weights.
+        joint_ctc_weight: of CTC's log-probability beside the LLM's where `transcribe` searches (`inference/joint.py`);
+            0: the LLM alone, greedily. For models whose CTC text is words; 0 for the released weights.
         audio_tower_source: a catalog part that supplies the encoder's weights where the folder does not hold them.
         language_model_source: likewise for the LLM.
 
@@ -103,6 +109,8 @@ class SoundwaveConfig(PreTrainedConfig):
     alignment_ffn_dim: int = 8192
     alignment_dropout: float = 0.0
     alignment_attention: AlignmentAttention = "temporal"
+    alignment_convolution: int = 0
+    adapter_positions: AdapterPositions = "none"
     ctc_head: CtcHead = "embeddings"
     ctc_vocabulary: list[int] | None = None
     ctc_blank_id: int | None = None
@@ -122,7 +130,7 @@ class SoundwaveConfig(PreTrainedConfig):
         "Please transcribe the following audio and then answer based on the audio's transcription."
     )
     transcript_prefixes: list[str] = field(default_factory=list)
-    guard_transcripts: bool = False
+    joint_ctc_weight: float = 0.0
     audio_tower_source: str | None = None
     language_model_source: str | None = None
     tie_word_embeddings: bool = False
@@ -152,6 +160,14 @@ class SoundwaveConfig(PreTrainedConfig):
                 raise ConfigurationError(
                     f"{name}={getattr(self, name)} does not divide the LLM's width {width}; choose a divisor."
                 )
+        if self.alignment_convolution and self.alignment_convolution % 2 == 0:
+            raise ConfigurationError(
+                f"alignment_convolution={self.alignment_convolution} has no middle; choose an odd width, or 0 for none."
+            )
+        if self.joint_ctc_weight < 0:
+            raise ConfigurationError(
+                f"joint_ctc_weight={self.joint_ctc_weight} is below 0; give 0 for the LLM alone, or one such as 0.4."
+            )
         positions = self.audio_config.max_source_positions
         if self.frames_per_group < 1 or positions % self.frames_per_group:
             raise ConfigurationError(

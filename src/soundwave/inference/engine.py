@@ -24,7 +24,8 @@ from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.torch import TorchBackend
-from soundwave.inference.guard import ctc_log_likelihoods, reconcile
+from soundwave.inference.ctc_prefix import log_likelihoods
+from soundwave.inference.joint import WORD, JointScorer
 from soundwave.inference.lexicon import Lexicon
 from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage
 from soundwave.inference.sampling import Sampling
@@ -36,6 +37,9 @@ DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.
 # A transcript needs about 4 tokens a second; three times that, and a start, bounds a loop without cutting real speech.
 TRANSCRIPT_TOKENS_PER_SECOND = 12
 TRANSCRIPT_TOKENS_AT_LEAST = 32
+
+
+LOST = 50.0  # nats: a text that is so much less likely than CTC's own left what was said, or loops
 
 
 def transcript_tokens(seconds: float) -> int:
@@ -123,14 +127,7 @@ class Engine:
         self.model, self.processor, self.name, self.folder = model, processor, name, folder
         self.backend = TorchBackend(model)
         self.ctc = CtcTokenizer(processor.tokenizer, model.config.ctc_vocabulary)
-        self._lexicon: Lexicon | None = None
-
-    @property
-    def lexicon(self) -> Lexicon:
-        """The words of the LLM's vocabulary, collected when they are first needed."""
-        if self._lexicon is None:
-            self._lexicon = Lexicon(self.processor.tokenizer)
-        return self._lexicon
+        self._lexicon: Lexicon | None = None  # collected when it is first needed
 
     @property
     def default_prompt(self) -> str:
@@ -202,11 +199,11 @@ class Engine:
         return heard.speech
 
     def transcribe(self, audio: AudioInput) -> Transcript:
-        """Writes down what a person says: greedy, with the model's own prompt; empty where nobody speaks."""
+        """Writes down what a person says, with the model's own prompt; empty where nobody speaks."""
         return self.transcribe_batch([audio])[0]
 
     def transcribe_batch(self, audios: Sequence[AudioInput]) -> list[Transcript]:
-        """Transcripts of several recordings, made at once."""
+        """Transcripts of several recordings, made at once: the LLM's, held against the frames where the model can."""
         heard = self._hear_batch(list(audios))
         speeches = [one.speech for one in heard if one.speech is not None]
         spoken = [i for i, speech in enumerate(speeches) if speech.ctc_token_ids]  # no token heard: nothing was said
@@ -215,23 +212,23 @@ class Engine:
             limits = {i: transcript_tokens(speeches[i].duration) for i in spoken}
             prompt = self.model.config.transcribe_prompt
             requests = [Request(audios[i], prompt) for i in spoken]
+            chosen = [heard[i] for i in spoken]
             sampling = Sampling(temperature=0, max_new_tokens=max(limits.values()))
-            for i, reply in zip(spoken, self._answer(requests, [heard[i] for i in spoken], sampling), strict=True):
+            scorer = self._scorer(chosen, list(limits.values()))
+            for i, reply in zip(spoken, self._answer(requests, chosen, sampling, scorer), strict=True):
                 said[i] = self._without_prefix(self._text(reply.token_ids[: limits[i]]))
         return [self._transcript(text, one) for text, one in zip(said, heard, strict=True)]
 
-    def _guarded(self, text: str, heard: _Heard) -> tuple[str, str]:
-        """The transcript and its source."""
-        assert heard.speech is not None
-        if heard.ctc_logits is None or not heard.speech.ctc_token_ids:
-            return text, "llm"
-        logits, blank = heard.ctc_logits, self.model.config.blank_class
-
-        def likelihoods(candidates: list[str]) -> list[float]:
-            return ctc_log_likelihoods(logits, [self.ctc.encode(one) for one in candidates], blank)
-
-        result = reconcile(text, self.lexicon.spelt(heard.speech.ctc_text, likelihoods), likelihoods)
-        return result.text, "llm+ctc" if result.replaced else "llm"
+    def _scorer(self, heard: Sequence[_Heard], limits: Sequence[int]) -> JointScorer | None:
+        """Holds what the LLM proposes against the recordings, where the model was made for that."""
+        config = self.model.config
+        logits = [one.ctc_logits for one in heard if one.ctc_logits is not None]
+        if not config.joint_ctc_weight:
+            return None
+        return JointScorer(
+            logits, self.ctc, self.processor.tokenizer, config.blank_class, self.backend.end_ids,
+            config.joint_ctc_weight, limits,
+        )
 
     def describe(self) -> dict[str, Any]:
         """The model's name, place and size."""
@@ -271,7 +268,7 @@ class Engine:
         ]
 
     def _logits(self, output: SpeechOutput, row: int) -> Tensor | None:
-        return output.ctc_logits[row][output.valid[row]] if self.model.config.guard_transcripts else None
+        return output.ctc_logits[row][output.valid[row]] if self.model.config.joint_ctc_weight else None
 
     def _speech(self, output: SpeechOutput, row: int, embeddings: Tensor, duration: float) -> Speech:
         config, runs = self.model.config, output.runs
@@ -299,7 +296,9 @@ class Engine:
             )
         return torch.tensor([ids], device=self.model.device)
 
-    def _answer(self, requests: Sequence[Request], heard: list[_Heard], sampling: Sampling) -> list[Reply]:
+    def _answer(
+        self, requests: Sequence[Request], heard: list[_Heard], sampling: Sampling, scorer: JointScorer | None = None
+    ) -> list[Reply]:
         started = time.perf_counter()
         prompts = [self._prompt(request.audio is not None, request.prompt)[0] for request in requests]
         longest = max(len(ids) for ids in prompts)
@@ -308,7 +307,7 @@ class Engine:
         for i, ids in enumerate(prompts):
             input_ids[i, longest - len(ids) :], mask[i, longest - len(ids) :] = ids, 1
         audio = [one.speech.embeddings for one in heard if one.speech is not None]
-        answers = self.backend.batch(input_ids, mask, audio, sampling)
+        answers = self.backend.batch(input_ids, mask, audio, sampling, scorer)
         spent = time.perf_counter() - started
         return [
             self._reply(ids, one, prompt[None], spent, spent + one.loading + one.encoding)
@@ -332,13 +331,31 @@ class Engine:
             text = text.removeprefix(prefix)
         return text.strip()
 
+    def _respelt(self, text: str, heard: _Heard) -> str:
+        """A transcript with known words for what was spelt by ear, where the recording allows them."""
+        if not text or heard.ctc_logits is None:
+            return text
+        logits, blank = heard.ctc_logits, self.model.config.blank_class
+        self._lexicon = self._lexicon or Lexicon(self.processor.tokenizer)
+
+        def likelihoods(texts: list[str]) -> list[float]:
+            spoken = [" ".join(WORD.findall(one.lower())) for one in texts]
+            return log_likelihoods(logits, [self.ctc.encode(one) for one in spoken], blank)
+
+        heard_text = heard.speech.ctc_text if heard.speech is not None else ""
+        searched, greedy = likelihoods([text, heard_text])
+        if searched < greedy - LOST:
+            text = heard_text[:1].upper() + heard_text[1:]
+        return self._lexicon.respelt(text, likelihoods)
+
     def _transcript(self, said: str, heard: _Heard) -> Transcript:
         speech = heard.speech
         assert speech is not None
-        text, source = self._guarded(said, heard)
+        said = self._respelt(said, heard)
         segments: list[dict[str, float | str]] = []
-        if text:
+        if said:
             start = speech.token_times[0][0] if speech.token_times else 0.0
             end = speech.token_times[-1][1] if speech.token_times else speech.duration
-            segments.append({"start": start, "end": end, "text": text})
-        return Transcript(text, speech.ctc_text, round(speech.duration, 3), None, segments, source, said)
+            segments.append({"start": start, "end": end, "text": said})
+        source = "llm+ctc" if said and self.model.config.joint_ctc_weight else "llm"
+        return Transcript(said, speech.ctc_text, round(speech.duration, 3), None, segments, source)

@@ -1,4 +1,4 @@
-"""Words for what the CTC path spelt by ear: "resistence" becomes "resistance" where the recording allows it.
+"""Words for what was spelt by ear: "resistence" becomes "resistance" where the recording allows it.
 
 CTC spells with small pieces and knows no words. The language model's vocabulary does: many of its tokens are whole
 words, and the earlier a token's number, the more common its word. A spelling that is none of them gives way to the word
@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 from soundwave.ctc_text import SPACE_BYTE
-from soundwave.inference.guard import Likelihoods
+from soundwave.inference.joint import WORD
 
+Likelihoods = Callable[[list[str]], list[float]]  # log-likelihoods of spoken words on a recording
 WORD_TOKEN = re.compile(rf"{SPACE_BYTE}([A-Za-z][a-z']+)")
 NEAREST = 24  # words that are compared with one spelling
 LEAST_SIMILARITY = 0.4  # of letters, by edit distance
 COMMON = 0.5  # nats for a word that is e times as common
-SLACK = 18.0  # nats that a word may cost against the spelling
+SLACK = 6.0  # nats that a word may cost against the spelling
 
 
 class Lexicon:
@@ -41,27 +43,38 @@ class Lexicon:
                 self.bonus[word] = max(self.bonus.get(word, 0.0), COMMON * math.log(size / (number + 1)))
         self.words = sorted(self.bonus)
 
-    def spelt(self, heard: str, likelihoods: Likelihoods) -> str:
-        """The CTC path's words, each known or unlike every known one.
+    def respelt(self, text: str, likelihoods: Likelihoods) -> str:
+        """A transcript in which each word is known, or unlike every known one; the rest of it stays as it is.
 
         Args:
-            heard: the words as CTC spells them.
+            text: with capitals and punctuation.
             likelihoods: scores texts on the recording.
         """
-        words = heard.split()
-        for i, word in enumerate(words):
-            if word in self.bonus or len(word) == 1:
-                continue
-            near = self._nearest(word)
+        for i in range(len(WORD.findall(text))):
+            match = list(WORD.finditer(text))[i]
+            word = match.group().strip("'’")
+            near = self._nearest(word.lower()) if self._is_odd(word.lower()) else []
             if not near:
                 continue
-            base, *scores = likelihoods([" ".join(words), *(" ".join([*words[:i], n, *words[i + 1 :]]) for n in near)])
-            best, chosen = max((score - base + self.bonus[n], n) for score, n in zip(scores, near, strict=True))
+            others = [_with(text, match, word, one) for one in near]
+            base, *scores = likelihoods([text, *others])
+            best, chosen = max(
+                (score - base + self.bonus[one], other) for score, one, other in zip(scores, near, others, strict=True)
+            )
             if best > -SLACK:
-                words[i] = chosen
-        return " ".join(words)
+                text = chosen
+        return text
+
+    def _is_odd(self, word: str) -> bool:
+        return len(word) > 1 and word.isalpha() and word not in self.bonus
 
     def _nearest(self, word: str) -> list[str]:
         scorer = Levenshtein.normalized_similarity
         found = process.extract(word, self.words, scorer=scorer, limit=NEAREST, score_cutoff=LEAST_SIMILARITY)
         return [near for near, _, _ in found]
+
+
+def _with(text: str, match: re.Match[str], word: str, other: str) -> str:
+    """The text with another word in the place of a match, as large as it was."""
+    written = other.capitalize() if word[:1].isupper() else other
+    return text[: match.start()] + match.group().replace(word, written) + text[match.end() :]

@@ -79,8 +79,8 @@ class Speech:
 class Transcript:
     """What a person says. `segments` have start and end in seconds; `ctc_text` is what the CTC path alone reads.
 
-    `source` is `llm`, or `llm+ctc` where the CTC path's words were taken in some place, because the recording spoke
-    against those of the language model (`inference/guard.py`); `llm_text` is what the language model wrote.
+    `source` is `llm`, or `llm+ctc` where the language model and the CTC path were searched together
+    (`inference/joint.py`).
     """
 
     text: str
@@ -89,4 +89,3 @@ class Transcript:
     language: str | None = None
     segments: list[dict[str, float | str]] = field(default_factory=list)
     source: str = "llm"
-    llm_text: str = ""

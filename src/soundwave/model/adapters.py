@@ -21,20 +21,28 @@ from soundwave.model.shrink import Merges, Runs, find_runs, merge_runs, pool_run
 class Attention(nn.Module):
     """Multi-head attention of queries over a masked memory."""
 
-    def __init__(self, width: int, heads: int):
+    def __init__(self, width: int, heads: int, rotary: bool = False):
         super().__init__()
-        self.heads = heads
+        self.heads, self.rotary = heads, rotary
         self.q_proj = nn.Linear(width, width)
         self.k_proj = nn.Linear(width, width)
         self.v_proj = nn.Linear(width, width)
         self.out_proj = nn.Linear(width, width)
 
-    def forward(self, query: Tensor, memory: Tensor, memory_mask: Tensor | None) -> Tensor:
-        """(B, S, D) queries over a (B, T, D) memory of which `memory_mask` (B, T) exists; None: all of it."""
+    def forward(
+        self, query: Tensor, memory: Tensor, memory_mask: Tensor | None, query_places: Tensor | None = None,
+        memory_places: Tensor | None = None,
+    ) -> Tensor:
+        """(B, S, D) queries over a (B, T, D) memory of which `memory_mask` (B, T) exists; None: all of it.
+
+        The places, (B, S) and (B, T) in frames, matter to `rotary` attention; None: 0, 1, 2…
+        """
         q, k, v = (
             project(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, heads, length, D / heads)
             for project, x in ((self.q_proj, query), (self.k_proj, memory), (self.v_proj, memory))
         )
+        if self.rotary:
+            q, k = rotate(q, query_places), rotate(k, memory_places)
         mask = None if memory_mask is None else memory_mask[:, None, None, :]
         mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -44,6 +52,41 @@ class Attention(nn.Module):
         return self.out_proj(self.v_proj(x))
 
 
+ROTARY_BASE = 10_000.0  # as in RoFormer: the slowest pair turns once in about 63,000 frames
+
+
+def rotate(x: Tensor, places: Tensor | None) -> Tensor:
+    """Turns pairs of channels (B, heads, L, H) by the place of each position, (B, L) or 0, 1, 2… (RoFormer).
+
+    The product of a turned query and a turned key depends on the distance of their places only.
+    """
+    length, half = x.shape[-2], x.shape[-1] // 2
+    if places is None:
+        places = torch.arange(length, device=x.device)[None]
+    speeds = ROTARY_BASE ** (-torch.arange(half, device=x.device) / half)
+    angles = places[:, None, :, None].float() * speeds  # (B, 1, L, H / 2)
+    cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
+    first, second = x[..., :half], x[..., half:]
+    return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
+
+
+class FrameConvolution(nn.Module):
+    """A depthwise convolution over neighbouring frames, as in a Conformer's, with a residual connection."""
+
+    def __init__(self, width: int, kernel: int):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.depthwise = nn.Conv1d(width, width, kernel, padding=kernel // 2, groups=width)
+        self.pointwise = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, T, D) -> (B, T, D)
+        normed = self.norm(x)
+        if mask is not None:
+            normed = normed * mask[:, :, None]  # beyond a clip's end are zeros, as at the edge of a batch
+        mixed = self.depthwise(normed.transpose(1, 2)).transpose(1, 2)
+        return x + self.pointwise(F.silu(mixed))
+
+
 class AlignmentLayer(nn.Module):
     """A pre-norm Transformer layer; `frame` attention is a quirk that the released weights depend on."""
 
@@ -51,14 +94,19 @@ class AlignmentLayer(nn.Module):
         super().__init__()
         width = config.text_config.hidden_size
         self.temporal = config.alignment_attention == "temporal"
+        self.convolution: FrameConvolution | None = None
+        if config.alignment_convolution:
+            self.convolution = FrameConvolution(width, config.alignment_convolution)
         self.attention_norm = nn.LayerNorm(width)
-        self.attention = Attention(width, config.alignment_heads)
+        self.attention = Attention(width, config.alignment_heads, config.adapter_positions == "rotary")
         self.ffn_norm = nn.LayerNorm(width)
         self.ffn_in = nn.Linear(width, config.alignment_ffn_dim)
         self.ffn_out = nn.Linear(config.alignment_ffn_dim, width)
         self.dropout = nn.Dropout(config.alignment_dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:  # (B, T, D) -> (B, T, D)
+        if self.convolution is not None:
+            x = self.convolution(x, mask)
         normed = self.attention_norm(x)
         mixed = self.attention(normed, normed, mask) if self.temporal else self.attention.self_only(normed)
         x = x + self.dropout(mixed)
@@ -110,7 +158,7 @@ class AlignmentAdapter(nn.Module):
         return torch.cat([tokens * scale, (blank * scale + self.ctc_blank_bias)[..., None]], dim=-1)
 
 
-INITIAL_LOOK_BACK_SCALE = 0.02  # beside LLM embeddings, whose elements are about 0.1: a small correction at first
+INITIAL_LOOK_BACK_SCALE = 0.05  # beside LLM embeddings, whose elements are about 0.1: a correction at first
 INITIAL_CTC_SCALE = 20.0  # cosine 1 against 0 is then a logit of 20: certain, yet not saturated
 
 
@@ -136,11 +184,14 @@ class ShrinkingAdapter(nn.Module):
         super().__init__()
         self.config = config
         width = config.text_config.hidden_size
-        self.attention = Attention(width, config.look_back_heads)
+        self.attention = Attention(width, config.look_back_heads, config.adapter_positions == "rotary")
         self.norm = nn.LayerNorm(width)
         if config.audio_embedding == "posterior":
             self.blank_embedding = nn.Parameter(torch.zeros(width))
             nn.init.constant_(self.norm.weight, INITIAL_LOOK_BACK_SCALE)
+            # The correction begins as the aligned frame itself, which CTC has turned towards what else was heard.
+            nn.init.zeros_(self.attention.out_proj.weight)
+            nn.init.zeros_(self.attention.out_proj.bias)
         self.merges: Tensor
         self.register_buffer("merges", torch.zeros(config.ctc_merges, 3, dtype=torch.int32))  # left, right, merged
         self._merges: Merges | None = None  # the same as a dictionary, made when it is first needed
@@ -166,12 +217,13 @@ class ShrinkingAdapter(nn.Module):
         kept = pool_runs(aligned, score, positions, config.run_pooling)
         if kept.shape[1] == 0:
             return Shrunk(kept, runs, positions)
+        middles = (positions.start + positions.end - 1) / 2  # (B, S) in frames
         if config.look_back_over == "kept":
-            memory, memory_mask = kept, positions.mask
+            memory, memory_mask, places = kept, positions.mask, middles
         else:
-            memory, memory_mask = aligned, valid
+            memory, memory_mask, places = aligned, valid, None
         nothing_kept = ~memory_mask.any(1, keepdim=True)  # a clip without any position: avoid a softmax over nothing
-        looked = self.attention(kept, memory, memory_mask | nothing_kept)
+        looked = self.attention(kept, memory, memory_mask | nothing_kept, middles, places)
         embeddings = self.norm(kept + looked)
         if config.audio_embedding == "posterior":
             assert table is not None
