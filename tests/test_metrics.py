@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from soundwave.evaluation.metrics import WordErrors, is_answered, is_repetition, is_silent, word_errors
+from soundwave.evaluation.metrics import WordErrors, is_answered, is_silent, word_errors
 
 
 @pytest.mark.parametrize(
@@ -51,8 +51,3 @@ def test_an_answer_counts_as_whole_words(reply: str, answers: list[str], right: 
 )
 def test_only_a_reply_without_a_letter_or_digit_is_empty(reply: str, silent: bool) -> None:
     assert is_silent(reply) is silent
-
-
-def test_a_question_that_is_only_written_down_is_told_from_an_answer() -> None:
-    assert is_repetition("what is the capital of France", "What is the capital of France?")
-    assert not is_repetition("The capital of France is Paris.", "What is the capital of France?")

@@ -14,3 +14,6 @@ class TaskName(str, Enum):
     questions = "questions"
     typed_questions = "typed-questions"
     no_speech = "no-speech"
+    intent = "intent"
+    sounds = "sounds"
+    translation = "translate"  # a `translate` of its own would hide that of str

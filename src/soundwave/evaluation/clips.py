@@ -1,7 +1,8 @@
 """The lines of an evaluation manifest: which clip, what is said in it, what would be a right answer.
 
 A line is a JSON object with `audio` (a path relative to the manifest) and what its task compares with: `text`,
-`answers`. Knows nothing about models, and opens no audio except to learn how long it is.
+`answers`, or a label (`intent`, `label`, `translation`). Knows nothing about models, and opens no audio except to learn
+how long it is.
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.errors import AudioError, DataError
+
+LABELS = ("intent", "label", "translation")  # each a text; what a task compares with
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,7 @@ class Clip:
         text: what is said; None where the line does not say.
         answers: any of them is a right answer.
         duration: in seconds, as the manifest says.
+        labels: those of `LABELS` that the line has.
     """
 
     manifest: Manifest
@@ -51,6 +55,7 @@ class Clip:
     text: str | None
     answers: tuple[str, ...]
     duration: float | None
+    labels: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -84,7 +89,7 @@ def read_clips(paths: Sequence[Path], needs: Sequence[str], limit: int | None = 
 
     Args:
         paths: JSON-lines files.
-        needs: which of `audio`, `text`, `answers` every line must have, or `no text`: nobody may speak.
+        needs: which of `audio`, `text`, `answers` and `LABELS` every line must have, or `no text`: nobody may speak.
         limit: at most so many lines of each manifest, its first ones.
 
     Raises:
@@ -130,7 +135,8 @@ def _clip(manifest: Manifest, number: int, line: str) -> Clip:
             raise DataError(f"{where}: {key!r} is {value!r}; give {wanted}.")
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
         raise DataError(f"{where}: 'answers' is {answers!r}; give a list of strings.")
-    return Clip(manifest, number, audio, text, tuple(answers), duration)
+    labels = {name: values[name] for name in LABELS if isinstance(values.get(name), str)}
+    return Clip(manifest, number, audio, text, tuple(answers), duration, labels)
 
 
 def _check(clip: Clip, needs: Sequence[str]) -> None:
@@ -139,5 +145,7 @@ def _check(clip: Clip, needs: Sequence[str]) -> None:
         if need == "no text":
             if clip.text:
                 raise DataError(f"{where}: it says {clip.text!r}; this task takes clips in which nobody speaks.")
-        elif not getattr(clip, need) and not (need == "text" and clip.text == "" and clip.audio):
+            continue
+        found = clip.labels.get(need) if need in LABELS else getattr(clip, need)
+        if not found and not (need == "text" and clip.text == "" and clip.audio):
             raise DataError(f"{where}: no {need!r}, which this task compares with or asks about; add it.")

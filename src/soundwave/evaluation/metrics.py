@@ -63,11 +63,6 @@ def is_answered(reply: str, answers: Iterable[str]) -> bool:
     return any(answer and f" {answer} " in padded for answer in wanted)
 
 
-def is_repetition(reply: str, question: str) -> bool:
-    """Whether a reply only says the question again: it was written down, not answered."""
-    return normalise(reply) == normalise(question)
-
-
 def is_silent(reply: str) -> bool:
     """Whether a reply has no letter and no digit. Not normalised: an invented "um" is invented."""
     return not any(character.isalnum() for character in reply)

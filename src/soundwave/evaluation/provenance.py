@@ -24,7 +24,7 @@ from soundwave.inference.engine import Engine
 PACKAGE = Path(__file__).resolve().parents[1]
 # What cannot change a reply: the layers beside and above the engine.
 NOT_IN_A_REPLY = {"training", "evaluation", "serving", "export", "cli.py", "terminal.py", "doctor.py"}
-LIBRARIES = ("soundwave-llm", "torch", "transformers", "tokenizers", "peft", "jiwer", "whisper-normalizer")
+LIBRARIES = ("soundwave-llm", "torch", "transformers", "tokenizers", "peft", "jiwer", "whisper-normalizer", "sacrebleu")
 
 
 def settings_of(engine: Engine) -> dict[str, Any]:

@@ -50,10 +50,10 @@ def report(
         "manifests": _by_manifest(evaluation, clips),
         "prompt": prompt if task.listens else "the text of the question, without audio",
         "decoding": {
-            "method": "best CTC path" if task.name.value == "ctc" else "greedy",
+            "method": _method(evaluation, engine),
             "max_new_tokens": asking.max_new_tokens or "by the length of the clip",
         },
-        "normaliser": NORMALISER,
+        "normaliser": None if task.name.value == "translate" else NORMALISER,
         "model": {"name": Path(about["model"]).name, "parameters": about["parameters"], "weights": settings["weights"]},
         "commit": commit(),
         "code_sha256": settings["code_sha256"],
@@ -65,6 +65,16 @@ def report(
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "command": command_line(arguments),
     }
+
+
+def _method(evaluation: Evaluation, engine: Engine) -> str:
+    """How the words were chosen."""
+    task, weight = evaluation.task.name.value, getattr(engine.model.config, "joint_ctc_weight", 0.0)
+    if task == "ctc":
+        return "best CTC path"
+    if task in ("transcribe", "no-speech") and evaluation.asking.prompt is None and weight:
+        return f"search of the language model and CTC (weight {weight:g}), then known words"
+    return "greedy"
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
@@ -106,10 +116,12 @@ def table(result: Mapping[str, Any]) -> Table:
 
 def _scored(evaluation: Evaluation, predictions: Sequence[Prediction]) -> dict[str, Any]:
     score = evaluation.task.score(predictions) if predictions else None
+    signatures = {"signatures": score.signatures} if score is not None and score.signatures else {}
     return {
         "score": None if score is None else score.value,
         "counts": {} if score is None else score.counts,
         "also": {} if score is None else score.also,
+        **signatures,
         "clips": len(predictions),
         "audio_seconds": round(sum(prediction.seconds for prediction in predictions), 3),
     }

@@ -12,10 +12,17 @@ import torch
 from soundwave.errors import ConfigurationError
 from soundwave.evaluation import TaskName
 from soundwave.evaluation.clips import Clip
-from soundwave.evaluation.metrics import is_answered, is_repetition, is_silent, word_errors
+from soundwave.evaluation.metrics import is_answered, is_silent, word_errors
+from soundwave.evaluation.replies import answer_part, is_repetition, label_part, named_label
+from soundwave.evaluation.translation import translation_score
 from soundwave.inference.engine import Engine
+from soundwave.model.lora import switch_lora
 
 ANSWER_PROMPT = "Please answer the question that the person asks."
+# The instructions that come first in the training data's files for these tasks (`data instruct`).
+INTENT_PROMPT = "What is the intent of the speaker?"
+SOUND_PROMPT = "Where's the sound in this clip originating from?"
+TRANSLATION_PROMPT = "What is the German translation of this English speech?"
 ANSWER_TOKENS = 64  # two or three sentences: an answer that comes later than that is not to the question
 
 Samples = tuple[np.ndarray, int]  # float32 mono, and their rate in Hz
@@ -50,11 +57,12 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Score:
-    """One figure, what it was counted from, and further figures from the same replies."""
+    """One figure, what it was counted from, further figures from the same replies, and how a library names its ways."""
 
     value: float
     counts: dict[str, int]
     also: dict[str, float] = field(default_factory=dict)
+    signatures: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -106,7 +114,7 @@ def _transcribe(
     if asking.prompt is not None:
         return _ask(engine, clips, audio, asking)
     heard = engine.transcribe_batch(list(audio))
-    return [{"reply": one.text, "ctc": one.ctc_text, "llm": one.llm_text} for one in heard]
+    return [{"reply": one.text, "ctc": one.ctc_text} for one in heard]
 
 
 def _read_ctc(
@@ -147,13 +155,13 @@ def plain_reply(engine: Engine, question: str, max_new_tokens: int) -> str:
     ).to(engine.model.device)
     adapted = engine.model.has_lora
     if adapted:
-        language_model.disable_adapters()
+        switch_lora(language_model, False)
     try:
         with torch.no_grad():
             ids = language_model.generate(**prompt, do_sample=False, max_new_tokens=max_new_tokens)
     finally:
         if adapted:
-            language_model.enable_adapters()
+            switch_lora(language_model, True)
     return tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
 
 
@@ -165,15 +173,16 @@ def _word_error_rate(predictions: Sequence[Prediction]) -> Score:
         "deletions": errors.deletions,
     }
     also = {}
-    for path in ("llm", "ctc"):
-        if all(path in prediction.said for prediction in predictions):
-            errors_of = word_errors(said, [prediction.said[path] for prediction in predictions])
-            also[f"{path}_word_error_rate"] = errors_of.rate
+    if all("ctc" in prediction.said for prediction in predictions):
+        also["ctc_word_error_rate"] = word_errors(said, [prediction.said["ctc"] for prediction in predictions]).rate
     return Score(errors.rate, counts, also)
 
 
 def _accuracy(predictions: Sequence[Prediction]) -> Score:
-    right = sum(is_answered(prediction.reply, prediction.clip.answers) for prediction in predictions)
+    right = sum(
+        is_answered(answer_part(prediction.reply, prediction.clip.text), prediction.clip.answers)
+        for prediction in predictions
+    )
     counts = {"right": right}
     said = [prediction for prediction in predictions if prediction.clip.text]
     counts["only_repeated"] = sum(is_repetition(prediction.reply, prediction.clip.text or "") for prediction in said)
@@ -192,6 +201,39 @@ def _accuracy_and_likeness(predictions: Sequence[Prediction]) -> Score:
 def _silence(predictions: Sequence[Prediction]) -> Score:
     silent = sum(is_silent(prediction.reply) for prediction in predictions)
     return Score(silent / len(predictions), {"empty": silent})
+
+
+def _label_accuracy(name: str) -> Callable[[Sequence[Prediction]], Score]:
+    """Share of replies that name the clip's label and no other one of the manifests, after what they repeat."""
+
+    def score(predictions: Sequence[Prediction]) -> Score:
+        labels = sorted({prediction.clip.labels[name] for prediction in predictions})
+        parted = [label_part(prediction.reply, prediction.clip.text, labels) for prediction in predictions]
+        named = [named_label(rest, labels) for _, rest in parted]
+        right = sum(
+            label == prediction.clip.labels[name] for label, prediction in zip(named, predictions, strict=True)
+        )
+        counts = {"right": right, "named_no_label": named.count(None), "labels": len(labels)}
+        heard = [
+            (prediction.clip.text, words)
+            for prediction, (words, _) in zip(predictions, parted, strict=True)
+            if prediction.clip.text and words is not None
+        ]
+        also = {}
+        if heard:
+            counts["transcribed_first"] = len(heard)
+            also["word_error_rate_of_transcribed"] = word_errors(*zip(*heard, strict=True)).rate
+        return Score(right / len(predictions), counts, also)
+
+    return score
+
+
+def _bleu(predictions: Sequence[Prediction]) -> Score:
+    references = [prediction.clip.answers or (prediction.clip.labels["translation"],) for prediction in predictions]
+    found = translation_score([prediction.reply for prediction in predictions], references)
+    exact = sum(prediction.reply.strip() in texts for prediction, texts in zip(predictions, references, strict=True))
+    signatures = {"bleu": found.bleu_signature, "chrf": found.chrf_signature}
+    return Score(found.bleu / 100, {"exact": exact}, {"chrf": found.chrf / 100}, signatures)
 
 
 _AS_TRANSCRIPT, _AS_ANSWER = Asking(None, None), Asking(ANSWER_PROMPT, ANSWER_TOKENS)
@@ -219,6 +261,19 @@ TASKS = {
         Task(
             TaskName.no_speech, "clips without speech left empty", lower_is_better=False, needs=("audio", "no text"),
             listens=True, asking=_AS_TRANSCRIPT, takes_prompt=True, answer=_transcribe, score=_silence,
+        ),
+        Task(
+            TaskName.intent, "intents named", lower_is_better=False, needs=("audio", "intent"), listens=True,
+            asking=Asking(INTENT_PROMPT, ANSWER_TOKENS), takes_prompt=True, answer=_ask,
+            score=_label_accuracy("intent"),
+        ),
+        Task(
+            TaskName.sounds, "sounds named", lower_is_better=False, needs=("audio", "label"), listens=True,
+            asking=Asking(SOUND_PROMPT, ANSWER_TOKENS), takes_prompt=True, answer=_ask, score=_label_accuracy("label"),
+        ),
+        Task(
+            TaskName.translation, "BLEU", lower_is_better=False, needs=("audio", "translation"), listens=True,
+            asking=Asking(TRANSLATION_PROMPT, ANSWER_TOKENS), takes_prompt=True, answer=_ask, score=_bleu,
         ),
     )
 }
