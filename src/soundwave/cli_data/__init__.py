@@ -32,13 +32,15 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
-    help="Check, count, convert, show, filter and make training data.",
+    help="Check, count, convert, show, filter, shard and make training data.",
 )
 app.command()(looking.check)
 app.command()(looking.stats)
 app.command()(changing.convert)
 app.command()(looking.show)
 app.command("filter")(changing.filter_rows)
+app.command()(changing.shard)
 app.command()(making.synth)
 app.command()(making.answer)
+app.command()(making.instruct)
 app.command()(making.splice)

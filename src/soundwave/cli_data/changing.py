@@ -1,4 +1,4 @@
-"""The verbs that write a manifest from a manifest: convert and filter."""
+"""The verbs that write what they read in another form, or less of it: convert, filter and shard."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import soundwave
-from soundwave.cli_data.options import DEFAULT_MODEL, SpellingOption, spelling_of
+from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, SpellingOption, spelling_of
 from soundwave.cli_options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError
 from soundwave.terminal import count_progress, print_json, print_table
@@ -39,6 +39,21 @@ class Rule(str, Enum):
     tokens = "tokens"
     frames = "frames"
     wer = "wer"
+
+
+class Layout(str, Enum):
+    """How `data shard` lays out what it writes."""
+
+    shar = "shar"
+    webdataset = "webdataset"
+
+
+class Encoding(str, Enum):
+    """How `data shard` stores sound."""
+
+    flac = "flac"
+    opus = "opus"
+    wav = "wav"
 
 
 def convert(
@@ -116,6 +131,32 @@ def filter_rows(
     else:
         print_table(tables.filter_table(outcome, limits.skipped))
         print(f"{target}, dropped rows in {aside}")
+
+
+def shard(
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A manifest in any format that is read.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
+    to: Annotated[Layout, typer.Option(help="shar: lhotse's cuts and tars; webdataset: tars.")] = Layout.shar,
+    shard_size: Annotated[int, typer.Option(min=1, help="Examples in a shard.")] = 1000,
+    encoding: Annotated[Encoding, typer.Option("--format", help="Of the sound; opus loses a little.")] = Encoding.flac,
+    jobs: JobsOption = 1,
+    quiet: QuietOption = False,
+) -> None:
+    """Write a manifest as shards, for training that streams.
+
+    A recipe's `manifest` may name OUT. Sound becomes 16 kHz mono. The same command again goes on where it was
+    stopped; OUT appears when all of it is there. The exit code is 1 where a row's audio could not be used.
+    """
+    from soundwave.data.sharding import shard as shard_manifest
+
+    with count_progress("sharding", quiet) as progress:
+        done = shard_manifest(
+            source, target, layout=to.value, encoding=encoding.value, shard_size=shard_size, jobs=jobs,
+            progress=progress, on_bad=lambda told: typer.echo(f"left out: {told}", err=True),
+        )
+    print(f"{done.made} shards made now, {done.before} before, {done.left_out} rows left out; {target}")
+    if done.left_out:
+        raise typer.Exit(1)
 
 
 def _recogniser(name: str, language: str) -> Recogniser:

@@ -1,4 +1,4 @@
-"""The verbs that make new data: synth, answer, splice."""
+"""The verbs that make new data: synth, answer, instruct, splice."""
 
 from __future__ import annotations
 
@@ -96,6 +96,47 @@ def answer(
     print(f"{done.made} answers now, {done.before} before, {done.without} texts without a whole sentence; {out}")
 
 
+def instruct(
+    manifest: Annotated[Path, typer.Argument(help="A manifest whose rows have a label.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The manifest to write, in the form `messages`.")],
+    task: Annotated[
+        str, typer.Option(help="asr, translation, intent, sound, …; an unknown name lists all; or a .json file.")
+    ],
+    label_field: Annotated[
+        str | None, typer.Option(help="The field that holds the answer; default: the task's own.")
+    ] = None,
+    formats: Annotated[
+        str | None,
+        typer.Option(help="direct, choice, sentence, transcript, with shares as in direct=2,choice=1; default: all."),
+    ] = None,
+    takes: Annotated[int, typer.Option(min=1, help="Rows for each clip, each with another instruction.")] = 1,
+    standard_share: Annotated[
+        float, typer.Option(min=0.0, max=1.0, help="The share of rows asked as evaluations ask.")
+    ] = 0.0,
+    seed: SeedOption = 0,
+    quiet: QuietOption = False,
+) -> None:
+    """Turn labels into instructions and answers.
+
+    Each row gets an instruction and a form of answer, drawn with the seed: the label alone, a choice among A to D, a
+    sentence, or what is said and then the answer. The same command gives the same file.
+    """
+    from soundwave.data import instructing
+    from soundwave.data.wordings import read_wording
+
+    wording = read_wording(task)
+    if out.resolve() == manifest.resolve():
+        raise ConfigurationError(f"{out}: the instructions would overwrite their source; write to another file.")
+    with count_progress("wording", quiet) as progress:
+        done = instructing.instruct(
+            manifest, out, wording, label_field=label_field, formats=_format_shares(formats), takes=takes,
+            standard_share=standard_share, seed=seed, progress=progress,
+        )
+    told = ", ".join(f"{count} {name}" for name, count in sorted(done.formats.items()))
+    left = f"; {done.without} rows without a label" if done.without else ""
+    print(f"{done.rows} rows in {out}: {told}{left}")
+
+
 def splice(
     speech: Annotated[Path, typer.Argument(help="Manifest of utterances with transcripts, and `speaker`.")],
     sounds: Annotated[Path, typer.Argument(help="Manifest of sounds with a `label`; - for none.")],
@@ -124,6 +165,20 @@ def splice(
     print(f"{done.made} clips made now, {done.before} before, {done.failed} failed; {out / 'manifest.jsonl'}")
     if done.failed:
         raise typer.Exit(1)
+
+
+def _format_shares(text: str | None) -> dict[str, float] | None:
+    """direct=2,choice to {"direct": 2, "choice": 1}."""
+    if text is None:
+        return None
+    shares = {}
+    for part in text.split(","):
+        name, _, share = part.partition("=")
+        try:
+            shares[name.strip()] = float(share or 1)
+        except ValueError as error:
+            raise ConfigurationError(f"--formats {text}: {share!r} is no number; write direct=2,choice=1.") from error
+    return shares
 
 
 def _range(option: str, text: str | None, above: float | None = 0.0) -> Range | None:

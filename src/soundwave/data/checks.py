@@ -152,9 +152,9 @@ def _sound_of(example: Example, heard: dict[str, Heard], tolerance: float) -> li
     for span, seconds in zip(example.audios, lengths, strict=True):
         whole = heard[span.path].seconds
         if seconds > MAX_SECONDS + 1e-6:
-            found.append(("too-long", f"{span.path} has {seconds:.2f} s"))
+            found.append(("too-long", f"{_named(span)} has {seconds:.2f} s"))
         if (span.start or 0.0) >= whole or (span.end is not None and span.end > whole + tolerance):
-            found.append(("duration", f"the cut {_cut(span)} lies outside of {span.path}, which has {whole:.2f} s"))
+            found.append(("duration", f"the cut {_cut(span)} lies outside of {_named(span)}, which has {whole:.2f} s"))
     total = sum(lengths)
     if not found and example.duration is not None and abs(example.duration - total) > tolerance:
         found.append(("duration", f"stated {example.duration:g} s, the audio has {total:.2f} s"))
@@ -195,6 +195,10 @@ def _duplicate(row: Row, seen: dict[str, str]) -> list[tuple[str, str]]:
         return [("duplicate", f"the same as {seen[key]}")]
     seen[key] = row.where
     return []
+
+
+def _named(span: AudioSpan) -> str:
+    return "the sound in this row" if span.path.startswith("data:") else span.path
 
 
 def _cut(span: AudioSpan) -> str:

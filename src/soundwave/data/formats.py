@@ -90,19 +90,25 @@ def write_lhotse(example: Example, extras: Fields, place: Place) -> Fields:
     Raises:
         AudioError: the recording cannot be read; a cut states its length and rate.
     """
-    asked, reply, spans = first_exchange(example)
+    _, _, spans = first_exchange(example)
     if len(spans) != 1 or spans[0].path.startswith("data:"):
         raise UnwritableRow(f"a MonoCut holds one audio file, this one holds {_count(spans)}")
     (span,) = spans
     facts = facts_of(span.path)
     start = span.start or 0.0
     seconds = (facts.seconds if span.end is None else span.end) - start
-    name = example.id
     recording = {
-        "id": name,
+        "id": example.id,
         "sources": [{"type": "file", "channels": list(range(facts.channels)), "source": place(span.path)}],
         "sampling_rate": facts.rate, "num_samples": facts.frames, "duration": facts.seconds,
     }
+    return cut_of_recording(example, extras, recording, start, seconds)
+
+
+def cut_of_recording(example: Example, extras: Fields, recording: Fields, start: float, seconds: float) -> Fields:
+    """A MonoCut's row: the first question and reply of an example about a stretch of one recording."""
+    asked, reply, _ = first_exchange(example)
+    name = recording["id"]
     said: Fields = {
         "id": name, "recording_id": name, "start": 0.0, "duration": seconds, "channel": 0, "text": reply,
         "language": example.language, **{key: extras[key] for key in ("speaker", "gender") if key in extras},

@@ -1,24 +1,5 @@
-"""Noise of three colours, and speech with some of it at a chosen loudness."""
+"""Noise of three colours, for what the data tools make; training adds the same to what it reads."""
 
-from __future__ import annotations
+from soundwave.training.noise import NOISE_SLOPES, noise, with_noise
 
-import numpy as np
-
-from soundwave.audio import SAMPLE_RATE
-
-NOISE_SLOPES = {"white": 0.0, "pink": -0.5, "brown": -1.0}  # exponent of frequency in the amplitude spectrum
-
-
-def noise(kind: str, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Noise of a colour, (count,) with a peak of 1."""
-    spectrum = np.fft.rfft(rng.standard_normal(count))
-    frequency = np.maximum(np.fft.rfftfreq(count, 1 / SAMPLE_RATE), 20.0)
-    samples = np.fft.irfft(spectrum * frequency ** NOISE_SLOPES[kind], count)
-    return samples / np.abs(samples).max()
-
-
-def with_noise(samples: np.ndarray, decibels: float, kind: str, rng: np.random.Generator) -> np.ndarray:
-    """Speech (samples,) with noise that is `decibels` quieter in mean power; float32."""
-    added = noise(kind, len(samples), rng)
-    power, wanted = np.mean(added**2), np.mean(samples.astype(np.float64) ** 2) / 10 ** (decibels / 10)
-    return (samples + added * np.sqrt(wanted / power)).astype(np.float32)
+__all__ = ["NOISE_SLOPES", "noise", "with_noise"]

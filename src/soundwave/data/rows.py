@@ -18,6 +18,7 @@ from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.data import decode_line, numbered_lines, saved_rows
 from soundwave.training.examples import Example
 from soundwave.training.manifests import parse_row
+from soundwave.training.shards import find_shards, is_sharded, read_shard
 
 Progress = Callable[[int, int], None]  # what is done, how much there is
 
@@ -58,11 +59,16 @@ class Row:
 
 
 def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
-    """The rows of a manifest, or of a saved data set, good and bad ones.
+    """The rows of a manifest, a saved data set, or shards, good and bad ones.
 
     Raises:
-        DataError: there is no such manifest, or it has no lines.
+        DataError: there is no such manifest, it has no lines, or a shard is broken.
     """
+    if is_sharded(manifest := str(manifest)):
+        for shard in find_shards(manifest):
+            for number, fields in read_shard(shard):
+                yield _parsed(Path(shard.name), number + 1, fields)
+        return
     path = Path(manifest)
     if path.is_dir():
         for number, fields in saved_rows(path):

@@ -1,0 +1,225 @@
+"""`soundwave data shard`: what goes into shards comes out again, whole shards or none, and a stopped run goes on."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_data_conversion import PLAIN, RICH
+from tiny_data import clip, manifest, run
+
+from soundwave.data import sharding
+from soundwave.data.conversion import convert
+from soundwave.data.recordings import samples_of
+from soundwave.data.rows import extras_of, read_rows
+from soundwave.data.sharding import shard
+from soundwave.errors import AudioError, ConfigurationError, DataError
+from soundwave.training.data import read_manifest
+from soundwave.training.examples import Example
+
+ROWS = [row for name, row in {**PLAIN, **RICH}.items() if name != "a sound inside the manifest"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    clip(tmp_path / "clips" / "a.wav", 1.0)
+    clip(tmp_path / "clips" / "long.wav", 3.0, pitch=500.0)
+    return tmp_path
+
+
+def facts(example: Example) -> list[Any]:
+    """What an example teaches, apart from its sound."""
+    return [example.messages, example.transcript, example.spoken, example.task, example.language]
+
+
+def heard(example: Example) -> list[np.ndarray]:
+    return [samples_of(span) for span in example.audios]
+
+
+@pytest.mark.parametrize("encoding", ["flac", "wav", "opus"])
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_examples_come_out_of_shards_as_they_went_in(folder: Path, layout: str, encoding: str) -> None:
+    first = manifest(folder, *ROWS)
+    done = shard(first, folder / "shards", layout=layout, encoding=encoding, shard_size=4, jobs=2)
+    assert (done.made, done.before, done.left_out) == (3, 0, 0)
+    before, after = list(read_manifest(first)), list(read_manifest(folder / "shards"))
+    assert [facts(one) for one in after] == [facts(one) for one in before]
+    for one, other in zip(before, after, strict=True):
+        for sound, again in zip(heard(one), heard(other), strict=True):
+            assert abs(len(sound) - len(again)) <= 1
+            most = min(len(sound), len(again)) - 100  # a lossy codec rings at the ends
+            np.testing.assert_allclose(again[100:most], sound[100:most], atol=0.05 if encoding == "opus" else 1e-4)
+        if other.audios:
+            assert other.duration == pytest.approx(sum(map(len, heard(one))) / 16_000, abs=1e-3)
+    extras = [extras_of(row.fields) for row in read_rows(first)]
+    assert [extras_of(row.fields) | {"messages": 0, "audios": 0} for row in read_rows(folder / "shards")] == [
+        one | {"messages": 0, "audios": 0} for one in extras
+    ]
+
+
+def test_a_shar_is_lhotse_s_own(folder: Path) -> None:
+    from lhotse import CutSet
+
+    shard(manifest(folder, *ROWS), folder / "shar", shard_size=4)
+    assert sorted(path.name for path in (folder / "shar").iterdir()) == [
+        *(f"cuts.{i:06d}.jsonl.gz" for i in range(3)), *(f"recording.{i:06d}.tar" for i in range(3)),
+    ]
+    cuts = list(CutSet.from_shar(in_dir=folder / "shar"))
+    assert len(cuts) == len(ROWS)
+    assert cuts[0].supervisions[0].text == "Good morning, Anna."
+    assert cuts[0].load_audio().shape == (1, 16_000)
+    assert cuts[1].id == "a1"
+    assert not next(cut for cut in cuts if cut.custom.get("task") == "text").has_recording
+
+
+def test_a_shar_that_lhotse_wrote_is_read(folder: Path) -> None:
+    from lhotse import CutSet
+
+    convert(manifest(folder, PLAIN["transcript only"], PLAIN["a cut"]), folder / "cuts.jsonl", "lhotse", absolute=True)
+    (folder / "shar").mkdir()
+    CutSet.from_file(folder / "cuts.jsonl").to_shar(folder / "shar", fields={"recording": "flac"}, shard_size=1)
+    one, other = read_manifest(folder / "shar")
+    assert (one.reply, other.reply) == ("Good morning, Anna.", "Hello.")
+    assert (len(heard(one)[0]), len(heard(other)[0])) == (16_000, 24_000)
+
+
+def test_a_foreign_webdataset_is_read(folder: Path) -> None:
+    (folder / "more").mkdir()
+    for name, (suffix, content) in {
+        "0001": (".txt", "the cat"), "0002": (".json", json.dumps({"transcription": "A dog.", "speaker": 7})),
+        "0003": (".json", json.dumps({"audio_filepath": "elsewhere/x.flac", "text": "So."})),
+    }.items():  # fmt: skip
+        clip(folder / "more" / f"{name}.flac", 0.5)
+        (folder / "more" / f"{name}{suffix}").write_text(content)
+    with tarfile.open(folder / "tars-000.tar", "w") as tar:
+        tar.add(folder / "more", "more")
+    examples = list(read_manifest(folder / "tars-{000..000}.tar"))
+    assert [example.reply for example in examples] == ["the cat", "A dog.", "So."]
+    assert [example.id for example in examples] == ["more/0001", "more/0002", "more/0003"]
+    assert [example.duration for example in examples] == [0.5, 0.5, 0.5]
+
+
+def test_a_run_that_was_stopped_goes_on_with_what_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = manifest(folder, *ROWS)
+    joined, calls = sharding.joined, list[str]()
+
+    def dies(example: Example) -> sharding.Sound:
+        calls.append(example.where)
+        if len(calls) == 7:  # in the second shard
+            raise KeyboardInterrupt
+        return joined(example)
+
+    monkeypatch.setattr(sharding, "joined", dies)
+    with pytest.raises(KeyboardInterrupt):
+        shard(first, folder / "out", shard_size=4)
+    assert not (folder / "out").exists()
+    begun = calls.copy()
+    done = shard(first, folder / "out", shard_size=4)
+    assert (done.made, done.before) == (2, 1)
+    assert calls[len(begun) :] == begun[4:6] + calls[len(begun) + 2 :]  # the second shard from its beginning
+    assert sorted(path.name for path in folder.iterdir()) == ["clips", "m.jsonl", "out"]
+    shutil.copytree(folder / "out", folder / "stopped")
+    shard(first, folder / "straight", shard_size=4)
+    for path in (folder / "straight").glob("*.tar"):
+        assert path.read_bytes() == (folder / "stopped" / path.name).read_bytes()
+
+
+def test_other_rows_or_settings_do_not_go_on(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(example: Example) -> sharding.Sound:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sharding, "joined", dies)
+    with pytest.raises(KeyboardInterrupt):
+        shard(manifest(folder, *ROWS), folder / "out", shard_size=4)
+    with pytest.raises(ConfigurationError, match="made with shard_size 4, not 5"):
+        shard(manifest(folder, *ROWS), folder / "out", shard_size=5)
+    with pytest.raises(ConfigurationError, match="made with rows "):
+        shard(manifest(folder, *ROWS[1:]), folder / "out", shard_size=4)
+
+
+def test_audio_that_cannot_be_used_is_named_and_left_out(folder: Path) -> None:
+    (folder / "clips" / "bad.wav").write_bytes(b"RIFF")
+    rows = [{"audio": "clips/bad.wav", "text": "Hi."}, PLAIN["transcript only"]]
+    done = run("shard", manifest(folder, *rows), folder / "out", "--quiet")
+    assert done.exit_code == 1
+    assert f"left out: {folder / 'm.jsonl'}:1: " in done.stderr
+    assert "1 shards made now, 0 before, 1 rows left out" in done.stdout
+    assert [example.reply for example in read_manifest(folder / "out")] == ["Good morning, Anna."]
+    again = run("shard", folder / "m.jsonl", folder / "out")
+    assert (again.exit_code, "out exists; shards are written into a new folder" in again.stderr) == (1, True)
+    nothing = run("shard", manifest(folder, rows[0]), folder / "none")
+    assert (nothing.exit_code, "no row has audio that can be used" in nothing.stderr) == (1, True)
+
+
+def test_the_other_verbs_read_shards(folder: Path) -> None:
+    shard(manifest(folder, *ROWS), folder / "shar", shard_size=4)
+    assert f"{len(ROWS)} rows, 0 bad" in run("check", folder / "shar", "--no-ctc").stdout
+    assert json.loads(run("stats", folder / "shar", "--json").stdout)["rows"] == len(ROWS)
+    assert run("convert", folder / "shar", folder / "back.jsonl", "--to", "messages").exit_code == 0
+    assert [facts(one) for one in read_manifest(folder / "back.jsonl")] == [
+        facts(one) for one in read_manifest(folder / "m.jsonl")
+    ]
+
+
+# What is wrong with a shard
+
+
+def broken(folder: Path, layout: str, how: str) -> Path:
+    """Shards of two examples each, the second of which is spoilt."""
+    shard(manifest(folder, *[{**PLAIN["transcript only"], "speaker": str(i)} for i in range(6)]), folder / "out",
+          layout=layout, shard_size=2)  # fmt: skip
+    tar = folder / "out" / ("recording.000001.tar" if layout == "shar" else "000001.tar")
+    with tarfile.open(tar) as whole:
+        members = whole.getmembers()
+    if how == "gone":
+        tar.unlink()
+    elif how == "cut within a file":
+        tar.write_bytes(tar.read_bytes()[: members[-1].offset_data + 10])
+    elif how == "cut between files":
+        tar.write_bytes(tar.read_bytes()[: members[2].offset])
+    else:
+        content = bytearray(tar.read_bytes())
+        content[members[2].offset : members[2].offset + 512] = b"?" * 512
+        tar.write_bytes(content)
+    return folder / "out"
+
+
+@pytest.mark.parametrize("how", ["gone", "cut within a file", "cut between files", "overwritten"])
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_a_broken_shard_is_named_and_what_comes_before_is_given(folder: Path, layout: str, how: str) -> None:
+    place, found = broken(folder, layout, how), list[Example]()
+    if (layout, how) == ("webdataset", "gone"):
+        place = place / "{000000..000002}.tar"
+    with pytest.raises(DataError, match=r"(cuts\.000001\.jsonl\.gz|/000001\.tar): .*; copy or make this shard again"):
+        found.extend(read_manifest(place))
+    assert len(list(read_until(place))) == (2 if how == "gone" else 3)
+
+
+def read_until(place: Path) -> Any:
+    examples = read_manifest(place)
+    while True:
+        try:
+            yield next(examples)
+        except (DataError, StopIteration):
+            return
+
+
+def test_a_folder_without_shards_is_told(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="no shards; give a folder with cuts"):
+        list(read_manifest(tmp_path / "*.tar"))
+
+
+def test_a_sound_over_thirty_seconds_has_no_place_in_a_shard(folder: Path) -> None:
+    clip(folder / "clips" / "talk.wav", 31.0)
+    told: list[str] = []
+    rows = [{"audio": "clips/talk.wav", "text": "Hi."}, PLAIN["transcript only"]]
+    shard(manifest(folder, *rows), folder / "out", on_bad=told.append)
+    assert len(told) == 1
+    assert "31 s long; at most 30 s are allowed" in told[0]
+    with pytest.raises(AudioError, match="at most 30 s"):
+        sharding.joined(next(iter(read_manifest(folder / "m.jsonl"))))
