@@ -89,7 +89,7 @@ def test_the_recipes_that_we_ship_are_valid(path: Path) -> None:
         ("train: [{manifest: a, task: 3}]", [], r"train\[0\]: task must be str, but is 3"),
         ("on_bad_audio: cry", [], "on_bad_audio='cry' is not known; choose one of skip, stop"),
         ("lora: {r: -1}", [], "lora.r is -1; it must be above 0, or 0 to train no LoRA"),
-        ("optimizer: sgd", [], "optimizer='sgd' is not known; choose one of auto, adamw, adamw_fused"),
+        ("optimizer: sgd", [], "optimizer='sgd' is not known; choose one of auto, adamw, adamw_fused, muon"),
         ("llm_quantization: 8bit", [], "llm_quantization='8bit' is not known; choose one of none, 4bit"),
         ("max_steps: 0", [], "max_steps is 0; it must be above 0"),
         ("gradient_accumulation_steps: 0", [], "gradient_accumulation_steps is 0; it must be above 0"),

@@ -1,6 +1,7 @@
 """Training checkpoints: complete, inspectable, written atomically, never pickled.
 
-`checkpoints/step-000200/` holds the trained parameters and AdamW's moments as safetensors and the position as JSON.
+`checkpoints/step-000200/` holds the trained parameters and the optimizers' moments as safetensors, and the
+position as JSON.
 """
 
 from __future__ import annotations
@@ -8,19 +9,22 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from soundwave.errors import TrainingError
 
 KEPT = 2  # checkpoints that stay
 FILES = ("model.safetensors", "optimizer.safetensors", "position.json")
-MOMENTS = ("exp_avg", "exp_avg_sq", "step")
+MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")  # AdamW's, and Muon's
 
 
 @dataclass
@@ -31,12 +35,16 @@ class Position:
         step: optimizer steps done.
         epoch, batch: the batch that comes next.
         window: sum and number of each loss since the figures were last written, by name.
+        sources: of a stream: the shards that its order is made of.
+        lanes: of a stream: where each lane stands; a process moves its own on, and knows of the others' when it saves.
     """
 
     step: int = 0
     epoch: int = 0
     batch: int = 0
     window: dict[str, list[float]] = field(default_factory=dict)
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    lanes: dict[str, Any] = field(default_factory=dict)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -44,7 +52,7 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer, position: Position) -> Path:
+def save_checkpoint(folder: Path, model: nn.Module, optimizers: Sequence[Optimizer], position: Position) -> Path:
     """Writes a checkpoint beside the earlier ones and removes all but the newest two.
 
     Nothing half-written, or half-removed, can be taken for a checkpoint: files are synced, then the folder is renamed;
@@ -61,7 +69,7 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizer: torch.optim.Optim
         draft.mkdir(parents=True)
         parameters = trained_parameters(model)
         save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, draft / "model.safetensors")
-        save_file(_moments(parameters, optimizer), draft / "optimizer.safetensors")
+        save_file(_moments(parameters, optimizers), draft / "optimizer.safetensors")
         (draft / "position.json").write_text(json.dumps(asdict(position)) + "\n")
         for file in draft.iterdir():
             _sync(file)
@@ -89,14 +97,19 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _moments(parameters: dict[str, nn.Parameter], optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+def _moments(parameters: dict[str, nn.Parameter], optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
     tensors = {}
     for name, parameter in parameters.items():
-        state = optimizer.state.get(parameter, {})
+        state = _optimizer_of(parameter, optimizers).state.get(parameter, {})
         for moment in MOMENTS:
             if moment in state:
                 tensors[f"{moment}/{name}"] = torch.as_tensor(state[moment]).detach().cpu().contiguous()
     return tensors
+
+
+def _optimizer_of(parameter: nn.Parameter, optimizers: Sequence[Optimizer]) -> Optimizer:
+    """The optimizer that steps a trained parameter."""
+    return next(o for o in optimizers if any(parameter is p for group in o.param_groups for p in group["params"]))
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
@@ -104,21 +117,21 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if all((path / name).is_file() for name in FILES))
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
-    """Puts a checkpoint's values into a model and a fresh optimizer, and returns where the run stood.
+def load_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> Position:
+    """Puts a checkpoint's values into a model and fresh optimizers, and returns where the run stood.
 
     Raises:
         TrainingError: the checkpoint is of a model with other trained parameters, or was damaged.
     """
     try:
-        return _load(path, model, optimizer)
+        return _load(path, model, optimizers)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise TrainingError(
             f"{path} is damaged ({error}); delete it, and the same command goes on from the checkpoint before it."
         ) from error
 
 
-def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Position:
+def _load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> Position:
     parameters = trained_parameters(model)
     with safe_open(path / "model.safetensors", framework="pt") as tensors:
         names = set(tensors.keys())
@@ -134,7 +147,7 @@ def _load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> Pos
     with safe_open(path / "optimizer.safetensors", framework="pt") as tensors:
         for key in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
             moment, name = key.split("/", 1)
-            value = tensors.get_tensor(key)
+            value, optimizer = tensors.get_tensor(key), _optimizer_of(parameters[name], optimizers)
             on_host = moment == "step" and not optimizer.defaults.get("fused")  # the fused kernel counts on the device
             device = "cpu" if on_host else parameters[name].device
             optimizer.state[parameters[name]][moment] = value.to(device)

@@ -1,4 +1,4 @@
-"""Read training data: manifests in JSON lines (plain or .gz), and saved data sets of Hugging Face.
+"""Read training data: manifests in JSON lines (plain or .gz), saved data sets of Hugging Face, and shards.
 
 Says where the rows are; what a row means is in `manifests.py`. No audio is opened here.
 """
@@ -17,6 +17,7 @@ from typing import Any
 from soundwave.errors import DataError
 from soundwave.training.examples import DEFAULT_PROMPT, AudioSpan, Example
 from soundwave.training.manifests import parse_row
+from soundwave.training.shards import TEXT_COLUMNS, find_shards, is_sharded, read_shard
 from soundwave.training.transcripts import normalise_transcript
 
 __all__ = [
@@ -30,7 +31,6 @@ __all__ = [
 ]
 
 SAVED_DATASET_FILES = ("dataset_info.json", "dataset_dict.json")
-TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript")
 MISSING_SHOWN = 5
 
 
@@ -39,7 +39,8 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Example]:
 
     Args:
         path: a `.jsonl`, `.json` or `.jsonl.gz` file with one example a line in any format of `manifests.py` (lines may
-            differ), or a folder written by `datasets.Dataset.save_to_disk`.
+            differ), a folder written by `datasets.Dataset.save_to_disk`, or shards (`shards.py`), which are read one
+            after the other.
 
     Raises:
         DataError: no such file, not JSON lines, or a line that is not a known format; the message names file and line.
@@ -48,6 +49,9 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Example]:
         >>> [example.reply for example in read_manifest("clips/manifest.jsonl")]  # doctest: +SKIP
         ['Good morning.', 'How are you?']
     """
+    if is_sharded(str(path)):
+        yield from read_shards(str(path))
+        return
     path = Path(path)
     if path.is_dir():
         for number, row in saved_rows(path):
@@ -62,6 +66,17 @@ def read_manifest(path: str | os.PathLike[str]) -> Iterator[Example]:
             yield parse_row(decode_line(line, f"{path}:{number}"), path.parent, f"{path}:{number}")
     if not count:
         raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
+
+
+def read_shards(place: str, sounds: bool = True) -> Iterator[Example]:
+    """The examples of all shards of a place, in order; without their sounds where only the words are wanted.
+
+    Raises:
+        DataError: a shard is missing or broken, or a row is not a known format.
+    """
+    for shard in find_shards(place):
+        for number, row in read_shard(shard, sounds=sounds):
+            yield parse_row(row, Path(shard.name).parent, f"{shard.name}:{number + 1}")
 
 
 def read_manifests(paths: Iterable[str | os.PathLike[str]]) -> list[Example]:

@@ -21,6 +21,8 @@ from soundwave.errors import DataError
 from soundwave.model.splice import IGNORED
 from soundwave.processing import SoundwaveProcessor
 from soundwave.training.data import Example, read_manifest
+from soundwave.training.effects import Effects
+from soundwave.training.examples import AudioSpan
 from soundwave.training.features import Clip, Features
 from soundwave.training.recipe import DataSource, Recipe
 from soundwave.training.transcripts import MAX_CTC_TOKENS
@@ -41,6 +43,7 @@ class Item:
         prompt: an instruction that replaces the example's own.
         example: where its messages are.
         seconds: length of its audio, for batching; 0 without audio.
+        kl: whether the text LLM is its teacher where the recipe has one.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Item:
     prompt: str | None
     example: Example
     seconds: float
+    kl: bool = True
 
 
 @dataclass
@@ -61,6 +65,9 @@ class Batch:
         frame_mask: (N, F) True where a frame exists.
         ctc: per clip its classes, None where unknown.
         input_ids, attention_mask, labels: (R, L).
+        typed_ids, typed_mask, typed_labels: (R', L') the same conversations with the transcript in the audio's place,
+            for those rows that have one; None where there is no teacher.
+        typed_rows: (R',) their rows, ascending.
     """
 
     names: list[str]
@@ -70,6 +77,10 @@ class Batch:
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
     labels: Tensor | None = None
+    typed_ids: Tensor | None = None
+    typed_mask: Tensor | None = None
+    typed_labels: Tensor | None = None
+    typed_rows: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -83,12 +94,14 @@ class Source:
     Args:
         source: the recipe's entry.
         ctc: makes CTC classes from transcripts.
+        effects: what may happen to its waveforms.
+        number: its place in the recipe. Draws depend on it and not on the folder, so a run repeats wherever data lies.
     """
 
-    def __init__(self, source: DataSource, ctc: CtcTokenizer):
-        self.source, self.tokenizer = source, ctc
+    def __init__(self, source: DataSource, ctc: CtcTokenizer, effects: Effects | None = None, number: int = 0):
+        self.source, self.tokenizer, self.effects, self.number = source, ctc, effects, number
         self.examples = list(read_manifest(source.manifest))
-        self.ctc = [_ctc_target(example, ctc) for example in self.examples]
+        self.ctc = [ctc_target(example, ctc) for example in self.examples]
 
     def keep_stored(self, store: Features) -> None:
         """Drops examples whose audio could not be encoded (unreadable, or too long), at any speed.
@@ -96,10 +109,9 @@ class Source:
         Raises:
             DataError: none is left.
         """
-        speeds = self.source.speeds
         kept = [
             i for i, example in enumerate(self.examples)
-            if all(store.holds(Clip(a.path, a.start, a.end, s)) for a in example.audios for s in speeds)
+            if all(store.holds(clip) for audio in example.audios for clip in self.versions(audio))
         ]
         if not kept:
             raise DataError(f"{self.source.manifest}: no example is left; its audio is unreadable or over 30 s long.")
@@ -133,29 +145,54 @@ class Source:
             seed, epoch: the same give the same.
             count: how many; None: `size()`. As many whole passes as it holds, then a random part of another.
         """
-        draw = random.Random(f"{seed}/{epoch}/{self.source.manifest}")
+        draw = random.Random(f"{seed}/{epoch}/source {self.number}")
         passes, rest = divmod(self.size() if count is None else count, len(self.examples))
         chosen = list(range(len(self.examples))) * passes
         chosen += draw.sample(range(len(self.examples)), rest)
-        return [self._item(i, draw) for i in chosen]
+        return [
+            item_of(self.examples[i], self.ctc[i], self.source, draw, self.effects, f"{seed}/{epoch}/{number}")
+            for number, i in enumerate(chosen)
+        ]
 
-    def _item(self, i: int, draw: random.Random) -> Item:
-        example = self.examples[i]
-        speed = draw.choice(self.source.speeds)
-        prompt = draw.choice(self.source.prompts) if self.source.prompts else None
-        clips = tuple(Clip(a.path, a.start, a.end, speed) for a in example.audios)
-        seconds = (example.duration or 10.0 * len(clips)) / speed if clips else 0.0  # max_batch_size alone bounds text
-        return Item(example.where, clips, self.ctc[i], prompt, example, seconds)
+    def versions(self, audio: AudioSpan) -> Iterator[Clip]:
+        """Every clip that a stretch of audio can be asked for as: at each speed, in each take that a store holds."""
+        takes = ("",) if self.effects is None else self.effects.takes
+        for speed in self.source.speeds:
+            for take in takes:
+                yield Clip(audio.path, audio.start, audio.end, speed, self.effects, take)
 
 
-def _ctc_target(example: Example, ctc: CtcTokenizer) -> list[int] | None:
+def item_of(
+    example: Example, ctc: list[int] | None, source: DataSource, draw: random.Random, effects: Effects | None, take: str
+) -> Item:
+    """An example as one epoch has it: with a speed, a prompt and effects that are drawn for it.
+
+    Args:
+        example, ctc: what there is.
+        source: the speeds and prompts to draw from.
+        draw: decides.
+        effects: what may happen to the waveform.
+        take: decides what does, unless a store holds certain takes only.
+    """
+    speed = draw.choice(source.speeds)
+    prompt = draw.choice(source.prompts) if source.prompts else None
+    if effects is None:
+        take = ""
+    elif effects.takes:
+        take = draw.choice(effects.takes)
+    clips = tuple(Clip(a.path, a.start, a.end, speed, effects, take, example.where) for a in example.audios)
+    seconds = (example.duration or 10.0 * len(clips)) / speed if clips else 0.0  # max_batch_size alone bounds text
+    return Item(example.where, clips, ctc, prompt, example, seconds, source.kl)
+
+
+def ctc_target(example: Example, ctc: CtcTokenizer) -> list[int] | None:
     if example.transcript is None or len(example.audios) != 1:
         return None
     classes = ctc.encode(example.transcript) if example.transcript else []
     return None if len(classes) > MAX_CTC_TOKENS else classes
 
 
-def batches(items: Sequence[Item], recipe: Recipe, seed: int, epoch: int) -> list[list[Item]]:
+def batches(items: Sequence[Item], recipe: Recipe, seed: int | str, epoch: int) -> list[list[Item]]:
     """Buckets of similar length, at most `batch_seconds` with padding and `max_batch_size` examples each.
 
     Examples without audio are the shortest: they fill batches of their own and share one with the shortest clips.
@@ -186,11 +223,15 @@ class Collator:
         processor: makes prompts; its `frames_per_group` gives F.
         recipe: the masking of training.
         with_text: whether the LLM's tensors are made.
+        endless: whether examples are streamed: then what is made of one is not kept for its next time.
     """
 
-    def __init__(self, store: Features, processor: SoundwaveProcessor, recipe: Recipe, with_text: bool):
+    def __init__(
+        self, store: Features, processor: SoundwaveProcessor, recipe: Recipe, with_text: bool, endless: bool = False
+    ):
         self.store, self.processor, self.recipe, self.with_text = store, processor, recipe, with_text
-        self._tokenized: dict[tuple[str, str | None], tuple[list[int], list[int]]] = {}
+        self.endless = endless
+        self._tokenized: dict[tuple[str, str | None, bool], tuple[list[int], list[int]]] = {}
 
     def __call__(self, items: Sequence[Item], augment_seed: str | None = None) -> Batch:
         """Stacks items; with a seed, encoder frames are masked as the recipe says.
@@ -228,25 +269,65 @@ class Collator:
         batch.encoder_frames, batch.frame_mask = torch.from_numpy(stacked), torch.from_numpy(mask)
 
     def _add_text(self, batch: Batch, items: Sequence[Item]) -> None:
-        rows = [self._tokens(item) for item in items]
+        spoken = [self._tokens(item) for item in items]
+        batch.input_ids, batch.attention_mask, batch.labels = self._padded(spoken)
+        if not self.recipe.kl_weight:
+            return
+        rows, typed = [], []
+        for row, item in enumerate(items):
+            if item.kl and said_in(item.example) is not None:
+                rows.append(row)
+                typed.append(self._tokens(item, typed=True))
+        if rows:
+            batch.typed_ids, batch.typed_mask, batch.typed_labels = self._padded(typed)
+            batch.typed_rows = torch.tensor(rows)
+
+    def _padded(self, rows: list[tuple[list[int], list[int]]]) -> tuple[Tensor, Tensor, Tensor]:
+        """(R, L) ids, mask and labels."""
         longest = max(len(ids) for ids, _ in rows)
         pad = self.processor.tokenizer.pad_token_id or 0
-        batch.input_ids = torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows])
-        batch.labels = torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in rows])
-        batch.attention_mask = torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows])
+        return (
+            torch.tensor([ids + [pad] * (longest - len(ids)) for ids, _ in rows]),
+            torch.tensor([[1] * len(ids) + [0] * (longest - len(ids)) for ids, _ in rows]),
+            torch.tensor([labels + [IGNORED] * (longest - len(labels)) for _, labels in rows]),
+        )
 
-    def _tokens(self, item: Item) -> tuple[list[int], list[int]]:
-        key = (item.name, item.prompt)
+    def _tokens(self, item: Item, typed: bool = False) -> tuple[list[int], list[int]]:
+        key = (item.name, item.prompt, typed)
+        if self.endless:
+            self._tokenized.clear()
         if key not in self._tokenized:
             messages = [dict(message) for message in item.example.messages]
             if item.prompt is not None:
                 messages = with_prompt(messages, item.prompt)
+            if typed:
+                messages = with_words(messages, said_in(item.example) or "")
             tokens = self.processor.tokenize(messages, reply=False)
             last = max((i for i, said in enumerate(tokens.is_target) if said), default=-1)
             ids = tokens.ids[: last + 1]  # what follows the last reply is never predicted
             labels = [token if said else IGNORED for token, said in zip(ids, tokens.is_target, strict=False)]
             self._tokenized[key] = (ids, labels)
         return self._tokenized[key]
+
+
+def said_in(example: Example) -> str | None:
+    """What is said in the example's one recording, as it was written; None where that is not known, or nothing."""
+    return (example.spoken or example.transcript or None) if len(example.audios) == 1 else None
+
+
+def with_words(messages: list[dict], words: str) -> list[dict]:
+    """The conversation with words typed where its audio stood, on a line of their own."""
+    changed = []
+    for message in messages:
+        parts = message["content"]
+        if not isinstance(parts, str):
+            last = len(parts) - 1
+            parts = [
+                {"type": "text", "text": words + "\n" * (i < last)} if part.get("type") != "text" else part
+                for i, part in enumerate(parts)
+            ]
+        changed.append({**message, "content": parts})
+    return changed
 
 
 def with_prompt(messages: list[dict], prompt: str) -> list[dict]:
@@ -272,10 +353,9 @@ def mask_frames(frames: np.ndarray, recipe: Recipe, draw: np.random.Generator) -
 
 
 def clips_of(sources: Sequence[Source]) -> Iterator[tuple[Clip, float]]:
-    """Every clip that the sources can ask for, at every speed, with its duration in seconds."""
+    """Every clip that the sources can ask for, at every speed and take, with its duration in seconds."""
     for source in sources:
         for example in source.examples:
             for audio in example.audios:
-                for speed in source.source.speeds:
-                    seconds = (example.duration or 10.0) / speed
-                    yield Clip(audio.path, audio.start, audio.end, speed), seconds
+                for clip in source.versions(audio):
+                    yield clip, (example.duration or 10.0) / clip.speed

@@ -24,12 +24,14 @@ def evaluate(
     Several processes take turns with the batches; all of them return the figures of the whole.
 
     Returns:
-        `loss`; `next_token` where the LLM runs; `ctc_wer` (a fraction) where transcripts are known.
+        `loss`; `next_token` where the LLM runs, and `kl` where the text LLM is its teacher; `ctc_wer` (a fraction)
+        where transcripts are known.
     """
     plain = replace(recipe, time_masks=0, feature_dropout=0.0)
     decode = source.tokenizer.decode
     losses: list[float] = []
     next_token: list[float] = []
+    kl: list[float] = []
     said: list[str] = []
     heard: list[str] = []
     made = batches(source.items(recipe.seed, 0), plain, recipe.seed, 0)
@@ -39,6 +41,8 @@ def evaluate(
         losses.append(result.total.item())
         if result.next_token is not None:
             next_token.append(result.next_token.item())
+        if result.kl is not None:
+            kl.append(result.kl.item())
         if result.paths is None or batch.frame_mask is None:
             continue
         owners = [item for item in items for _ in item.clips]
@@ -48,10 +52,13 @@ def evaluate(
                 heard.append(decode(classes))
                 said.append(item.example.transcript)
     losses, next_token = gathered(accelerator, losses), gathered(accelerator, next_token)
+    kl = gathered(accelerator, kl)
     said, heard = gathered(accelerator, said), gathered(accelerator, heard)
     figures = {"loss": sum(losses) / len(losses)}
     if next_token:
         figures["next_token"] = sum(next_token) / len(next_token)
+    if kl:
+        figures["kl"] = sum(kl) / len(kl)
     if said:
         figures["ctc_wer"] = jiwer.wer(said, heard)
     return figures

@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +25,7 @@ from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.errors import AudioError, ConfigurationError, SoundwaveError, TrainingError
 from soundwave.model.encoder import encode_window
 from soundwave.processing import SoundwaveProcessor
+from soundwave.training.effects import Effects
 
 BATCH_SECONDS = 120.0  # audio encoded at once into a store
 ENCODED_AT_ONCE = 16  # clips encoded at once on the fly: 0.3 GB of bf16 activations at large-v3's width and 30 s
@@ -32,21 +33,33 @@ ENCODED_AT_ONCE = 16  # clips encoded at once on the fly: 0.3 GB of bf16 activat
 
 @dataclass(frozen=True)
 class Clip:
-    """One stretch of audio, at a changed speed (1.1: ten per cent faster and higher) where asked for."""
+    """One stretch of audio, at a changed speed (1.1: ten per cent faster and higher) and with effects, if asked for.
+
+    Attributes:
+        path, start, end: as of an `AudioSpan`.
+        effects: what may happen to the samples.
+        take: the text that decides what does happen.
+        name: the example, for messages about a sound that has no file.
+    """
 
     path: str
     start: float | None = None
     end: float | None = None
     speed: float = 1.0
+    effects: Effects | None = None
+    take: str = ""
+    name: str = field(default="", compare=False)
 
     def key(self) -> str:
-        """Identifies the clip's content cheaply: path, size, modification time, span and speed."""
+        """Identifies the clip's content cheaply: path, size, modification time, span, speed, effects."""
         if self.path.startswith("data:"):
             content = self.path
         else:
             stat = Path(self.path).stat()
             content = f"{Path(self.path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
         named = f"{content}|{self.start}|{self.end}|{self.speed}"
+        if self.effects is not None:
+            named += f"|{self.effects.settings}|{self.take}"
         return hashlib.sha1(named.encode()).hexdigest()
 
     def samples(self) -> np.ndarray:
@@ -55,7 +68,12 @@ class Clip:
         Raises:
             AudioError: unreadable, or over 30 s after the cut.
         """
-        whole = load_audio(self.path, max_seconds=None if self.end is not None else 30.0)
+        try:
+            whole = load_audio(self.path, max_seconds=None if self.end is not None else 30.0)
+        except AudioError as error:
+            if not self.path.startswith("data:"):
+                raise
+            raise AudioError(f"{self.name}: {error}") from error
         first = int((self.start or 0.0) * SAMPLE_RATE)
         last = len(whole) if self.end is None else int(self.end * SAMPLE_RATE)
         cut = whole[first:last]
@@ -63,7 +81,14 @@ class Clip:
             raise AudioError(
                 f"{self.path} has nothing from {self.start or 0.0:g} s on; it is {len(whole) / SAMPLE_RATE:.1f} s long."
             )
-        return cut if self.speed == 1.0 else load_audio((cut, round(SAMPLE_RATE * self.speed)))
+        said = cut if self.speed == 1.0 else load_audio((cut, round(SAMPLE_RATE * self.speed)))
+        return said if self.effects is None else self.effects.apply(said, self._seed())
+
+    def _seed(self) -> str:
+        """The take, told apart from other clips' by what does not change when a corpus moves to another folder."""
+        held = self.path.startswith("data:")
+        own = hashlib.sha1(self.path.encode()).hexdigest() if held else Path(self.path).name
+        return f"{self.take}/{own}/{self.start}/{self.end}/{self.speed}"
 
 
 class Features(Protocol):

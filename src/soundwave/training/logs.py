@@ -10,7 +10,7 @@ from typing import Any
 
 from soundwave.errors import TrainingError
 
-FIGURES = ("loss", "ctc", "next_token")  # of training, in the order in which processes tell them to each other
+FIGURES = ("loss", "ctc", "next_token", "kl")  # of training, in the order in which processes tell them to each other
 
 
 class RunLog:

@@ -30,10 +30,12 @@ from soundwave.training.evaluate import evaluate
 from soundwave.training.logs import RunLog, means, remember
 from soundwave.training.mixture import epoch_items
 from soundwave.training.modules import Losses, StageModule
+from soundwave.training.optimizers import make_optimizers
 from soundwave.training.order import Place, Share, places, shares
 from soundwave.training.preparation import Prepared, prepare
 from soundwave.training.processes import device_of, gathered, in_main_process, start_processes, wrapped
 from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.stream_position import begin, tell_lanes
 
 FINAL_FOLDER = "final"
 CHECKPOINTS = "checkpoints"
@@ -78,7 +80,9 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     recipe = replace(recipe, mixed_precision=precision)
     torch.manual_seed(recipe.seed)
     prepared = prepare(recipe, device_of(accelerator), precision, accelerator.is_main_process)
-    module = StageModule(prepared.model, prepared.stage, recipe.ctc_weight)
+    module = StageModule(
+        prepared.model, prepared.stage, recipe.ctc_weight, recipe.kl_weight, recipe.kl_temperature
+    )
     run = _Run(recipe, accelerator, prepared, module)
     run.check_two_batches()
     if not dry_run:
@@ -101,30 +105,27 @@ class _Run:
 
     def __post_init__(self) -> None:
         recipe, self.on_cuda = self.recipe, self.accelerator.device.type == "cuda"
-        trained = {name: p for name, p in self.module.named_parameters() if p.requires_grad}
-        aligning = [p for name, p in trained.items() if "alignment." in name]
-        others = [p for name, p in trained.items() if "alignment." not in name]
-        groups = [{"params": aligning, "scale": recipe.alignment_learning_rate_scale}, {"params": others, "scale": 1.0}]
-        self.optimizer: Any = torch.optim.AdamW(
-            [group for group in groups if group["params"]], lr=recipe.learning_rate,
-            betas=(recipe.adam_beta1, recipe.adam_beta2), weight_decay=recipe.weight_decay,
-            fused=recipe.optimizer == "adamw_fused" or (recipe.optimizer == "auto" and self.on_cuda),
-        )
-        self.raw_module, self.raw_optimizer = self.module, self.optimizer
+        self.optimizers: list[Any] = list(make_optimizers(self.module, recipe, self.on_cuda))
+        self.raw_module, self.raw_optimizers = self.module, list(self.optimizers)
         self.position = Position()
         self.skipped = 0
-        first, processes = len(self.epoch_batches(0)), self.accelerator.num_processes
-        if first < processes:
+        processes = self.accelerator.num_processes
+        per_step = processes * self.accelerator.gradient_accumulation_steps
+        if self.prepared.stream is not None:
+            self.prepared.stream.lanes = per_step
+        first = len(self.epoch_batches(0))
+        if first < processes and self.prepared.stream is None:
             raise TrainingError(
                 f"The training data makes {first} batches an epoch, too few for {processes} processes; "
                 "start fewer, lower batch_seconds or max_batch_size, or add data."
             )
-        per_step = processes * self.accelerator.gradient_accumulation_steps
         self.steps = recipe.max_steps or max(1, round(first * recipe.num_train_epochs / per_step))
         self.folder = Path(recipe.output_dir)
 
     def epoch_batches(self, epoch: int) -> list[list[Item]]:
-        """The batches of one epoch, the same in every process."""
+        """The batches of one epoch, the same in every process; of a stream, the first that this process reads."""
+        if self.prepared.stream is not None:
+            return self.prepared.stream.first_batches(self.accelerator.process_index)
         return batches(epoch_items(self.prepared.train, self.recipe, epoch), self.recipe, self.recipe.seed, epoch)
 
     def check_two_batches(self) -> None:
@@ -150,8 +151,8 @@ class _Run:
                 f"{self.folder} already holds a run (at {found[-1].name}); change output_dir, or resume it."
             )
         if found:
-            self.position = load_checkpoint(found[-1], self.raw_module, self.raw_optimizer)
-        self.module, self.optimizer = wrapped(self.accelerator, self.module, self.optimizer)
+            self.position = load_checkpoint(found[-1], self.raw_module, self.raw_optimizers)
+        self.module, self.optimizers = wrapped(self.accelerator, self.module, self.optimizers)
         if self.accelerator.is_main_process:
             self.prepared.write_plan(self.folder, self.steps, self.position.step)
             self.log = RunLog(self.folder, self.position.step)
@@ -174,8 +175,12 @@ class _Run:
         def collate(place: Place) -> Batch:
             return self.collate(place.items, f"{seed}/{place.epoch}/{place.index}")
 
+        rank, processes = accelerator.process_index, accelerator.num_processes
+        if self.prepared.stream is not None:
+            begin(self.prepared.stream, self.position, accelerator)
+            return self.prepared.stream.shares(self.position.lanes, self.position.batch, rank, processes, collate)
         sequence = places(self.epoch_batches, self.position.epoch, self.position.batch)
-        return shares(sequence, accelerator.process_index, accelerator.num_processes, collate)
+        return shares(sequence, rank, processes, collate)
 
     def loop(self) -> None:
         """Steps until the last one; evaluates, logs and saves on the way."""
@@ -203,12 +208,13 @@ class _Run:
             Seconds of audio of the whole step; None where the step was skipped.
         """
         accelerator, computed = self.accelerator, list[tuple[Losses, Place]]()
-        for group in self.optimizer.param_groups:
+        for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             group["lr"] = learning_rate(self.recipe, self.position.step, self.steps) * group["scale"]
         seconds = None
         for share in upcoming:
             # the same dropout after resuming, and in whichever process
             torch.manual_seed(self.recipe.seed * 1_000_003 + share.place.epoch * 100_003 + share.place.index + 1)
+            self.position.lanes.update([share.place.lane] if share.place.lane else [])
             with accelerator.accumulate(self.module):
                 with accelerator.autocast():
                     losses = self.module(share.batch.to(accelerator.device))
@@ -223,10 +229,12 @@ class _Run:
                     accelerator.backward(losses.total)
                     norm = accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm)
                     if self._is_number("gradient", norm, computed):
-                        self.optimizer.step()
+                        for optimizer in self.optimizers:
+                            optimizer.step()
                         remember(self.position.window, figures[:, :-1].tolist())
                         seconds = float(figures[:, -1].sum())
-                self.optimizer.zero_grad()
+                for optimizer in self.optimizers:
+                    optimizer.zero_grad()
             self.position.epoch, self.position.batch = share.after
             break
         self.skipped = 0 if seconds is not None else self.skipped + 1
@@ -268,10 +276,11 @@ class _Run:
         if self.prepared.evaluation and (last or step % recipe.eval_steps == 0):
             self._evaluate(self.prepared.evaluation)
         if last or step % recipe.save_steps == 0:
+            tell_lanes(self.position, self.accelerator)
             checkpoints = self.folder / CHECKPOINTS
             in_main_process(
                 self.accelerator,
-                partial(save_checkpoint, checkpoints, self.raw_module, self.raw_optimizer, self.position),
+                partial(save_checkpoint, checkpoints, self.raw_module, self.raw_optimizers, self.position),
             )
 
     def _evaluate(self, sources: list[Source]) -> None:
@@ -290,9 +299,10 @@ class _Run:
 
 
 def _figures(losses: Losses, place: Place) -> Tensor:
-    """(4,): the losses in the order of `logs.FIGURES`, NaN where there is no such term, and seconds of audio."""
-    terms = [math.nan if term is None else term.item() for term in (losses.total, losses.ctc, losses.next_token)]
-    return torch.tensor([*terms, sum(item.seconds for item in place.items)], device=losses.total.device)
+    """(5,): the losses in the order of `logs.FIGURES`, NaN where there is no such term, and seconds of audio."""
+    terms = (losses.total, losses.ctc, losses.next_token, losses.kl)
+    values = [math.nan if term is None else term.item() for term in terms]
+    return torch.tensor([*values, sum(item.seconds for item in place.items)], device=losses.total.device)
 
 
 def _shown(names: list[str]) -> str:

@@ -165,6 +165,9 @@ def _nemo(row: Row, folder: Path, where: str) -> Example:
 
 def _lhotse(row: Row, folder: Path, where: str) -> Example:
     recording = row.get("recording")
+    custom = row.get("custom") or {}
+    if "messages" in custom:
+        return _cut_of_messages(row, recording, custom, folder, where)
     whole_recording = recording if isinstance(recording, dict) else {}
     sources = whole_recording.get("sources")
     if row.get("type", "MonoCut") != "MonoCut" or not sources:
@@ -178,7 +181,7 @@ def _lhotse(row: Row, folder: Path, where: str) -> Example:
     whole = start == 0 and duration == whole_recording.get("duration")
     spoken = [one for one in row["supervisions"] if one.get("text") is not None]
     short: Row = {
-        **(row.get("custom") or {}),
+        **custom,
         "audio": sources[0].get("source"),
         "duration": duration,
         "id": row.get("id"),
@@ -189,6 +192,15 @@ def _lhotse(row: Row, folder: Path, where: str) -> Example:
     if not whole:
         short |= {"start": start, "end": None if duration is None else start + duration}
     return _short(short, folder, where)
+
+
+def _cut_of_messages(row: Row, recording: Any, custom: Row, folder: Path, where: str) -> Example:
+    """A cut that carries a whole conversation (`soundwave data shard`): its sounds are spans of its one recording."""
+    sources = recording["sources"] if isinstance(recording, dict) else [{}]
+    sound = sources[0].get("source")
+    audios = [{"path": sound, **span} for span in custom.get("audios") or []]
+    fields = {"id": row.get("id"), "duration": row.get("duration") if audios else None}
+    return _messages({**fields, **custom, "audios": audios}, folder, where)
 
 
 # The key that tells a format, in order of precedence.

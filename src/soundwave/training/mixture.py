@@ -15,7 +15,7 @@ TEMPERATURE_STEP = 5.0  # per epoch (paper)
 
 
 def task_probabilities(
-    sizes: Mapping[str, int], epoch: int, temperature_step: float = TEMPERATURE_STEP
+    sizes: Mapping[str, float], epoch: int, temperature_step: float = TEMPERATURE_STEP
 ) -> dict[str, float]:
     """The share of each task in an epoch.
 

@@ -13,18 +13,22 @@ from torch import Tensor, nn
 
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.training.dataset import Batch
-from soundwave.training.losses import ctc_loss, next_token_loss, total_loss
+from soundwave.training.losses import ctc_loss, kl_to_teacher, matched_loss, next_token_loss, total_loss
 from soundwave.training.stages import Stage
 
 
 @dataclass(frozen=True)
 class Losses:
-    """A step's losses; `paths` are the greedy CTC decisions (N, F), for the error rate during evaluation."""
+    """A step's losses; `paths` are the greedy CTC decisions (N, F), for the error rate during evaluation.
+
+    `next_token` is always the cross-entropy, also where KL takes its place in `total`: so runs can be compared.
+    """
 
     total: Tensor
     next_token: Tensor | None = None
     ctc: Tensor | None = None
     paths: Tensor | None = None
+    kl: Tensor | None = None
 
 
 class StageModule(nn.Module):
@@ -34,10 +38,16 @@ class StageModule(nn.Module):
         model: in stage I only its adapters and the LLM's embedding table need to be in memory.
         stage: decides which losses are computed.
         ctc_weight: of the CTC loss beside the next-token loss.
+        kl_weight: share of the KL to the text LLM in the next-token loss, where the batch has it typed.
+        kl_temperature: of that KL.
     """
 
-    def __init__(self, model: SoundwaveForConditionalGeneration, stage: Stage, ctc_weight: float):
+    def __init__(
+        self, model: SoundwaveForConditionalGeneration, stage: Stage, ctc_weight: float, kl_weight: float = 0.0,
+        kl_temperature: float = 1.0,
+    ):
         super().__init__()
+        self.kl_weight, self.kl_temperature = kl_weight, kl_temperature
         self.alignment = model.alignment
         self.rest = None if not stage.next_token else model  # stage I: the LLM stays out of memory and of the wrapper
         self.stage, self.ctc_weight = stage, ctc_weight
@@ -55,20 +65,45 @@ class StageModule(nn.Module):
             logits = self.alignment.ctc_logits(aligned, self.ctc_embeddings)
             ctc = self._ctc(logits, batch.frame_mask, batch)
             return Losses(total_loss(None, ctc), None, ctc, logits.detach().argmax(-1))
+        # The teacher first: its switching of LoRA must not touch what the student's gradient is about to need.
+        teacher = self._text_llm(batch) if self.kl_weight else None
         output = self.rest(
             batch.input_ids, batch.attention_mask, encoder_frames=batch.encoder_frames, frame_mask=batch.frame_mask,
             labels=batch.labels,
         )
         next_token = next_token_loss(output.logits, output.targets)
+        learned, kl = next_token, None
+        if teacher is not None and batch.typed_rows is not None:
+            matched = torch.isin(output.rows, batch.typed_rows)
+            each = kl_to_teacher(output.logits[matched], teacher, self.kl_temperature)
+            learned, kl = matched_loss(output.logits, output.targets, matched, each, self.kl_weight), each.mean()
         ctc, paths = None, None
         if output.speech is not None:
             paths = output.speech.ctc_logits.detach().argmax(-1)
             if self.stage.ctc:
                 ctc = self._ctc(output.speech.ctc_logits, output.speech.valid, batch)
-        total = total_loss(next_token, ctc, self.ctc_weight)
+        total = total_loss(learned, ctc, self.ctc_weight)
         if self.training and torch.is_grad_enabled():
             total = total + self._nothing()
-        return Losses(total, next_token, ctc, paths)
+        return Losses(total, next_token, ctc, paths, kl)
+
+    @torch.no_grad()
+    def _text_llm(self, batch: Batch) -> Tensor | None:
+        """(matched, V) what the LLM without LoRA expects of the replies where it reads the transcripts, typed.
+
+        None where no transcript of the batch is known.
+        """
+        if batch.typed_ids is None:
+            return None
+        assert self.rest is not None
+        language_model = self.rest.language_model
+        training = language_model.training
+        language_model.eval()
+        try:
+            with self.rest.plain_language_model():
+                return self.rest(batch.typed_ids, batch.typed_mask, labels=batch.typed_labels).logits
+        finally:
+            language_model.train(training)
 
     def _nothing(self) -> Tensor:
         """Zero, out of every trained adapter weight.

@@ -11,17 +11,19 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 from soundwave.training.dataset import Batch, Item
 
 
 @dataclass(frozen=True)
 class Place:
-    """One batch of the sequence: the epoch, its number there, and its examples."""
+    """One batch of the sequence: the epoch, its number there, its examples; of a stream, its lane and its new state."""
 
     epoch: int
     index: int
     items: list[Item]
+    lane: tuple[str, dict[str, Any]] | None = None
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,15 +36,19 @@ from soundwave.ctc_text import CtcTokenizer, build_vocabulary, merge_table
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
-from soundwave.training.data import check_audio_files, read_manifest
+from soundwave.training.data import check_audio_files
 from soundwave.training.dataset import Collator, Source, clips_of
+from soundwave.training.effects import Effects
 from soundwave.training.features import Clip, Features, FeatureStore, OnTheFly, fill_store
 from soundwave.training.precision import KEPT_RECIPE
 from soundwave.training.recipe import Recipe
+from soundwave.training.shards import is_sharded
 from soundwave.training.stages import Stage, mark_trained, stage_named
+from soundwave.training.streaming import Stream, some_transcripts
 
 MAX_SECONDS = 30.0
 MINI_TOWER, MINI_LLM = "whisper-base", "smollm2-135m-instruct"  # what a new model stands on where nothing is named
+VOCABULARY_EXAMPLES = 20_000  # of a stream, whose words decide which pieces a restricted CTC vocabulary keeps
 MERGES = "shrinking.merges"  # a table of token ids, made from the tokenizer
 NOT_SWITCHES = {
     "model_type", "sub_configs", "audio_config", "text_config", "audio_tower_source", "language_model_source",
@@ -65,6 +69,7 @@ class Prepared:
     evaluation: list[Source]
     progress: RunProgress
     trained: list[str]
+    stream: Stream | None = None  # instead of `train`, where one of its sources is in shards
 
     def write_plan(self, folder: Path, steps: int, from_step: int) -> None:
         """Keeps the exact recipe in the run's folder and says what is about to happen."""
@@ -73,9 +78,9 @@ class Prepared:
         count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         examples = sum(len(source.examples) for source in self.train)
         hours = sum(e.duration or 0.0 for source in self.train for e in source.examples) / 3600
+        data = f"{examples} examples, {hours:.1f} h of audio" if self.stream is None else self.stream.described()
         self.progress.say(
-            f"stage {self.stage.name}: {count / 1e6:.2f}M trained parameters, {examples} examples, "
-            f"{hours:.1f} h of audio, steps {from_step} to {steps}"
+            f"stage {self.stage.name}: {count / 1e6:.2f}M trained parameters, {data}, steps {from_step} to {steps}"
         )
 
 
@@ -131,9 +136,17 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     config = _config(recipe)
     processor = load_processor(config)
     ctc = CtcTokenizer(processor.tokenizer, config.ctc_vocabulary)
-    train_sources = [Source(source, ctc) for source in recipe.train]
+    effects = Effects.of(recipe.augmentation, recipe.seed, stored=recipe.features is not None)
+    stream = None
+    if any(is_sharded(source.manifest) for source in recipe.train):
+        # each process names what it leaves out: the others do not read it
+        stream = Stream(recipe, ctc, effects, stage.next_token, RunProgress(True).say)
+    train_sources = [
+        Source(source, ctc, effects, number) for number, source in enumerate(recipe.train if stream is None else [])
+    ]
     evaluation_sources = [Source(source, ctc) for source in recipe.evaluation]
-    check_audio_files(example for source in [*train_sources, *evaluation_sources] for example in source.examples)
+    read_whole = [*(stream.sources if stream else train_sources), *evaluation_sources]
+    check_audio_files(example for source in read_whole for example in source.examples)
     store = _features(recipe, config, processor, [*train_sources, *evaluation_sources], device, precision, progress)
     for source in [*train_sources, *evaluation_sources]:
         source.keep_stored(store)
@@ -144,8 +157,10 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
         assert config.ctc_vocabulary is not None
         model.shrinking.merges.copy_(torch.tensor(merge_table(processor.tokenizer, config.ctc_vocabulary)))
     trained = mark_trained(model, stage)
-    collator = Collator(store, processor, recipe, with_text=stage.next_token)
-    return Prepared(recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, trained)
+    collator = Collator(store, processor, recipe, with_text=stage.next_token, endless=stream is not None)
+    return Prepared(
+        recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, trained, stream
+    )
 
 
 def stage_of(recipe: Recipe) -> Stage:
@@ -170,7 +185,7 @@ def _config(recipe: Recipe) -> SoundwaveConfig:
     config = new_config(recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM, **recipe.model)
     if recipe.ctc_vocabulary_size is not None:
         tokenizer = load_processor(config).tokenizer
-        texts = (e.transcript for source in recipe.train for e in read_manifest(source.manifest) if e.transcript)
+        texts = (text for source in recipe.train for text in some_transcripts(source, VOCABULARY_EXAMPLES))
         config.ctc_vocabulary = build_vocabulary(tokenizer, texts, recipe.ctc_vocabulary_size)
     return _with_merges(config, recipe)
 
@@ -238,7 +253,7 @@ def build_model(
     fill(model, iter(fresh.items()), _adapters_only, str(device), torch.float32, "fresh adapters")
     start = start_folder(recipe)
     if start is not None:
-        fill(model, adapter_tensors(start), _adapters_only, str(device), torch.float32, str(start))
+        fill(model, _start_tensors(start, config), _adapters_only, str(device), torch.float32, str(start))
     only = None if stage.next_token else "embed_tokens"
     source, place = config.language_model_source or "", "cpu" if four_bit else str(device)
     fill_part(model, source, "language_model.", place, frozen, only)
@@ -284,6 +299,14 @@ def _copy_embeddings(model: SoundwaveForConditionalGeneration) -> None:
             head.weight[: len(rows)] = rows.to(head.weight.dtype)
 
 
+def _start_tensors(start: Path, config: SoundwaveConfig) -> Iterator[tuple[str, torch.Tensor]]:
+    """The adapters to start from; a shrinking adapter that gave the LLM another kind of embedding starts anew."""
+    fed = start_config(start, "").audio_embedding
+    for name, tensor in adapter_tensors(start):
+        if fed == config.audio_embedding or not name.startswith("shrinking."):
+            yield name, tensor
+
+
 def _adapters_only(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
     wanted = name.startswith(("alignment.", "shrinking.")) and name != MERGES  # a later stage may begin to merge
     return [(name, tensor)] if wanted else []
@@ -295,7 +318,8 @@ def _features(
 ) -> Features:
     """Opens the store and encodes what it lacks; the encoder is in memory for that time only, or stays on the fly."""
     if recipe.features is None:
-        return OnTheFly(_encoder(config, device, precision), processor, _on_bad(recipe, progress))
+        # a process alone hears of the clips in its batches, so each of them tells
+        return OnTheFly(_encoder(config, device, precision), processor, _on_bad(recipe, RunProgress(True)))
     about: dict[str, object] = {
         "encoder": Path(config.audio_tower_source or "").name, "window": config.encoder_window,
         "tail": config.window_tail_seconds,

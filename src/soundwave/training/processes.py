@@ -49,12 +49,14 @@ def device_of(accelerator: Accelerator) -> torch.device:
     return torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
 
 
-def wrapped(accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[Any, Any]:
-    """Module and optimizer as accelerate runs them: with several processes, gradients are their mean."""
-    module, optimizer = accelerator.prepare(module, optimizer)
+def wrapped(
+    accelerator: Accelerator, module: nn.Module, optimizers: list[torch.optim.Optimizer]
+) -> tuple[Any, list[Any]]:
+    """Module and optimizers as accelerate runs them: with several processes, gradients are their mean."""
+    module, *prepared = accelerator.prepare(module, *optimizers)
     if isinstance(module, DistributedDataParallel):
         module.broadcast_buffers = False  # ours never change
-    return module, optimizer
+    return module, prepared
 
 
 def accumulation(recipe: Recipe, processes: int) -> int:

@@ -17,17 +17,19 @@ from typing import Any
 import yaml
 
 from soundwave.errors import ConfigurationError
+from soundwave.training.augmentation import Augmentation, check_augmentation
 
 
 @dataclass
 class DataSource:
     """One manifest and how it is used."""
 
-    manifest: str = ""  # path of a manifest, relative to the folder where the command runs
-    repeat: float = 1.0  # passes over it per epoch; 0.5 takes a random half, new in each epoch
+    manifest: str = ""  # path of a manifest, or shards (shards.py); relative to the folder where the command runs
+    repeat: float = 1.0  # passes over it per epoch; 0.5 takes a random half, new in each epoch; of shards, its weight
     speeds: list[float] = field(default_factory=lambda: [1.0])  # each pass takes one of these speeds at random
     prompts: list[str] = field(default_factory=list)  # instructions to draw from instead of the manifest's own
     task: str = "asr"  # what its examples are for; manifests of one task share its part of a dynamic mixture
+    kl: bool = True  # whether kl_weight holds for its examples
 
 
 @dataclass
@@ -71,12 +73,16 @@ class Recipe:
     gradient_accumulation_steps: int = 1  # batches per device and optimizer step
     batches_per_step: int | None = None  # instead: of all processes together, so that their number changes no step
     ctc_weight: float = 0.3  # of the CTC loss beside the next-token loss
+    kl_weight: float = 0.0  # 0 to 1: share of the KL to what the LLM itself answers to the typed transcript
+    kl_temperature: float = 2.0  # softens both distributions of that KL
     time_masks: int = 0  # SpecAugment over encoder frames: spans set to zero, per ten seconds
     time_mask_frames: int = 16  # longest span, in encoder frames of 20 ms
     feature_dropout: float = 0.0  # encoder channels set to zero, per clip
+    augmentation: Augmentation = field(default_factory=Augmentation)  # of the waveforms of `train`; off at first
     lora: LoraRecipe = field(default_factory=LoraRecipe)
     mixed_precision: str = "auto"  # bf16, no (float32), or auto: the faster one of this device
-    optimizer: str = "auto"  # adamw, adamw_fused (one kernel for all weights), or auto: fused on a CUDA GPU
+    optimizer: str = "auto"  # adamw, adamw_fused (one kernel for all weights), muon (optimizers.py), or auto: AdamW,
+    # fused on a CUDA GPU
     gradient_checkpointing: bool = False  # the LLM's layers are computed twice, and their activations not kept
     llm_quantization: str = "none"  # none, or 4bit (QLoRA): the frozen LLM's matrices as NF4; needs a CUDA GPU
     devices: int = 1  # GPUs that the batch is meant for; nothing but the estimate reads it
@@ -86,15 +92,20 @@ class Recipe:
     save_steps: int = 200
     on_nan: str = "stop"  # stop, or skip the optimizer step that the batch belongs to and go on
     on_bad_audio: str = "skip"  # skip (each is named), or stop
+    on_bad_shard: str = "skip"  # of a stream: name what is missing or broken and go on with the next, or stop
+    stream_buffer_size: int = 512  # streamed examples that each batch of a step is shuffled and bucketed among
 
 
 CHOICES = {
     "mixed_precision": ("auto", "bf16", "no"), "on_nan": ("stop", "skip"), "on_bad_audio": ("skip", "stop"),
-    "mixture": ("none", "dynamic"), "optimizer": ("auto", "adamw", "adamw_fused"), "llm_quantization": ("none", "4bit"),
+    "on_bad_shard": ("skip", "stop"), "mixture": ("none", "dynamic"),
+    "optimizer": ("auto", "adamw", "adamw_fused", "muon"), "llm_quantization": ("none", "4bit"),
 }
 ABOVE_ZERO = (
     "batch_seconds", "max_batch_size", "gradient_accumulation_steps", "batches_per_step", "num_train_epochs",
     "max_steps", "learning_rate", "logging_steps", "eval_steps", "save_steps", "mixture_temperature_step", "devices",
+    "kl_temperature",
+    "stream_buffer_size",
 )
 
 
@@ -133,6 +144,12 @@ def _check_values(recipe: Recipe, where: str) -> None:
         value = getattr(recipe, name)
         if value is not None and not value > 0:
             raise ConfigurationError(f"{where}: {name} is {value}; it must be above 0.")
+    if not 0 <= recipe.kl_weight <= 1 or (recipe.kl_weight and recipe.stage == "alignment"):
+        raise ConfigurationError(
+            f"{where}: kl_weight is {recipe.kl_weight} in the stage {recipe.stage}; give 0 to 1, and 0 in the stage "
+            "alignment, which does not run the LLM."
+        )
+    check_augmentation(recipe.augmentation, where)
     if recipe.lora.r < 0:
         raise ConfigurationError(f"{where}: lora.r is {recipe.lora.r}; it must be above 0, or 0 to train no LoRA.")
     for name in ("train", "evaluation"):

@@ -1,0 +1,81 @@
+"""Muon for the adapters' matrices beside AdamW: what each steps, by how much, and that a run resumes with both."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import tiny_runs
+import torch
+from torch import nn
+
+from soundwave.errors import ConfigurationError
+from soundwave.training.loop import train
+from soundwave.training.optimizers import MUON_SCALE, make_optimizers
+from soundwave.training.recipe import Recipe
+
+
+class Parts(nn.Module):
+    """Named as in a model: an adapter with a matrix and a vector, and a LoRA factor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alignment = nn.Linear(6, 4)
+        self.shrinking = nn.Linear(4, 4, bias=False)
+        self.lora_A = nn.Linear(4, 2, bias=False)
+
+
+def names_of(optimizer: torch.optim.Optimizer, module: nn.Module) -> dict[str, float]:
+    names = {id(p): name for name, p in module.named_parameters()}
+    return {names[id(p)]: group["scale"] for group in optimizer.param_groups for p in group["params"]}
+
+
+def test_muon_steps_the_adapters_matrices_and_adamw_the_rest() -> None:
+    module = Parts()
+    recipe = Recipe(optimizer="muon", alignment_learning_rate_scale=0.5)
+    muon, adamw = make_optimizers(module, recipe, on_cuda=False)
+    assert names_of(muon, module) == {"alignment.weight": 0.5 * MUON_SCALE, "shrinking.weight": MUON_SCALE}
+    assert names_of(adamw, module) == {"alignment.bias": 0.5, "lora_A.weight": 1.0}
+
+
+def test_without_muon_there_is_one_optimizer() -> None:
+    module = Parts()
+    (adamw,) = make_optimizers(module, Recipe(optimizer="adamw"), on_cuda=False)
+    assert isinstance(adamw, torch.optim.AdamW)
+    assert set(names_of(adamw, module)) == {name for name, _ in module.named_parameters()}
+
+
+def test_a_step_of_muon_is_even_in_all_directions_and_as_large_as_adamws() -> None:
+    module = nn.ModuleDict({"alignment": nn.Linear(64, 64, bias=False)})
+    weight = module["alignment"].weight
+    before = weight.detach().clone()
+    (muon,) = make_optimizers(module, Recipe(optimizer="muon", learning_rate=1e-2, weight_decay=0.0), on_cuda=False)
+    scales = torch.logspace(0, -2, 64)  # a gradient that is a hundred times weaker in its last direction
+    weight.grad = torch.linalg.qr(torch.randn(64, 64)).Q * scales
+    muon.step()
+    step = before - weight.detach()
+    assert step.pow(2).mean().sqrt().item() == pytest.approx(0.2 * 1e-2, rel=0.3)
+    values = torch.linalg.svdvals(step)
+    assert (values.max() / values.min()).item() < 3
+
+
+def losses_of(recipe: Recipe) -> list[float]:
+    train(recipe)
+    return [row["loss"] for row in tiny_runs.losses(recipe.output_dir)]
+
+
+def test_a_run_with_muon_learns_and_resumes_to_the_same_losses(tmp_path: Path) -> None:
+    recipe = tiny_runs.recipe(tmp_path, optimizer="muon", save_steps=3, max_steps=6)
+    straight = losses_of(recipe)
+    assert straight[-1] < straight[0]
+    checkpoints = Path(recipe.output_dir) / "checkpoints"
+    shutil.rmtree(checkpoints / "step-000006")
+    shutil.rmtree(Path(recipe.output_dir) / "final")
+    assert losses_of(recipe) == pytest.approx(straight, abs=1e-6)
+
+
+def test_an_old_pytorch_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.optim, "Muon")
+    with pytest.raises(ConfigurationError, match=r"optimizer=muon needs PyTorch 2\.9 or newer.*use adamw"):
+        make_optimizers(Parts(), Recipe(optimizer="muon"), on_cuda=False)
