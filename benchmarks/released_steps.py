@@ -1,7 +1,8 @@
 """The released inference code's steps, written plainly over a loaded model's weights: what `speed.py` compares with.
 
-Same weights, same language model object; what differs is how the work is done, as the released code does it:
+Same weights; what differs is how the work is done, as the released code does it:
 
+- a LoRA is part of the language model's weights, as it is in the released ones;
 - the encoder always sees 30 s;
 - the alignment layer is `nn.TransformerEncoderLayer` without `batch_first` (fed `[1, T, D]` where the weights are
   frame-wise, and `[T, 1, D]` where frames see each other, so that the CTC decisions are real ones);
@@ -27,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundwave.audio import SAMPLE_RATE
+from soundwave.checkpoints.lora import merged_twin
 from soundwave.model.adapters import AlignmentAdapter, Attention
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
@@ -53,6 +55,7 @@ class ReleasedSteps:
 
     def __init__(self, model: SoundwaveForConditionalGeneration, processor: SoundwaveProcessor):
         self.model, self.processor, config = model, processor, model.config
+        self.language_model = merged_twin(model.language_model) or model.language_model
         alignment, width = model.alignment, config.text_config.hidden_size
         self.temporal = config.alignment_attention == "temporal"
         self.project, self.out_norm = alignment.project, alignment.norm
@@ -92,7 +95,7 @@ class ReleasedSteps:
         before, after = (torch.tensor(part, device=audio.device) for part in (ids[:at], ids[at + 1 :]))
         embeddings = torch.cat([table(before), audio.to(table.weight.dtype), table(after)])[None]
         mask = torch.ones(embeddings.shape[:2], dtype=torch.long, device=audio.device)
-        answer = self.model.language_model.generate(
+        answer = self.language_model.generate(
             inputs_embeds=embeddings, attention_mask=mask, do_sample=False, max_new_tokens=max_new_tokens
         )
         return answer[0].tolist()

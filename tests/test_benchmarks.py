@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,7 @@ def test_speed_prints_ratios_of_equal_work(mini_like: Engine, monkeypatch: pytes
     assert len(row["all_seconds"]["ours"]) == 2
     assert {one["against"] for one in result["verdict"]} == {"released steps", "ours, 30-s window"}
     assert result["batch"]["clips"] == 8
+    assert result["clock"] == "wall"
     assert {"processor", "threads", "torch", "load_average"} <= set(result["machine"])
 
 
@@ -110,6 +112,13 @@ def test_rounds_are_interleaved_after_one_that_does_not_count() -> None:
     times = timing.interleaved(variants, 2)
     assert called == ["a", "b", "a", "b", "a", "b"]
     assert {name: len(values) for name, values in times.items()} == {"a": 2, "b": 2}
+
+
+def test_processor_seconds_count_work_and_no_waiting() -> None:
+    variants = {"waits": lambda: time.sleep(0.2), "works": lambda: sum(range(3_000_000))}
+    seconds = timing.interleaved(variants, 1, "processor")
+    assert seconds["waits"][0] < 0.1
+    assert seconds["works"][0] > seconds["waits"][0]
 
 
 @pytest.mark.skipif(not hasattr(os, "wait4"), reason="needs wait4")

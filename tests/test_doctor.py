@@ -84,6 +84,20 @@ def test_lora_weights_are_counted_by_their_headers(config: SoundwaveConfig, tmp_
     assert told.details["parameters"]["lora"] == 4 * 32 + 7
 
 
+def test_what_a_merged_lora_takes_beside_the_weights_is_expected(
+    config: SoundwaveConfig, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    config.save_pretrained(tmp_path)
+    monkeypatch.setattr(doctor, "memory_of_this_process", lambda: 0)
+    without = found(examine([str(tmp_path)]), f"memory {tmp_path}").details
+    (tmp_path / "lora").mkdir()
+    lora = {"q.lora_A.weight": torch.zeros(4, 16), "q.lora_B.weight": torch.zeros(32, 4)}
+    save_file(lora, tmp_path / "lora" / "adapter_model.safetensors")
+    with_lora = found(examine([str(tmp_path)]), f"memory {tmp_path}").details
+    assert sum(with_lora["parameters"].values()) - sum(without["parameters"].values()) == 4 * (16 + 32)
+    assert with_lora["expected_bytes"]["float32"] - without["expected_bytes"]["float32"] == 4 * (4 * 48 + 16 * 32)
+
+
 def test_a_released_checkpoint_is_counted_as_it_lies_there(tmp_path: Path) -> None:
     values = {"model_type": "Soundwave", "audio_patch_token": 99, "hidden_size": 32, "num_attention_heads": 4}
     (tmp_path / "config.json").write_text(json.dumps({**values, "num_hidden_layers": 2, "vocab_size": 100}))

@@ -9,14 +9,15 @@
 #           train-words         Speech Commands
 #           train-many-speakers-untranscribed   one LibriSpeech training clip for each of 251 speakers, without text
 #           train-piper         made with piper from TEXTS (the CC0 voice joe)
+#           sounds-esc10        ESC-10: folds 1 to 4 for training, fold 5 for scores
 #           dev-librispeech, dev-nonnative, dev-questions   for scores only, never for training
 # TEXTS   .jsonl.gz files: Common Voice sentences, LibriTTS and LJ Speech texts, Harvard sentences, TriviaQA and
-#         WebQuestions questions, CLINC150, Snips and Banking77 commands
+#         WebQuestions questions, CLINC150, Snips and Banking77 commands, Tatoeba's English-German pairs
 # WORK    everything made on the way. A run that was stopped goes on where it was.
 #
 # Needs: pip install -e '.[train,eval]', and the Debian packages flite and espeak-ng.
-# On two CPU cores with nothing beside it: about 20 minutes of synthesis, 30 of labels and answers, 15 of encoder
-# features, 60 of training.
+# On two CPU cores that have bfloat16: about 15 minutes of synthesis, 15 of labels and answers, 15 of encoder features, 77
+# of training (measured with other work beside it), 15 of scores. On a GPU it has not been run.
 set -euo pipefail
 if [ $# -ne 3 ]; then sed -n '2,20p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
@@ -34,6 +35,7 @@ speak --out "$WORK/synth/flite-a" --hours 5 --voices flite:awb,flite:rms,flite:s
 made+=("$WORK/synth/flite-a/manifest.jsonl")
 speak --out "$WORK/synth/espeak" --hours 0.7 --seed 2 --already "${made[@]}" --voices \
     espeak:en-us,espeak:en-gb,espeak:en-us+m1,espeak:en-us+m3,espeak:en-us+f1,espeak:en-us+f2,espeak:en-us+f4,espeak:en-gb+m2,espeak:en-gb+m4,espeak:en-gb+f3,espeak:en-gb-scotland,espeak:en-us+m7
+"$here/tasks.sh" "$SPEECH" "$TEXTS" "$WORK"  # spoken commands, sounds, translation
 [ -s "$WORK/synth/nothing/manifest.jsonl" ] || python "$here/make_noise.py" --out "$WORK/synth/nothing" --clips 250
 
 # Casing and punctuation from Whisper base where it agrees with the words; words themselves for the untranscribed clips.
@@ -44,10 +46,12 @@ label train-many-speakers-untranscribed --whisper "$whisper"
 label train-read --whisper "$whisper"
 label train-speechocean
 python "$here/answer_questions.py" "$SPEECH/train-piper/manifest.jsonl" \
-    "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --out "$WORK/answers/questions.jsonl"
+    "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --limit 1000 --out "$WORK/answers/questions.jsonl"
+soundwave data instruct "$WORK/answers/questions.jsonl" "$WORK/answers/spoken.jsonl" --task question \
+    --label-field text --formats transcript --takes 2 --standard-share 0.5
 
 for stage in 1 2 3; do
     [ -s "$WORK/runs/stage$stage/final/config.json" ] || soundwave train "$here/stage$stage.yaml"
 done
 python "$here/ship.py" "$WORK/runs/stage3/final" --out models/soundwave-mini
-"$here/score.sh" "$SPEECH" models/soundwave-mini docs/results
+"$here/score.sh" "$SPEECH" models/soundwave-mini docs/results "$WORK"

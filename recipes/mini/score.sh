@@ -1,15 +1,28 @@
 #!/usr/bin/env bash
-# The scores of a model on the development sets, each as a file.   recipes/mini/score.sh SPEECH MODEL RESULTS
+# The scores of a model on the development sets, each as a file.
+#   recipes/mini/score.sh SPEECH MODEL RESULTS [WORK]
+# With WORK, where tasks.sh made them, also on its held-out commands, sounds and translations.
 set -euo pipefail
-[ $# -eq 3 ] || { sed -n '2p' "$0" | cut -c3-; exit 2; }
+[ $# -eq 3 ] || [ $# -eq 4 ] || { sed -n '2,4p' "$0" | cut -c3-; exit 2; }
 speech=$1 model=$2 results=$3
 score() { soundwave eval "$speech/$1/manifest.jsonl" --task "$2" --model "$model" --out "$results/mini-$1-$2.json" "${@:3}"; }
 score dev-librispeech transcribe
 score dev-librispeech ctc
+# the language model alone, asked as anybody may ask it
+soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task transcribe --model "$model" --max-new-tokens 200 \
+    --prompt "What does the person say?" --out "$results/mini-dev-librispeech-llm.json"
 score dev-nonnative transcribe
 score dev-nonnative ctc
 score dev-questions questions
 score dev-questions typed-questions
+
+if [ $# -eq 4 ]; then
+    score_task() { soundwave eval "$tasks/$1/dev/manifest.jsonl" --task "$2" --model "$model" --out "$results/mini-$1.json"; }
+    tasks=$4/tasks
+    score_task commands intent
+    score_task sounds sounds
+    score_task translation translate
+fi
 
 # Nobody speaks: noises and silence of another seed than the training's.
 made=$(mktemp -d)

@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 
 LIMIT_BYTES = 25_000_000  # the repository keeps every version of the weights
 SETTINGS = {
-    "guard_transcripts": True,
+    "joint_ctc_weight": 0.4,
     "default_prompt": "Please answer the question that the person asks.",
     "transcribe_prompt": "What does the person say?",
 }
@@ -28,6 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     config = json.loads((arguments.trained / "config.json").read_text()) | SETTINGS
+    config["text_config"].pop("_name_or_path", None)  # where the part lay on the machine that trained it
     (arguments.out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
     size = 0
     for file in sorted(arguments.trained.rglob("*")):
@@ -38,7 +39,8 @@ def main() -> None:
             target.chmod(0o644)  # safetensors makes files that only their owner can read
             size += target.stat().st_size
         elif file.name == "adapter_config.json":
-            target.write_bytes(file.read_bytes())
+            lora = json.loads(file.read_text()) | {"base_model_name_or_path": config["language_model_source"]}
+            target.write_text(json.dumps(lora, indent=2) + "\n")
     if size > LIMIT_BYTES:
         limit = LIMIT_BYTES / 1e6
         raise SystemExit(f"{arguments.out}: {size / 1e6:.1f} MB of weights; at most {limit:.0f} MB are shipped.")

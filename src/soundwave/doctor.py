@@ -176,14 +176,14 @@ def _model(model: str, libraries_work: bool) -> list[Finding]:
     if not libraries_work:
         return findings
     try:
-        config, parts = _shape_of(folder)
+        config, parts, merged = _shape_of(folder)
     except (SoundwaveError, OSError, ValueError, KeyError) as problem:
         reason = str(problem).splitlines()[0]
         return [*findings, Finding(f"config {model}", "fail", reason, "download the model again")]
     for source in (config.audio_tower_source, config.language_model_source):
         if source is not None and not Path(source).is_dir():
             findings.append(_part(source))
-    return [*findings, _memory(model, config, parts)]
+    return [*findings, _memory(model, config, parts, merged)]
 
 
 def _folder_without_network(model: str) -> Path | None:
@@ -199,21 +199,35 @@ def _folder_without_network(model: str) -> Path | None:
         return None
 
 
-def _shape_of(folder: Path) -> tuple[SoundwaveConfig, dict[str, int]]:
-    """A model's configuration, and its number of parameters per part."""
+def _shape_of(folder: Path) -> tuple[SoundwaveConfig, dict[str, int], int]:
+    """A model's configuration, its number of parameters per part, and of those that a merged LoRA takes beside them."""
     from transformers import WhisperConfig
 
     from soundwave.checkpoints.released import is_released, released_config
-    from soundwave.checkpoints.weights import weight_files
+    from soundwave.checkpoints.weights import read_shapes, weight_files
     from soundwave.configuration import SoundwaveConfig
 
     values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if is_released(values):  # it does not say how large its encoder is, so its weights are counted as they lie there
-        return released_config(values, WhisperConfig()), {"all": numbers_in(weight_files(folder))}
+        return released_config(values, WhisperConfig()), {"all": numbers_in(weight_files(folder))}, 0
     config = SoundwaveConfig.from_pretrained(folder)
     parts = parameters_per_part(config)
     lora = folder / "lora"
-    return config, {**parts, "lora": numbers_in(weight_files(lora))} if lora.is_dir() else parts
+    if not lora.is_dir():
+        return config, parts, 0
+    files = weight_files(lora)
+    return config, {**parts, "lora": numbers_in(files)}, merged_numbers(read_shapes(files))
+
+
+def merged_numbers(shapes: dict[str, tuple[int, ...]]) -> int:
+    """How many numbers the matrices hold that a LoRA changes: a twin of each is kept for spoken turns.
+
+    Example:
+        >>> merged_numbers({"q.lora_A.weight": (4, 16), "q.lora_B.weight": (32, 4)})
+        512
+    """
+    wide = {name: shape[-1] for name, shape in shapes.items() if ".lora_A." in name}
+    return sum(columns * shapes[name.replace(".lora_A.", ".lora_B.")][0] for name, columns in wide.items())
 
 
 def _part(part: str) -> Finding:
@@ -232,8 +246,8 @@ def _part(part: str) -> Finding:
     return Finding(f"weights {part}", "ok", f"{size / 1e6:.1f} MB in {folder}", details=details)
 
 
-def _memory(model: str, config: SoundwaveConfig, parts: dict[str, int]) -> Finding:
-    needs = {dtype: expected_memory(config, sum(parts.values()), dtype) for dtype in BYTES_PER_PARAMETER}
+def _memory(model: str, config: SoundwaveConfig, parts: dict[str, int], merged: int) -> Finding:
+    needs = {dtype: expected_memory(config, sum(parts.values()) + merged, dtype) for dtype in BYTES_PER_PARAMETER}
     details: dict[str, Any] = {"parameters": parts, "expected_bytes": needs}
     value = f"{sum(parts.values()) / 1e6:,.1f}M parameters: " + ", ".join(
         f"{need / GIGABYTE:.2f} GB in {dtype}" for dtype, need in needs.items()

@@ -1,0 +1,132 @@
+"""How good a stage I gets from so many hours of speech: one run an amount, and the plot of them all.
+
+    SPEECH=… WORK=… python recipes/efficiency/curve.py --hours 1 3 10 --out docs/results/data-efficiency
+
+Every amount is drawn from all manifests of stage1.yaml alike, so the share of human speech stays; a smaller amount lies
+inside a larger one. All runs take the same number of steps: what differs is how often a clip is heard again. Runs that
+are done are not run again, a stopped one goes on. Needs $WORK as recipes/mini/reproduce.sh makes it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Sequence
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from soundwave.data.rows import read_rows
+from soundwave.training.logs import read_metrics
+from soundwave.training.loop import train
+from soundwave.training.recipe import DataSource, Recipe, read_recipe
+
+HERE = Path(__file__).parent
+HELD_OUT = "dev-librispeech, CTC greedy, Whisper's English normaliser"
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--hours", type=float, nargs="+", default=[1, 3, 10, 30], help="amounts (%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="writes OUT.json and OUT.png; other points stay")
+    parser.add_argument("--recipe", type=Path, default=HERE / "stage1.yaml", help="a stage I (%(default)s)")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="for all runs, such as seed=2")
+    arguments = parser.parse_args()
+    recipe = read_recipe(arguments.recipe, arguments.set)
+    available = sum(hours_of(source.manifest) for source in recipe.train)
+    if max(arguments.hours) > available:
+        parser.error(f"--hours {max(arguments.hours):g}: the manifests hold {available:.1f} h; add more to the recipe")
+    path = arguments.out.with_suffix(".json")
+    for hours in sorted(arguments.hours):
+        points = json.loads(path.read_text())["points"] if path.is_file() else []
+        known = {"hours": hours, "seed": recipe.seed, "max_steps": recipe.max_steps}
+        if any(known.items() <= point.items() for point in points):
+            continue
+        point = known | measured(recipe, hours, hours / available)
+        points = [one for one in points if not known.items() <= one.items()] + [point]
+        write(path, sorted(points, key=lambda one: (one["seed"], one["hours"])))
+        print(json.dumps(point), flush=True)
+    plot(json.loads(path.read_text())["points"], arguments.out.with_suffix(".png"))
+
+
+def hours_of(manifest: str) -> float:
+    """How much a manifest holds."""
+    return sum(row.example.duration or 0.0 for row in read_rows(Path(manifest))) / 3600
+
+
+def measured(recipe: Recipe, hours: float, share: float) -> dict[str, Any]:
+    """Trains on a share of every manifest, unless that is done, and gives the error rate on held-out speech."""
+    folder = Path(recipe.output_dir) / f"{hours:g}h-seed{recipe.seed}-{recipe.max_steps}steps"
+    sources = [cut(source, share, folder / f"train-{i}.jsonl", recipe.seed) for i, source in enumerate(recipe.train)]
+    if not (folder / "final" / "config.json").is_file():
+        train(dataclasses.replace(recipe, train=sources, output_dir=str(folder)))
+    last = [row for row in read_metrics(folder / "metrics.jsonl") if any(key.startswith("eval_") for key in row)][-1]
+    (rate,) = (value for key, value in last.items() if key.endswith("_ctc_wer"))
+    heard = sum(hours_of(source.manifest) for source in sources)
+    return {"hours_drawn": round(heard, 3), "ctc_wer": round(rate, 4), "commit": commit()}
+
+
+def cut(source: DataSource, share: float, path: Path, seed: int) -> DataSource:
+    """A part of a manifest as one of its own, with absolute paths: its first rows in an order that the seed fixes."""
+    rows = [json.loads(line) for line in Path(source.manifest).read_text(encoding="utf-8").splitlines()]
+    random.Random(f"{seed}/{Path(source.manifest).parent.name}").shuffle(rows)
+    left = share * sum(row.get("duration", 0.0) for row in rows)
+    kept = []
+    for row in rows:
+        if left <= 0 and kept:
+            break
+        left -= row.get("duration", 0.0)
+        kept.append(row | {"audio": str((Path(source.manifest).parent / row["audio"]).resolve())})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept), encoding="utf-8")
+    return dataclasses.replace(source, manifest=str(path))
+
+
+def commit() -> str:
+    """The code that runs, with a mark where it was changed since."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+    return subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def write(path: Path, points: Sequence[dict[str, Any]]) -> None:
+    """All points and how they were made; the file appears whole or not at all."""
+    about = {
+        "command": f"python recipes/efficiency/curve.py {' '.join(sys.argv[1:])}", "held_out": HELD_OUT,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "cores": os.cpu_count(), "points": points,
+    }  # fmt: skip
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_suffix(".tmp")
+    draft.write_text(json.dumps(about, indent=1) + "\n")
+    draft.replace(path)
+
+
+def plot(points: Sequence[dict[str, Any]], path: Path) -> None:
+    """Word error rate against hours."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for seed in sorted({point["seed"] for point in points}):
+        line = sorted((point for point in points if point["seed"] == seed), key=lambda point: point["hours"])
+        axes.plot([p["hours"] for p in line], [100 * p["ctc_wer"] for p in line], marker="o", label=f"seed {seed}")
+        for p in line:
+            axes.annotate(f"{100 * p['ctc_wer']:.1f}", (p["hours"], 100 * p["ctc_wer"]), xytext=(4, 5),
+                          textcoords="offset points")
+    axes.set(xscale="log", xlabel="hours of training audio", ylabel="word error rate of CTC, %",
+             title=f"Stage I, {points[0]['max_steps']} steps each, dev-librispeech")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    figure.tight_layout()
+    figure.savefig(path, dpi=120)
+
+
+if __name__ == "__main__":
+    main()
