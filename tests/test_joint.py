@@ -13,6 +13,7 @@ from soundwave.ctc_text import CtcTokenizer, build_vocabulary
 from soundwave.errors import ConfigurationError
 from soundwave.inference.engine import Engine
 from soundwave.inference.joint import JointScorer, _split
+from soundwave.inference.search import TranscriptSearch
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +117,12 @@ def test_a_search_that_lost_the_recording_gives_way_to_what_ctc_heard(
     monkeypatch: pytest.MonkeyPatch, searched: float, kept: bool
 ) -> None:
     config = tiny.config(joint_ctc_weight=0.5)
-    engine = Engine(tiny.model(config), tiny.processor(config))
-    monkeypatch.setattr("soundwave.inference.engine.log_likelihoods", lambda logits, targets, blank: [searched, 0.0])
-    monkeypatch.setattr("soundwave.inference.engine.Lexicon.respelt", lambda self, text, likelihoods: text)
-    (heard,) = engine._hear_batch([(tiny.sound(1.0), 16_000)])
-    assert heard.speech is not None
-    assert heard.speech.ctc_text
-    found = engine._respelt("al-a-al-a", heard)
-    assert found == ("al-a-al-a" if kept else heard.speech.ctc_text[:1].upper() + heard.speech.ctc_text[1:])
+    tokenizer = tiny.processor(config).tokenizer
+    search = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer), {tokenizer.eos_token_id})
+    monkeypatch.setattr("soundwave.inference.search.log_likelihoods", lambda logits, targets, blank: [searched, 0.0])
+    monkeypatch.setattr("soundwave.inference.search.Lexicon.respelt", lambda self, text, likelihoods: text)
+    found = search.respelt("al-a-al-a", torch.zeros(1, 1), "the cat")
+    assert found == ("al-a-al-a" if kept else "The cat")
 
 
 def test_a_weight_below_nothing_is_refused() -> None:

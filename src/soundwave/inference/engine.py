@@ -24,27 +24,16 @@ from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.torch import TorchBackend
-from soundwave.inference.ctc_prefix import log_likelihoods
-from soundwave.inference.joint import WORD, JointScorer
-from soundwave.inference.lexicon import Lexicon
+from soundwave.inference.joint import JointScorer
+from soundwave.inference.placement import device_named, dtype_named
+from soundwave.inference.quoting import CLOSING, tokens_before
 from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage
 from soundwave.inference.sampling import Sampling
+from soundwave.inference.search import TranscriptSearch, transcript_tokens
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration, SpeechOutput
 from soundwave.processing import SoundwaveProcessor
 
 BACKENDS = ("torch",)
-DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
-# A transcript needs about 4 tokens a second; three times that, and a start, bounds a loop without cutting real speech.
-TRANSCRIPT_TOKENS_PER_SECOND = 12
-TRANSCRIPT_TOKENS_AT_LEAST = 32
-
-
-LOST = 50.0  # nats: a text that is so much less likely than CTC's own left what was said, or loops
-
-
-def transcript_tokens(seconds: float) -> int:
-    """The most tokens that a transcript of a recording can have."""
-    return TRANSCRIPT_TOKENS_AT_LEAST + int(TRANSCRIPT_TOKENS_PER_SECOND * seconds)
 
 
 @dataclass(frozen=True)
@@ -64,6 +53,11 @@ class _Heard:
     encoding: float
     ctc_logits: Tensor | None = None  # (F, C) of the frames that exist
 
+    @property
+    def duration(self) -> float:
+        """In seconds."""
+        return 0.0 if self.speech is None else self.speech.duration
+
 
 def load(
     model: str | os.PathLike[str] = "mini", *, device: str = "auto", dtype: str = "auto", backend: str = "torch"
@@ -82,32 +76,11 @@ def load(
     """
     if backend not in BACKENDS:
         raise ConfigurationError(f"backend={backend!r} is not known; choose one of {', '.join(BACKENDS)}.")
-    place = _device(device)
-    kind = _dtype(dtype, place)
+    place = device_named(device)
+    kind = dtype_named(dtype, place)
     folder = resolve_model(model)
     loaded, processor = load_checkpoint(folder, place, kind)
     return Engine(loaded, processor, name=str(model), folder=folder)
-
-
-def _device(name: str) -> str:
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
-        raise ConfigurationError(f"device={name!r} is not known; give auto, cpu, cuda, cuda:0 or mps.") from error
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(kind, False):
-        raise ConfigurationError(f"device={name!r} is not available here; give --device cpu, or auto.")
-    return name
-
-
-def _dtype(name: str, device: str) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.startswith("cuda") and torch.cuda.is_bf16_supported() else torch.float32
-    if name not in DTYPES:
-        raise ConfigurationError(f"dtype={name!r} is not known; choose auto, {', '.join(DTYPES)}.")
-    return DTYPES[name]
 
 
 class Engine:
@@ -118,16 +91,18 @@ class Engine:
         processor: the model's.
         name: what the user called it.
         folder: where it was read from.
+        search: whether what is said is searched by LLM and CTC together, in models that are made for it; without that
+            the LLM alone writes it.
     """
 
     def __init__(
         self, model: SoundwaveForConditionalGeneration, processor: SoundwaveProcessor, name: str = "model",
-        folder: Path | None = None,
+        folder: Path | None = None, search: bool = True,
     ):
-        self.model, self.processor, self.name, self.folder = model, processor, name, folder
+        self.model, self.processor, self.name, self.folder, self.search = model, processor, name, folder, search
         self.backend = TorchBackend(model)
         self.ctc = CtcTokenizer(processor.tokenizer, model.config.ctc_vocabulary)
-        self._lexicon: Lexicon | None = None  # collected when it is first needed
+        self._search: TranscriptSearch | None = None
 
     @property
     def default_prompt(self) -> str:
@@ -165,11 +140,10 @@ class Engine:
         started = time.perf_counter()
         heard = self._hear(audio)
         input_ids = self._prompt(audio is not None, prompt)
-        embeddings = [] if heard.speech is None else [heard.speech.embeddings]
         first, shown = 0.0, ""
         ids: list[int] = []
         pending: list[int] = []
-        for token in self.backend.stream(input_ids, embeddings, sampling):
+        for token in self._tokens(heard, prompt, input_ids, sampling):
             first = first or time.perf_counter() - started
             ids.append(token)
             pending.append(token)
@@ -179,6 +153,28 @@ class Engine:
                 shown, pending = text, []
         reply = self._reply(ids, heard, input_ids, first, time.perf_counter() - started)
         yield Chunk(reply.text[len(shown) :], pending, reply.finish_reason, reply)
+
+    def _tokens(self, heard: _Heard, prompt: str | None, input_ids: Tensor, sampling: Sampling) -> Iterator[int]:
+        """The tokens of one reply as they are made; what they say was said is searched."""
+        embeddings = [] if heard.speech is None else [heard.speech.embeddings]
+        if self._asks_for_words(heard, prompt):
+            yield from self._written(self._searched([heard])[0])[: sampling.max_new_tokens]
+            return
+        ids: list[int] = []
+        for token in self.backend.stream(input_ids, embeddings, sampling):
+            yield token
+            ids.append(token)
+            if self._searches(heard) and self._opens_quotation(ids):
+                break
+        else:
+            return
+        quoted = self._quoted(self._searched([heard])[0])
+        yield from quoted[: sampling.max_new_tokens - len(ids)]
+        ids += quoted
+        if len(ids) < sampling.max_new_tokens:
+            begun = torch.cat([input_ids, torch.tensor([ids], device=input_ids.device)], dim=1)
+            rest = replace(sampling, max_new_tokens=sampling.max_new_tokens - len(ids))
+            yield from self.backend.stream(begun, embeddings, rest)
 
     def ask_batch(
         self, requests: Sequence[Request | tuple[AudioInput | None, str]], *, temperature: float = 0.2,
@@ -205,30 +201,53 @@ class Engine:
     def transcribe_batch(self, audios: Sequence[AudioInput]) -> list[Transcript]:
         """Transcripts of several recordings, made at once: the LLM's, held against the frames where the model can."""
         heard = self._hear_batch(list(audios))
-        speeches = [one.speech for one in heard if one.speech is not None]
-        spoken = [i for i, speech in enumerate(speeches) if speech.ctc_token_ids]  # no token heard: nothing was said
-        said = [""] * len(speeches)
-        if spoken:
-            limits = {i: transcript_tokens(speeches[i].duration) for i in spoken}
-            prompt = self.model.config.transcribe_prompt
-            requests = [Request(audios[i], prompt) for i in spoken]
-            chosen = [heard[i] for i in spoken]
-            sampling = Sampling(temperature=0, max_new_tokens=max(limits.values()))
-            scorer = self._scorer(chosen, list(limits.values()))
-            for i, reply in zip(spoken, self._answer(requests, chosen, sampling, scorer), strict=True):
-                said[i] = self._without_prefix(self._text(reply.token_ids[: limits[i]]))
-        return [self._transcript(text, one) for text, one in zip(said, heard, strict=True)]
+        return [self._transcript(text, one) for text, one in zip(self._searched(heard), heard, strict=True)]
 
-    def _scorer(self, heard: Sequence[_Heard], limits: Sequence[int]) -> JointScorer | None:
-        """Holds what the LLM proposes against the recordings, where the model was made for that."""
-        config = self.model.config
-        logits = [one.ctc_logits for one in heard if one.ctc_logits is not None]
-        if not config.joint_ctc_weight:
-            return None
-        return JointScorer(
-            logits, self.ctc, self.processor.tokenizer, config.blank_class, self.backend.end_ids,
-            config.joint_ctc_weight, limits,
-        )
+    def _searched(self, heard: Sequence[_Heard]) -> list[str]:
+        """What is said in each recording, empty where nothing is: the LLM and CTC together, or the LLM alone."""
+        said = [""] * len(heard)
+        # no token heard: nothing was said
+        spoken = [i for i, one in enumerate(heard) if one.speech is not None and one.speech.ctc_token_ids]
+        if not spoken:
+            return said
+        chosen = [heard[i] for i in spoken]
+        limits = [transcript_tokens(one.duration) for one in chosen]
+        prompts = [self._prompt(True, self.model.config.transcribe_prompt)[0]] * len(spoken)
+        logits = [one.ctc_logits for one in chosen if self._searches(one) and one.ctc_logits is not None]
+        scorer = self._transcript_search().scorer(logits, limits) if logits else None
+        answers = self._continued(prompts, chosen, Sampling(temperature=0, max_new_tokens=max(limits)), scorer)
+        for i, limit, ids in zip(spoken, limits, answers, strict=True):
+            text, one = self._without_prefix(self._text(ids[:limit])), heard[i]
+            if self._searches(one) and one.ctc_logits is not None and one.speech is not None:
+                text = self._transcript_search().respelt(text, one.ctc_logits, one.speech.ctc_text)
+            said[i] = text
+        return said
+
+    def _searches(self, heard: _Heard) -> bool:
+        """Whether CTC has a say in what this recording says."""
+        return self.search and heard.ctc_logits is not None
+
+    def _asks_for_words(self, heard: _Heard, prompt: str | None) -> bool:
+        return self._searches(heard) and (prompt or self.default_prompt) == self.model.config.transcribe_prompt
+
+    def _written(self, text: str) -> list[int]:
+        """The tokens of a whole reply."""
+        ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
+        return [*ids, min(self.backend.end_ids)]
+
+    def _opens_quotation(self, ids: list[int]) -> bool:
+        return tokens_before(ids, self._text) == len(ids)
+
+    def _quoted(self, said: str) -> list[int]:
+        """The tokens of a quotation that was begun; none where nothing is said."""
+        return self.processor.tokenizer(said + CLOSING, add_special_tokens=False).input_ids if said else []
+
+    def _transcript_search(self) -> TranscriptSearch:
+        """Made when it is first needed: it collects the words of the LLM's vocabulary."""
+        if self._search is None:
+            tokenizer = self.processor.tokenizer
+            self._search = TranscriptSearch(self.model.config, tokenizer, self.ctc, self.backend.end_ids)
+        return self._search
 
     def describe(self) -> dict[str, Any]:
         """The model's name, place and size."""
@@ -296,29 +315,59 @@ class Engine:
             )
         return torch.tensor([ids], device=self.model.device)
 
-    def _answer(
-        self, requests: Sequence[Request], heard: list[_Heard], sampling: Sampling, scorer: JointScorer | None = None
-    ) -> list[Reply]:
+    def _answer(self, requests: Sequence[Request], heard: list[_Heard], sampling: Sampling) -> list[Reply]:
         started = time.perf_counter()
         prompts = [self._prompt(request.audio is not None, request.prompt)[0] for request in requests]
-        longest = max(len(ids) for ids in prompts)
-        input_ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.model.device)
-        mask = torch.zeros_like(input_ids)
-        for i, ids in enumerate(prompts):
-            input_ids[i, longest - len(ids) :], mask[i, longest - len(ids) :] = ids, 1
-        audio = [one.speech.embeddings for one in heard if one.speech is not None]
-        answers = self.backend.batch(input_ids, mask, audio, sampling, scorer)
+        answers: list[list[int]] = [[] for _ in requests]
+        words = [i for i, one in enumerate(heard) if self._asks_for_words(one, requests[i].prompt)]
+        others = [i for i in range(len(requests)) if i not in words]
+        for i, text in zip(words, self._searched([heard[i] for i in words]), strict=True):
+            answers[i] = self._written(text)[: sampling.max_new_tokens]
+        if others:
+            made = self._continued([prompts[i] for i in others], [heard[i] for i in others], sampling)
+            for i, ids in zip(others, made, strict=True):
+                answers[i] = ids
+            self._quote(others, prompts, heard, answers, sampling)
         spent = time.perf_counter() - started
         return [
             self._reply(ids, one, prompt[None], spent, spent + one.loading + one.encoding)
             for ids, one, prompt in zip(answers, heard, prompts, strict=True)
         ]
 
+    def _quote(
+        self, rows: Sequence[int], prompts: list[Tensor], heard: list[_Heard], answers: list[list[int]],
+        sampling: Sampling,
+    ) -> None:
+        """Goes on with those of the answers that stopped where they quote the recording, with what is said there."""
+        opened = [i for i in rows if self._searches(heard[i]) and self._opens_quotation(answers[i])]
+        for i, said in zip(opened, self._searched([heard[i] for i in opened]), strict=True):
+            answers[i] = (answers[i] + self._quoted(said))[: sampling.max_new_tokens]
+        # a row for each number of tokens that are left: a batch has one bound
+        for i in (i for i in opened if len(answers[i]) < sampling.max_new_tokens):
+            begun = torch.cat([prompts[i], torch.tensor(answers[i], device=prompts[i].device)])
+            rest = replace(sampling, max_new_tokens=sampling.max_new_tokens - len(answers[i]))
+            answers[i] += self._continued([begun], [heard[i]], rest, quoted=True)[0]
+
+    def _continued(
+        self, prompts: Sequence[Tensor], heard: Sequence[_Heard], sampling: Sampling,
+        scorer: JointScorer | None = None, quoted: bool = False,
+    ) -> list[list[int]]:
+        """The new tokens after each prompt; without a search, up to where an answer begins to quote a recording."""
+        longest = max(len(ids) for ids in prompts)
+        input_ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.model.device)
+        mask = torch.zeros_like(input_ids)
+        for i, ids in enumerate(prompts):
+            input_ids[i, longest - len(ids) :], mask[i, longest - len(ids) :] = ids, 1
+        audio = [one.speech.embeddings for one in heard if one.speech is not None]
+        searching = [self._searches(one) for one in heard]
+        stops = self._opens_quotation if any(searching) and scorer is None and not quoted else None
+        return self.backend.batch(input_ids, mask, audio, sampling, scorer, stops)
+
     def _reply(self, ids: list[int], heard: _Heard, input_ids: Tensor, first: float, total: float) -> Reply:
         audio_tokens = 0 if heard.speech is None else len(heard.speech.embeddings)
         prompt_tokens = input_ids.shape[1] + (audio_tokens - 1 if heard.speech is not None else 0)
         usage = Usage(
-            0.0 if heard.speech is None else heard.speech.duration, prompt_tokens, audio_tokens, len(ids)
+            heard.duration, prompt_tokens, audio_tokens, len(ids)
         )
         finish = "stop" if ids and ids[-1] in self.backend.end_ids else "length"
         return Reply(self._text(ids), ids, finish, usage, Timings(heard.loading, heard.encoding, first, total))
@@ -331,31 +380,13 @@ class Engine:
             text = text.removeprefix(prefix)
         return text.strip()
 
-    def _respelt(self, text: str, heard: _Heard) -> str:
-        """A transcript with known words for what was spelt by ear, where the recording allows them."""
-        if not text or heard.ctc_logits is None:
-            return text
-        logits, blank = heard.ctc_logits, self.model.config.blank_class
-        self._lexicon = self._lexicon or Lexicon(self.processor.tokenizer)
-
-        def likelihoods(texts: list[str]) -> list[float]:
-            spoken = [" ".join(WORD.findall(one.lower())) for one in texts]
-            return log_likelihoods(logits, [self.ctc.encode(one) for one in spoken], blank)
-
-        heard_text = heard.speech.ctc_text if heard.speech is not None else ""
-        searched, greedy = likelihoods([text, heard_text])
-        if searched < greedy - LOST:
-            text = heard_text[:1].upper() + heard_text[1:]
-        return self._lexicon.respelt(text, likelihoods)
-
     def _transcript(self, said: str, heard: _Heard) -> Transcript:
         speech = heard.speech
         assert speech is not None
-        said = self._respelt(said, heard)
         segments: list[dict[str, float | str]] = []
         if said:
             start = speech.token_times[0][0] if speech.token_times else 0.0
             end = speech.token_times[-1][1] if speech.token_times else speech.duration
             segments.append({"start": start, "end": end, "text": said})
-        source = "llm+ctc" if said and self.model.config.joint_ctc_weight else "llm"
+        source = "llm+ctc" if said and self._searches(heard) else "llm"
         return Transcript(said, speech.ctc_text, round(speech.duration, 3), None, segments, source)

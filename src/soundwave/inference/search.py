@@ -1,0 +1,78 @@
+"""What a search for a transcript knows: a scorer of LLM and CTC together, and how its result is spelt.
+
+It knows scores, tokens and words; which recordings there are, and who runs the LLM, is the engine's.
+"""
+
+# F frames, C CTC classes
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from soundwave.configuration import SoundwaveConfig
+from soundwave.ctc_text import SPACE_BYTE, CtcTokenizer
+from soundwave.inference.ctc_prefix import log_likelihoods
+from soundwave.inference.heard_words import WordTree
+from soundwave.inference.joint import WORD, JointScorer
+from soundwave.inference.lexicon import Lexicon
+
+# A transcript needs about 4 tokens a second; three times that, and a start, bounds a loop without cutting real speech.
+TOKENS_PER_SECOND = 12
+TOKENS_AT_LEAST = 32
+LOST = 50.0  # nats: a text that is so much less likely than CTC's own left what was said, or loops
+
+
+def transcript_tokens(seconds: float) -> int:
+    """The most tokens that a transcript of a recording can have."""
+    return TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * seconds)
+
+
+class TranscriptSearch:
+    """Word lists and scorers over one model's vocabulary.
+
+    Args:
+        config: the model's.
+        tokenizer: the LLM's.
+        ctc: makes CTC classes from words.
+        end_ids: tokens that end a text.
+    """
+
+    def __init__(self, config: SoundwaveConfig, tokenizer: Any, ctc: CtcTokenizer, end_ids: set[int]):
+        self.config, self.tokenizer, self.ctc, self.end_ids = config, tokenizer, ctc, end_ids
+        self.lexicon = Lexicon(tokenizer)
+        self.words: WordTree | None = None
+        if config.ctc_vocabulary is not None:  # else CTC has no pieces of its own to spell words with
+            starts = [piece.startswith(SPACE_BYTE) for piece in tokenizer.convert_ids_to_tokens(config.ctc_vocabulary)]
+            self.words = WordTree(tokenizer, ctc.encode, torch.tensor([*starts, False]))
+
+    def scorer(self, logits: Sequence[Tensor], limits: Sequence[int]) -> JointScorer:
+        """Holds what the LLM proposes against recordings: (F, C) CTC scores of each, and its most tokens."""
+        config = self.config
+        return JointScorer(
+            logits, self.ctc, self.tokenizer, config.blank_class, self.end_ids, config.joint_ctc_weight, limits,
+            self.words,
+        )
+
+    def respelt(self, text: str, logits: Tensor, heard: str) -> str:
+        """A transcript with known words for what was spelt by ear, where the recording allows them.
+
+        Args:
+            text: what was found.
+            logits: (F, C) CTC scores of the recording.
+            heard: what CTC alone reads, which takes the place of a text that lost the recording.
+        """
+
+        def likelihoods(texts: list[str]) -> list[float]:
+            spoken = [" ".join(WORD.findall(one.lower())) for one in texts]
+            return log_likelihoods(logits, [self.ctc.encode(one) for one in spoken], self.config.blank_class)
+
+        if not text:
+            return text
+        searched, greedy = likelihoods([text, heard])
+        if searched < greedy - LOST:
+            text = heard[:1].upper() + heard[1:]
+        return self.lexicon.respelt(text, likelihoods)
