@@ -118,7 +118,7 @@ def test_a_search_that_lost_the_recording_gives_way_to_what_ctc_heard(
 ) -> None:
     config = tiny.config(joint_ctc_weight=0.5)
     tokenizer = tiny.processor(config).tokenizer
-    search = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer), {tokenizer.eos_token_id})
+    search = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer))
     monkeypatch.setattr("soundwave.inference.search.log_likelihoods", lambda logits, targets, blank: [searched, 0.0])
     monkeypatch.setattr("soundwave.inference.search.Lexicon.respelt", lambda self, text, likelihoods: text)
     found = search.respelt("al-a-al-a", torch.zeros(1, 1), "the cat")
@@ -128,3 +128,23 @@ def test_a_search_that_lost_the_recording_gives_way_to_what_ctc_heard(
 def test_a_weight_below_nothing_is_refused() -> None:
     with pytest.raises(ConfigurationError, match=r"joint_ctc_weight=-1\.0 is below 0; give 0 for the LLM alone"):
         tiny.config(joint_ctc_weight=-1.0)
+
+
+def test_a_text_that_cannot_win_any_more_may_only_end(spelling: tuple[Any, CtcTokenizer]) -> None:
+    tokenizer, _ = spelling
+    joint = scorer(spelling, ["the cat"], weight=0.0)
+    (first,) = tokenizer(" the", add_special_tokens=False).input_ids[:1]
+    scores = torch.full((1, len(tokenizer)), -9.0)
+    scores[0, tokenizer.eos_token_id] = 20.0  # ends at once, almost certainly
+    joint(torch.zeros(1, 0, dtype=torch.long), scores)
+    following = joint(torch.tensor([[first]]), torch.zeros(1, len(tokenizer)))[0]
+    assert following.isfinite().nonzero().flatten().tolist() == [tokenizer.eos_token_id]
+
+
+def test_giving_up_what_cannot_win_changes_no_transcript(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.config(joint_ctc_weight=0.5)
+    clips = [(tiny.sound(seconds, seed=seed), 16_000) for seed, seconds in enumerate((1.0, 2.3, 0.7, 1.6))]
+    soon = [one.text for one in Engine(tiny.model(config), tiny.processor(config)).transcribe_batch(clips)]
+    monkeypatch.setattr("soundwave.inference.joint.HOPELESS", 1e9)
+    late = [one.text for one in Engine(tiny.model(config), tiny.processor(config)).transcribe_batch(clips)]
+    assert soon == late

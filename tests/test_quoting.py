@@ -14,8 +14,8 @@ SOUND = (tiny.sound(1.3, seed=4), 16_000)
 
 
 @pytest.mark.parametrize(("text", "quotes"), [
-    ('You are asking "', True), ("Your question is “", True), ("You are asking", False), ('"', False), ('"The cat"', False),
-    ('You are asking "The', False), ("x" * 61 + '"', False),
+    ('You are asking "', True), ("Your question is “", True), ("You are asking", False), ('"', False),
+    ('"The cat"', False), ('You are asking "The', False), ("x" * 61 + '"', False),
 ])  # fmt: skip
 def test_a_quotation_begins_after_a_few_words(text: str, quotes: bool) -> None:
     assert opens(text) is quotes
@@ -45,17 +45,18 @@ class Quoter:
             self.begun.append(self.tokens.decode(prompt))
             return [*answer, end] if self.begun[-1].endswith('"') else [*opening, *answer, end]
 
-        def batch(input_ids: Any, mask: Any, audio: Any, sampling: Any, scorer: Any = None, stops: Any = None) -> Any:
+        def batch(input_ids: Any, mask: Any, audio: Any, sampling: Any, scorer: Any = None, *more: Any) -> Any:
+            stops, _ = more
             rows = [go_on([i for i, k in zip(r, m, strict=True) if k]) for r, m in zip(input_ids, mask, strict=True)]
-            made = [row[: sampling.max_new_tokens] for row in rows]
-            return made if stops is None else [row[: len(opening)] if stops(row[: len(opening)]) else row for row in made]
+            made, begun = [row[: sampling.max_new_tokens] for row in rows], len(opening)
+            return [row[:begun] if stops is not None and stops(row[:begun]) else row for row in made]
 
         monkeypatch.setattr(self.engine.backend, "batch", batch)
         monkeypatch.setattr(
             self.engine.backend, "stream",
             lambda ids, audio, sampling: iter(go_on(ids[0].tolist())[: sampling.max_new_tokens]),
         )
-        monkeypatch.setattr(self.engine, "_searched", lambda heard: [said for _ in heard])
+        monkeypatch.setattr(self.engine, "_words", lambda begun, heard, quoting=False: [said for _ in heard])
 
     def ids(self, text: str) -> list[int]:
         return self.tokens(text, add_special_tokens=False).input_ids

@@ -8,9 +8,9 @@ speech=$1 model=$2 results=$3
 score() { soundwave eval "$speech/$1/manifest.jsonl" --task "$2" --model "$model" --out "$results/mini-$1-$2.json" "${@:3}"; }
 score dev-librispeech transcribe
 score dev-librispeech ctc
-# the language model alone, asked as anybody may ask it
-soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task transcribe --model "$model" --max-new-tokens 200 \
-    --prompt "What does the person say?" --out "$results/mini-dev-librispeech-llm.json"
+# the language model alone, greedily
+soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task transcribe --model "$model" --no-search \
+    --out "$results/mini-dev-librispeech-llm.json"
 score dev-nonnative transcribe
 score dev-nonnative ctc
 score dev-questions questions

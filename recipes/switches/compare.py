@@ -8,7 +8,8 @@ at few steps; they are no scores of a trained model, and differences of the size
 (`--seeds 1 2` shows how large that is).
 
 Needs $WORK/labels and $WORK/features as recipes/mini/reproduce.sh makes them, and its stage I: `--stage1`, or
-$WORK/runs/stage1/final, or else the first row of the group `alignment` serves as one.
+$WORK/runs/stage1/final, or else the first row of the group `alignment` serves as one. Of a finished model (`--stage1
+models/soundwave-mini`) the alignment adapter alone is taken: the shrinking adapter and LoRA start anew in each row.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -29,8 +31,10 @@ from typing import Any
 import question_data
 import torch
 from results_table import markdown
+from safetensors.torch import save_file
 
-from soundwave.checkpoints.native import load_processor
+from soundwave.checkpoints.lora import LORA_FOLDER
+from soundwave.checkpoints.native import TRAINED_FILE, adapter_tensors, load_processor
 from soundwave.configuration import SoundwaveConfig
 from soundwave.ctc_text import CtcTokenizer
 from soundwave.evaluation import TaskName
@@ -127,9 +131,21 @@ def recipe_of(group: str, changes: list[str], seed: int, stage1: Path | None, co
 def start_of(stage1: Path | None, seed: int, common: list[str]) -> Path:
     """The stage I to start from: the one named, mini's, or that of the group `alignment`."""
     usual = Path(os.environ["WORK"]) / "runs" / "stage1" / "final"
-    if stage1 is not None or (usual / "config.json").is_file():
-        return stage1 or usual
+    if stage1 is not None:
+        return aligned(stage1) if (stage1 / LORA_FOLDER).is_dir() else stage1
+    if (usual / "config.json").is_file():
+        return usual
     return Path(recipe_of("alignment", [], seed, None, common).output_dir) / "final"
+
+
+def aligned(model: Path) -> Path:
+    """A finished model as if stage I had just ended: its configuration and its alignment adapter, in a folder."""
+    folder = Path(os.environ["WORK"]) / "switches" / f"stage1-of-{model.name}"
+    folder.mkdir(parents=True, exist_ok=True)
+    shutil.copy(model / "config.json", folder)
+    tensors = {name: tensor.float() for name, tensor in adapter_tensors(model) if name.startswith("alignment.")}
+    save_file(tensors, folder / TRAINED_FILE, metadata={"format": "pt"})
+    return folder
 
 
 def settings_of(recipe: Recipe) -> str:

@@ -274,6 +274,7 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer; default: the task's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips that are asked at once.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many clips of each manifest.")] = None,
+    search: Annotated[bool, typer.Option(help="Write words with CTC too, in models made for that.")] = True,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the score and all that decides it.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
@@ -291,6 +292,7 @@ def evaluate(
     asking = chosen.ask_with(prompt, max_new_tokens)
     lines = clips.read_clips(manifests, chosen.needs, limit)
     engine = _load(model, device, dtype, quiet)
+    engine.search = search
     settings = provenance.settings_of(engine)
     kept = out.with_name(out.name + ".predictions.jsonl") if out else None
     notebook = runner.Notebook(kept, {"task": task.value, **as_plain(asking), **settings})

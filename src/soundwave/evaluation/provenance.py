@@ -32,7 +32,7 @@ def settings_of(engine: Engine) -> dict[str, Any]:
     about = engine.describe()
     return {
         "weights": weights_of(engine), "dtype": about["dtype"], "device": torch.device(about["device"]).type,
-        "code_sha256": code_hash(),
+        "code_sha256": code_hash(), "search": engine.search,
     }
 
 

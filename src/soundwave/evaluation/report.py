@@ -69,12 +69,15 @@ def report(
 
 def _method(evaluation: Evaluation, engine: Engine) -> str:
     """How the words were chosen."""
-    task, weight = evaluation.task.name.value, getattr(engine.model.config, "joint_ctc_weight", 0.0)
-    if task == "ctc":
+    task, weight = evaluation.task, getattr(engine.model.config, "joint_ctc_weight", 0.0)
+    if task.name.value == "ctc":
         return "best CTC path"
-    if task in ("transcribe", "no-speech") and evaluation.asking.prompt is None and weight:
-        return f"search of the language model and CTC (weight {weight:g}), then known words"
-    return "greedy"
+    if not (weight and engine.search and task.listens):
+        return "greedy"
+    searched = f"search of the language model and CTC (weight {weight:g}), then known words"
+    if evaluation.asking.prompt in (None, engine.model.config.transcribe_prompt):
+        return searched
+    return f"greedy; what a reply quotes of the recording: {searched}"
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:

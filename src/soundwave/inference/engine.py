@@ -168,7 +168,8 @@ class Engine:
                 break
         else:
             return
-        quoted = self._quoted(self._searched([heard])[0])
+        begun = torch.cat([input_ids, torch.tensor([ids], device=input_ids.device)], dim=1)
+        quoted = self._quoted(self._words([begun[0]], [heard], quoting=True)[0])
         yield from quoted[: sampling.max_new_tokens - len(ids)]
         ids += quoted
         if len(ids) < sampling.max_new_tokens:
@@ -205,26 +206,31 @@ class Engine:
 
     def _searched(self, heard: Sequence[_Heard]) -> list[str]:
         """What is said in each recording, empty where nothing is: the LLM and CTC together, or the LLM alone."""
-        said = [""] * len(heard)
-        # no token heard: nothing was said
+        asked = [self._prompt(True, self.model.config.transcribe_prompt)[0]] * len(heard)
+        return self._words(asked, heard)
+
+    def _words(self, begun: Sequence[Tensor], heard: Sequence[_Heard], quoting: bool = False) -> list[str]:
+        """What is said in each recording, as the LLM goes on after a prompt; `quoting`: until the quotation ends."""
+        ends = self._transcript_search().closing_ids if quoting else self.backend.end_ids
+        said = [""] * len(heard)  # where no token is heard, nothing was said
         spoken = [i for i, one in enumerate(heard) if one.speech is not None and one.speech.ctc_token_ids]
         if not spoken:
             return said
         chosen = [heard[i] for i in spoken]
         limits = [transcript_tokens(one.duration) for one in chosen]
-        prompts = [self._prompt(True, self.model.config.transcribe_prompt)[0]] * len(spoken)
         logits = [one.ctc_logits for one in chosen if self._searches(one) and one.ctc_logits is not None]
-        scorer = self._transcript_search().scorer(logits, limits) if logits else None
-        answers = self._continued(prompts, chosen, Sampling(temperature=0, max_new_tokens=max(limits)), scorer)
+        scorer = self._transcript_search().scorer(logits, limits, ends) if logits else None
+        sampling = Sampling(temperature=0, max_new_tokens=max(limits))
+        answers = self._continued([begun[i] for i in spoken], chosen, sampling, scorer, ends)
         for i, limit, ids in zip(spoken, limits, answers, strict=True):
-            text, one = self._without_prefix(self._text(ids[:limit])), heard[i]
+            one = heard[i]
+            text = self._without_prefix(self._text(ids[:limit]).removesuffix(CLOSING if quoting else ""))
             if self._searches(one) and one.ctc_logits is not None and one.speech is not None:
                 text = self._transcript_search().respelt(text, one.ctc_logits, one.speech.ctc_text)
             said[i] = text
         return said
 
-    def _searches(self, heard: _Heard) -> bool:
-        """Whether CTC has a say in what this recording says."""
+    def _searches(self, heard: _Heard) -> bool:  # whether CTC has a say in what this recording says
         return self.search and heard.ctc_logits is not None
 
     def _asks_for_words(self, heard: _Heard, prompt: str | None) -> bool:
@@ -246,7 +252,7 @@ class Engine:
         """Made when it is first needed: it collects the words of the LLM's vocabulary."""
         if self._search is None:
             tokenizer = self.processor.tokenizer
-            self._search = TranscriptSearch(self.model.config, tokenizer, self.ctc, self.backend.end_ids)
+            self._search = TranscriptSearch(self.model.config, tokenizer, self.ctc)
         return self._search
 
     def describe(self) -> dict[str, Any]:
@@ -340,17 +346,19 @@ class Engine:
     ) -> None:
         """Goes on with those of the answers that stopped where they quote the recording, with what is said there."""
         opened = [i for i in rows if self._searches(heard[i]) and self._opens_quotation(answers[i])]
-        for i, said in zip(opened, self._searched([heard[i] for i in opened]), strict=True):
+        begun = {i: torch.cat([prompts[i], torch.tensor(answers[i], device=prompts[i].device)]) for i in opened}
+        words = self._words(list(begun.values()), [heard[i] for i in opened], quoting=True)
+        for i, said in zip(opened, words, strict=True):
             answers[i] = (answers[i] + self._quoted(said))[: sampling.max_new_tokens]
         # a row for each number of tokens that are left: a batch has one bound
         for i in (i for i in opened if len(answers[i]) < sampling.max_new_tokens):
-            begun = torch.cat([prompts[i], torch.tensor(answers[i], device=prompts[i].device)])
+            after = torch.cat([prompts[i], torch.tensor(answers[i], device=prompts[i].device)])
             rest = replace(sampling, max_new_tokens=sampling.max_new_tokens - len(answers[i]))
-            answers[i] += self._continued([begun], [heard[i]], rest, quoted=True)[0]
+            answers[i] += self._continued([after], [heard[i]], rest, quoted=True)[0]
 
     def _continued(
         self, prompts: Sequence[Tensor], heard: Sequence[_Heard], sampling: Sampling,
-        scorer: JointScorer | None = None, quoted: bool = False,
+        scorer: JointScorer | None = None, ends: set[int] | None = None, quoted: bool = False,
     ) -> list[list[int]]:
         """The new tokens after each prompt; without a search, up to where an answer begins to quote a recording."""
         longest = max(len(ids) for ids in prompts)
@@ -361,7 +369,7 @@ class Engine:
         audio = [one.speech.embeddings for one in heard if one.speech is not None]
         searching = [self._searches(one) for one in heard]
         stops = self._opens_quotation if any(searching) and scorer is None and not quoted else None
-        return self.backend.batch(input_ids, mask, audio, sampling, scorer, stops)
+        return self.backend.batch(input_ids, mask, audio, sampling, scorer, stops, ends)
 
     def _reply(self, ids: list[int], heard: _Heard, input_ids: Tensor, first: float, total: float) -> Reply:
         audio_tokens = 0 if heard.speech is None else len(heard.speech.embeddings)

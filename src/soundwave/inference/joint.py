@@ -30,6 +30,7 @@ CANDIDATES = 12  # tokens that the language model proposes in each step and row
 HEARD_CANDIDATES = 4  # and tokens that the CTC path would go on with: any word can be spelt
 HEARD_WORDS = 6  # and whole words of the LLM's vocabulary that CTC hears next
 PLAUSIBLE = 9.0  # nats that it may cost to take the word under way for finished, before the next one is looked for
+HOPELESS = 2.0  # nats below the best text that has ended: no longer text gets there, as each token only costs
 UNSPEAKABLE = -200.0  # a word of digits or of another script: how it is said is not known to the CTC
 UNFINISHED = math.log(0.1)  # that a word under way is not finished: its last piece may become another
 
@@ -68,6 +69,8 @@ class JointScorer(LogitsProcessor):
             {(): _State(empty_prefix(scores, blank), "", 0.0)} for scores in self.scores
         ]
         self.limits = [math.inf] * len(self.scores) if limits is None else list(limits)
+        self._totals: list[dict[tuple[int, ...], float]] = [{(): 0.0} for _ in self.scores]  # of both, of texts so far
+        self._best_ended = [-math.inf] * len(self.scores)
         self._spelt: dict[str, list[int]] = {}
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
@@ -82,12 +85,21 @@ class JointScorer(LogitsProcessor):
             if state is None:  # a beam that has ended, or one of padding
                 result[row] = scores[row]
                 continue
-            heard = self._heard_next(clip, state, first=not ids)
-            tokens = list(dict.fromkeys([*tokens, *heard, *self.end_ids]))
-            if len(ids) + 1 >= self.limits[clip]:  # so that a recording's text does not depend on others in its batch
+            total = self._totals[clip][tuple(ids)]
+            # At its own limit, so that a recording's text does not depend on others in its batch; and where it cannot
+            # win any more, so that the search ends soon after the best text has.
+            if len(ids) + 1 >= self.limits[clip] or total < self._best_ended[clip] - HOPELESS:
                 tokens = sorted(self.end_ids)
+            else:
+                heard = self._heard_next(clip, state, first=not ids)
+                tokens = list(dict.fromkeys([*tokens, *heard, *self.end_ids]))
             joint = values[row, tokens] + self.weight * torch.tensor(self._evidence(clip, tuple(ids), tokens))
             result[row, tokens] = joint.to(scores)
+            for token, added in zip(tokens, joint.tolist(), strict=True):
+                if token in self.end_ids:
+                    self._best_ended[clip] = max(self._best_ended[clip], total + added)
+                else:
+                    self._totals[clip][(*ids, token)] = total + added
         return result
 
     def _heard_next(self, clip: int, state: _State, first: bool) -> list[int]:

@@ -52,20 +52,23 @@ class TorchBackend:
     def batch(
         self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling,
         scorer: LogitsProcessor | None = None, stops: Callable[[list[int]], bool] | None = None,
+        ends: set[int] | None = None,
     ) -> list[list[int]]:
         """(R, L) left-padded prompts to the new tokens of each row, up to and including its end token.
 
         With a scorer, which changes the LLM's scores, the best of several beams is found for each row. A row whose new
-        tokens `stops` is true for ends with them.
+        tokens `stops` is true for ends with them. `ends`: other tokens that end it than those that end an answer.
         """
         search: dict[str, Any] = {}
         if stops is not None:
             search["stopping_criteria"] = StoppingCriteriaList([_StopWhere(stops)])
         if scorer is not None:
             search |= {"logits_processor": LogitsProcessorList([scorer]), "num_beams": BEAMS, "length_penalty": 0.0}
+        if ends is not None:
+            search["eos_token_id"] = sorted(ends)
         with self._lock:
             answers = self._generate(input_ids, mask, audio, sampling, **search)
-        return [self._until_end(answer, stops) for answer in answers.tolist()]
+        return [self._until_end(answer, ends or self.end_ids, stops) for answer in answers.tolist()]
 
     def stream(self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling) -> Iterator[int]:
         """The tokens of one (1, L) prompt as they are made, the end token included. Closing the iterator stops it."""
@@ -119,9 +122,11 @@ class TorchBackend:
             self._twin.generation_config = language_model.generation_config
         return self._twin
 
-    def _until_end(self, answer: list[int], stops: Callable[[list[int]], bool] | None) -> list[int]:
+    def _until_end(
+        self, answer: list[int], ends: set[int], stops: Callable[[list[int]], bool] | None
+    ) -> list[int]:
         for i, token in enumerate(answer):
-            if token in self.end_ids or (stops is not None and stops(answer[: i + 1])):
+            if token in ends or (stops is not None and stops(answer[: i + 1])):
                 return answer[: i + 1]
         return answer
 
