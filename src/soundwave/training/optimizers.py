@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from soundwave.errors import ConfigurationError
+from soundwave.training.muon import Muon
 from soundwave.training.recipe import Recipe
 
 MUON_MOMENTUM = 0.95  # as published
@@ -17,24 +17,16 @@ MUON_SCALE = 4.0  # of the learning rate: an even step may be longer than AdamW'
 
 
 def make_optimizers(module: nn.Module, recipe: Recipe, on_cuda: bool) -> list[torch.optim.Optimizer]:
-    """The optimizers of a module's trained parameters; each group's `scale` multiplies the run's learning rate.
-
-    Raises:
-        ConfigurationError: `optimizer: muon` with a PyTorch that has none.
-    """
+    """The optimizers of a module's trained parameters; each group's `scale` multiplies the run's learning rate."""
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     matrices = {name: p for name, p in trained.items() if recipe.optimizer == "muon" and _is_adapter_matrix(name, p)}
     rest = {name: p for name, p in trained.items() if name not in matrices}
     made: list[torch.optim.Optimizer] = []
     if matrices:
-        if not hasattr(torch.optim, "Muon"):
-            raise ConfigurationError(
-                f"optimizer=muon needs PyTorch 2.9 or newer, and this is {torch.__version__}; update it, or use adamw."
-            )
         made.append(
-            torch.optim.Muon(
+            Muon(
                 _groups(matrices, recipe, MUON_SCALE), lr=recipe.learning_rate, momentum=MUON_MOMENTUM,
-                weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw",
+                weight_decay=recipe.weight_decay,
             )
         )
     if rest:
