@@ -148,3 +148,11 @@ def test_giving_up_what_cannot_win_changes_no_transcript(monkeypatch: pytest.Mon
     monkeypatch.setattr("soundwave.inference.joint.HOPELESS", 1e9)
     late = [one.text for one in Engine(tiny.model(config), tiny.processor(config)).transcribe_batch(clips)]
     assert soon == late
+
+
+def test_a_prompt_is_read_once_for_all_beams(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny.config(joint_ctc_weight=0.5)
+    clips = [(tiny.sound(seconds, seed=seed), 16_000) for seed, seconds in enumerate((1.0, 2.3, 0.7))]
+    once = [one.text for one in Engine(tiny.model(config), tiny.processor(config)).transcribe_batch(clips)]
+    monkeypatch.setattr("soundwave.model.soundwave._read_once", lambda decoder, prompt, beams: {})
+    assert [one.text for one in Engine(tiny.model(config), tiny.processor(config)).transcribe_batch(clips)] == once

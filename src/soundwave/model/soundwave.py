@@ -9,6 +9,7 @@ Composition only: no losses (`training.losses`), no text (`processing`), no file
 from __future__ import annotations
 
 import copy
+import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import cached_file
 
@@ -339,7 +340,22 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         options: dict[str, Any],
     ) -> Tensor:
         spliced = self._spliced(input_ids, attention_mask, audio)
+        if options.get("num_beams", 1) > 1 and spliced.embeddings.shape[1] > 1:
+            options = options | _read_once(decoder, spliced, options["num_beams"])
         return decoder.generate(inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options)
+
+
+def _read_once(decoder: Any, prompt: Spliced, beams: int) -> dict[str, Any]:
+    """For `generate`: keys and values of all of a prompt but its end, for every beam; else it reads it once a beam."""
+    mask = prompt.mask[:, :-1]
+    places = (mask.long().cumsum(-1) - 1).clamp(min=0)  # as in `generate`: padding on the left has none
+    held, inner = DynamicCache(config=decoder.config), decoder.get_decoder()
+    # its name in transformers 5.24 and newer, and before
+    name = "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"
+    read = {"inputs_embeds": prompt.embeddings[:, :-1], "attention_mask": mask, "position_ids": places}
+    inner(**read, use_cache=True, **{name: held})
+    held.batch_repeat_interleave(beams)
+    return {name: held}
 
 
 def _file_of(name_or_path: str | os.PathLike, file: str, source: dict[str, Any]) -> Path | None:

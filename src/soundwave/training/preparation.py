@@ -327,14 +327,16 @@ def _features(
     if config.frames_per_group != 2:  # windows are whole groups
         about["frames_per_group"] = config.frames_per_group
     try:
-        Path(recipe.features).mkdir(parents=True, exist_ok=True)
-        # One process, of this run or another, encodes; the others wait here and then find nothing missing.
-        with FileLock(Path(recipe.features) / "filling.lock"):
-            store = FeatureStore(Path(recipe.features), config.audio_config.d_model, about)
-            clips = {clip.key(): (clip, seconds) for clip, seconds in clips_of(sources) if seconds <= MAX_SECONDS}
-            missing = [pair for key, pair in clips.items() if key not in store]
-            if missing:
-                _encode(recipe, config, processor, store, missing, device, precision, progress)
+        folder = Path(recipe.features)
+        store = FeatureStore(folder, config.audio_config.d_model, about)
+        clips = {clip.key(): (clip, seconds) for clip, seconds in clips_of(sources) if seconds <= MAX_SECONDS}
+        if any(key not in store for key in clips):
+            # One process, of this run or another, encodes; the others wait here and then find nothing missing.
+            with FileLock(folder / "filling.lock"):
+                store = FeatureStore(folder, config.audio_config.d_model, about)
+                missing = [pair for key, pair in clips.items() if key not in store]
+                if missing:
+                    _encode(recipe, config, processor, store, missing, device, precision, progress)
     except OSError as error:
         reason = f"{error.filename}: {error.strerror}" if error.filename else error
         raise TrainingError(
