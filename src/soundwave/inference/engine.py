@@ -27,7 +27,7 @@ from soundwave.inference.backends.torch import TorchBackend
 from soundwave.inference.joint import JointScorer
 from soundwave.inference.placement import device_named, dtype_named
 from soundwave.inference.quoting import CLOSING, tokens_before
-from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage
+from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage, transcript_of
 from soundwave.inference.sampling import Sampling
 from soundwave.inference.search import TranscriptSearch, transcript_tokens
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration, SpeechOutput
@@ -168,12 +168,11 @@ class Engine:
                 break
         else:
             return
-        begun = torch.cat([input_ids, torch.tensor([ids], device=input_ids.device)], dim=1)
-        quoted = self._quoted(self._words([begun[0]], [heard], quoting=True)[0])
+        quoted = self._quoted(self._words([_with(input_ids[0], ids)], [heard], quoting=True)[0])
         yield from quoted[: sampling.max_new_tokens - len(ids)]
         ids += quoted
         if len(ids) < sampling.max_new_tokens:
-            begun = torch.cat([input_ids, torch.tensor([ids], device=input_ids.device)], dim=1)
+            begun = _with(input_ids[0], ids)[None]
             rest = replace(sampling, max_new_tokens=sampling.max_new_tokens - len(ids))
             yield from self.backend.stream(begun, embeddings, rest)
 
@@ -346,15 +345,18 @@ class Engine:
     ) -> None:
         """Goes on with those of the answers that stopped where they quote the recording, with what is said there."""
         opened = [i for i in rows if self._searches(heard[i]) and self._opens_quotation(answers[i])]
-        begun = {i: torch.cat([prompts[i], torch.tensor(answers[i], device=prompts[i].device)]) for i in opened}
-        words = self._words(list(begun.values()), [heard[i] for i in opened], quoting=True)
+        begun = [_with(prompts[i], answers[i]) for i in opened]
+        words = self._words(begun, [heard[i] for i in opened], quoting=True)
         for i, said in zip(opened, words, strict=True):
             answers[i] = (answers[i] + self._quoted(said))[: sampling.max_new_tokens]
-        # a row for each number of tokens that are left: a batch has one bound
-        for i in (i for i in opened if len(answers[i]) < sampling.max_new_tokens):
-            after = torch.cat([prompts[i], torch.tensor(answers[i], device=prompts[i].device)])
-            rest = replace(sampling, max_new_tokens=sampling.max_new_tokens - len(answers[i]))
-            answers[i] += self._continued([after], [heard[i]], rest, quoted=True)[0]
+        room = {i: sampling.max_new_tokens - len(answers[i]) for i in opened}
+        left = {i: most for i, most in room.items() if most > 0}
+        if left:
+            after = [_with(prompts[i], answers[i]) for i in left]
+            rest = replace(sampling, max_new_tokens=max(left.values()))
+            more = self._continued(after, [heard[i] for i in left], rest, quoted=True)
+            for (i, most), ids in zip(left.items(), more, strict=True):
+                answers[i] += ids[:most]
 
     def _continued(
         self, prompts: Sequence[Tensor], heard: Sequence[_Heard], sampling: Sampling,
@@ -389,12 +391,10 @@ class Engine:
         return text.strip()
 
     def _transcript(self, said: str, heard: _Heard) -> Transcript:
-        speech = heard.speech
-        assert speech is not None
-        segments: list[dict[str, float | str]] = []
-        if said:
-            start = speech.token_times[0][0] if speech.token_times else 0.0
-            end = speech.token_times[-1][1] if speech.token_times else speech.duration
-            segments.append({"start": start, "end": end, "text": said})
-        source = "llm+ctc" if said and self._searches(heard) else "llm"
-        return Transcript(said, speech.ctc_text, round(speech.duration, 3), None, segments, source)
+        assert heard.speech is not None
+        return transcript_of(said, heard.speech, "llm+ctc" if said and self._searches(heard) else "llm")
+
+
+def _with(prompt: Tensor, ids: list[int]) -> Tensor:
+    """A prompt (L,) with tokens after it."""
+    return torch.cat([prompt, torch.tensor(ids, dtype=prompt.dtype, device=prompt.device)])

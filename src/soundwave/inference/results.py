@@ -89,3 +89,12 @@ class Transcript:
     language: str | None = None
     segments: list[dict[str, float | str]] = field(default_factory=list)
     source: str = "llm"
+
+
+def transcript_of(text: str, speech: Speech, source: str) -> Transcript:
+    """A transcript as one segment, from the first token heard to the last; none where nothing is said."""
+    segments: list[dict[str, float | str]] = []
+    if text:
+        times = speech.token_times or [(0.0, speech.duration)]
+        segments.append({"start": times[0][0], "end": times[-1][1], "text": text})
+    return Transcript(text, speech.ctc_text, round(speech.duration, 3), None, segments, source)
