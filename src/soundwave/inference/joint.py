@@ -30,7 +30,7 @@ CANDIDATES = 12  # tokens that the language model proposes in each step and row
 HEARD_CANDIDATES = 4  # and tokens that the CTC path would go on with: any word can be spelt
 HEARD_WORDS = 6  # and whole words of the LLM's vocabulary that CTC hears next
 PLAUSIBLE = 9.0  # nats that it may cost to take the word under way for finished, before the next one is looked for
-HOPELESS = 2.0  # nats below the best text that has ended: no longer text gets there, as each token only costs
+HOPELESS = 0.5  # nats below the best text that has ended: no longer text gets there, as each token only costs
 UNSPEAKABLE = -200.0  # a word of digits or of another script: how it is said is not known to the CTC
 UNFINISHED = math.log(0.1)  # that a word under way is not finished: its last piece may become another
 
