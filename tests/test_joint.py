@@ -118,7 +118,7 @@ def test_a_search_that_lost_the_recording_gives_way_to_what_ctc_heard(
 ) -> None:
     config = tiny.config(joint_ctc_weight=0.5)
     tokenizer = tiny.processor(config).tokenizer
-    search = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer))
+    search = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer), {tokenizer.eos_token_id})
     monkeypatch.setattr("soundwave.inference.search.log_likelihoods", lambda logits, targets, blank: [searched, 0.0])
     monkeypatch.setattr("soundwave.inference.search.Lexicon.respelt", lambda self, text, likelihoods: text)
     found = search.respelt("al-a-al-a", torch.zeros(1, 1), "the cat")
@@ -156,3 +156,24 @@ def test_a_prompt_is_read_once_for_all_beams(monkeypatch: pytest.MonkeyPatch) ->
     once = [one.text for one in Engine(tiny.model(config), tiny.processor(config)).transcribe_batch(clips)]
     monkeypatch.setattr("soundwave.model.soundwave._read_once", lambda decoder, prompt, beams: {})
     assert [one.text for one in Engine(tiny.model(config), tiny.processor(config)).transcribe_batch(clips)] == once
+
+
+def test_asked_for_the_words_the_engine_gives_its_transcript() -> None:
+    config = tiny.config(joint_ctc_weight=0.5)
+    engine = Engine(tiny.model(config), tiny.processor(config))
+    sound, prompt = (tiny.sound(1.3, seed=4), 16_000), config.transcribe_prompt
+    written = engine.transcribe(sound).text
+    assert written
+    assert engine.ask(sound, prompt, temperature=0).text == written
+    assert engine.ask_batch([(sound, prompt), (sound, "Who?")], temperature=0)[0].text == written
+    assert "".join(chunk.text for chunk in engine.stream(sound, prompt)) == written
+    assert len(engine.ask(sound, prompt, max_new_tokens=3).token_ids) == 3
+
+
+def test_without_the_search_the_language_model_writes_alone() -> None:
+    config = tiny.config(joint_ctc_weight=0.5)
+    engine = Engine(tiny.model(config), tiny.processor(config), search=False)
+    plain = Engine(tiny.model(tiny.config()), tiny.processor(tiny.config()))
+    sound = (tiny.sound(1.3, seed=4), 16_000)
+    assert engine.transcribe(sound).text == plain.transcribe(sound).text
+    assert engine.transcribe(sound).source == "llm"

@@ -74,10 +74,9 @@ def _method(evaluation: Evaluation, engine: Engine) -> str:
         return "best CTC path"
     if not (weight and engine.search and task.listens):
         return "greedy"
-    searched = f"search of the language model and CTC (weight {weight:g}), then known words"
     if evaluation.asking.prompt in (None, engine.model.config.transcribe_prompt):
-        return searched
-    return f"greedy; what a reply quotes of the recording: {searched}"
+        return f"search of the language model and CTC (weight {weight:g}), then known words"
+    return "greedy"
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:

@@ -26,7 +26,6 @@ from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.torch import TorchBackend
 from soundwave.inference.joint import JointScorer
 from soundwave.inference.placement import device_named, dtype_named
-from soundwave.inference.quoting import CLOSING, tokens_before
 from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage, transcript_of
 from soundwave.inference.sampling import Sampling
 from soundwave.inference.search import TranscriptSearch, transcript_tokens
@@ -155,26 +154,12 @@ class Engine:
         yield Chunk(reply.text[len(shown) :], pending, reply.finish_reason, reply)
 
     def _tokens(self, heard: _Heard, prompt: str | None, input_ids: Tensor, sampling: Sampling) -> Iterator[int]:
-        """The tokens of one reply as they are made; what they say was said is searched."""
+        """The tokens of one reply as they are made; a transcript comes as a whole."""
         embeddings = [] if heard.speech is None else [heard.speech.embeddings]
         if self._asks_for_words(heard, prompt):
             yield from self._written(self._searched([heard])[0])[: sampling.max_new_tokens]
             return
-        ids: list[int] = []
-        for token in self.backend.stream(input_ids, embeddings, sampling):
-            yield token
-            ids.append(token)
-            if self._searches(heard) and self._opens_quotation(ids):
-                break
-        else:
-            return
-        quoted = self._quoted(self._words([_with(input_ids[0], ids)], [heard], quoting=True)[0])
-        yield from quoted[: sampling.max_new_tokens - len(ids)]
-        ids += quoted
-        if len(ids) < sampling.max_new_tokens:
-            begun = _with(input_ids[0], ids)[None]
-            rest = replace(sampling, max_new_tokens=sampling.max_new_tokens - len(ids))
-            yield from self.backend.stream(begun, embeddings, rest)
+        yield from self.backend.stream(input_ids, embeddings, sampling)
 
     def ask_batch(
         self, requests: Sequence[Request | tuple[AudioInput | None, str]], *, temperature: float = 0.2,
@@ -205,12 +190,6 @@ class Engine:
 
     def _searched(self, heard: Sequence[_Heard]) -> list[str]:
         """What is said in each recording, empty where nothing is: the LLM and CTC together, or the LLM alone."""
-        asked = [self._prompt(True, self.model.config.transcribe_prompt)[0]] * len(heard)
-        return self._words(asked, heard)
-
-    def _words(self, begun: Sequence[Tensor], heard: Sequence[_Heard], quoting: bool = False) -> list[str]:
-        """What is said in each recording, as the LLM goes on after a prompt; `quoting`: until the quotation ends."""
-        ends = self._transcript_search().closing_ids if quoting else self.backend.end_ids
         said = [""] * len(heard)  # where no token is heard, nothing was said
         spoken = [i for i, one in enumerate(heard) if one.speech is not None and one.speech.ctc_token_ids]
         if not spoken:
@@ -218,12 +197,11 @@ class Engine:
         chosen = [heard[i] for i in spoken]
         limits = [transcript_tokens(one.duration) for one in chosen]
         logits = [one.ctc_logits for one in chosen if self._searches(one) and one.ctc_logits is not None]
-        scorer = self._transcript_search().scorer(logits, limits, ends) if logits else None
-        sampling = Sampling(temperature=0, max_new_tokens=max(limits))
-        answers = self._continued([begun[i] for i in spoken], chosen, sampling, scorer, ends)
+        scorer = self._transcript_search().scorer(logits, limits) if logits else None
+        prompts = [self._prompt(True, self.model.config.transcribe_prompt)[0]] * len(spoken)
+        answers = self._continued(prompts, chosen, Sampling(temperature=0, max_new_tokens=max(limits)), scorer)
         for i, limit, ids in zip(spoken, limits, answers, strict=True):
-            one = heard[i]
-            text = self._without_prefix(self._text(ids[:limit]).removesuffix(CLOSING if quoting else ""))
+            one, text = heard[i], self._without_prefix(self._text(ids[:limit]))
             if self._searches(one) and one.ctc_logits is not None and one.speech is not None:
                 text = self._transcript_search().respelt(text, one.ctc_logits, one.speech.ctc_text)
             said[i] = text
@@ -240,18 +218,11 @@ class Engine:
         ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
         return [*ids, min(self.backend.end_ids)]
 
-    def _opens_quotation(self, ids: list[int]) -> bool:
-        return tokens_before(ids, self._text) == len(ids)
-
-    def _quoted(self, said: str) -> list[int]:
-        """The tokens of a quotation that was begun; none where nothing is said."""
-        return self.processor.tokenizer(said + CLOSING, add_special_tokens=False).input_ids if said else []
-
     def _transcript_search(self) -> TranscriptSearch:
         """Made when it is first needed: it collects the words of the LLM's vocabulary."""
         if self._search is None:
             tokenizer = self.processor.tokenizer
-            self._search = TranscriptSearch(self.model.config, tokenizer, self.ctc)
+            self._search = TranscriptSearch(self.model.config, tokenizer, self.ctc, self.backend.end_ids)
         return self._search
 
     def describe(self) -> dict[str, Any]:
@@ -332,46 +303,24 @@ class Engine:
             made = self._continued([prompts[i] for i in others], [heard[i] for i in others], sampling)
             for i, ids in zip(others, made, strict=True):
                 answers[i] = ids
-            self._quote(others, prompts, heard, answers, sampling)
         spent = time.perf_counter() - started
         return [
             self._reply(ids, one, prompt[None], spent, spent + one.loading + one.encoding)
             for ids, one, prompt in zip(answers, heard, prompts, strict=True)
         ]
 
-    def _quote(
-        self, rows: Sequence[int], prompts: list[Tensor], heard: list[_Heard], answers: list[list[int]],
-        sampling: Sampling,
-    ) -> None:
-        """Goes on with those of the answers that stopped where they quote the recording, with what is said there."""
-        opened = [i for i in rows if self._searches(heard[i]) and self._opens_quotation(answers[i])]
-        begun = [_with(prompts[i], answers[i]) for i in opened]
-        words = self._words(begun, [heard[i] for i in opened], quoting=True)
-        for i, said in zip(opened, words, strict=True):
-            answers[i] = (answers[i] + self._quoted(said))[: sampling.max_new_tokens]
-        room = {i: sampling.max_new_tokens - len(answers[i]) for i in opened}
-        left = {i: most for i, most in room.items() if most > 0}
-        if left:
-            after = [_with(prompts[i], answers[i]) for i in left]
-            rest = replace(sampling, max_new_tokens=max(left.values()))
-            more = self._continued(after, [heard[i] for i in left], rest, quoted=True)
-            for (i, most), ids in zip(left.items(), more, strict=True):
-                answers[i] += ids[:most]
-
     def _continued(
         self, prompts: Sequence[Tensor], heard: Sequence[_Heard], sampling: Sampling,
-        scorer: JointScorer | None = None, ends: set[int] | None = None, quoted: bool = False,
+        scorer: JointScorer | None = None,
     ) -> list[list[int]]:
-        """The new tokens after each prompt; without a search, up to where an answer begins to quote a recording."""
+        """The new tokens after each prompt."""
         longest = max(len(ids) for ids in prompts)
         input_ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.model.device)
         mask = torch.zeros_like(input_ids)
         for i, ids in enumerate(prompts):
             input_ids[i, longest - len(ids) :], mask[i, longest - len(ids) :] = ids, 1
         audio = [one.speech.embeddings for one in heard if one.speech is not None]
-        searching = [self._searches(one) for one in heard]
-        stops = self._opens_quotation if any(searching) and scorer is None and not quoted else None
-        return self.backend.batch(input_ids, mask, audio, sampling, scorer, stops, ends)
+        return self.backend.batch(input_ids, mask, audio, sampling, scorer)
 
     def _reply(self, ids: list[int], heard: _Heard, input_ids: Tensor, first: float, total: float) -> Reply:
         audio_tokens = 0 if heard.speech is None else len(heard.speech.embeddings)
@@ -393,8 +342,3 @@ class Engine:
     def _transcript(self, said: str, heard: _Heard) -> Transcript:
         assert heard.speech is not None
         return transcript_of(said, heard.speech, "llm+ctc" if said and self._searches(heard) else "llm")
-
-
-def _with(prompt: Tensor, ids: list[int]) -> Tensor:
-    """A prompt (L,) with tokens after it."""
-    return torch.cat([prompt, torch.tensor(ids, dtype=prompt.dtype, device=prompt.device)])

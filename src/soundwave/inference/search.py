@@ -7,7 +7,6 @@ It knows scores, tokens and words; which recordings there are, and who runs the 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,7 +23,6 @@ from soundwave.inference.lexicon import Lexicon
 # A transcript needs about 4 tokens a second; three times that, and a start, bounds a loop without cutting real speech.
 TOKENS_PER_SECOND = 12
 TOKENS_AT_LEAST = 32
-CLOSING_TOKEN = re.compile(r"""[.?!,]?\"""")  # ends a quotation, with or without what ends its sentence
 LOST = 50.0  # nats: a text that is so much less likely than CTC's own left what was said, or loops
 
 
@@ -40,29 +38,27 @@ class TranscriptSearch:
         config: the model's.
         tokenizer: the LLM's.
         ctc: makes CTC classes from words.
+        end_ids: tokens that end a text.
     """
 
-    def __init__(self, config: SoundwaveConfig, tokenizer: Any, ctc: CtcTokenizer):
-        self.config, self.tokenizer, self.ctc = config, tokenizer, ctc
-        vocabulary = tokenizer.get_vocab().items()
-        self.closing_ids = {number for token, number in vocabulary if CLOSING_TOKEN.fullmatch(token)}
+    def __init__(self, config: SoundwaveConfig, tokenizer: Any, ctc: CtcTokenizer, end_ids: set[int]):
+        self.config, self.tokenizer, self.ctc, self.end_ids = config, tokenizer, ctc, end_ids
         self.lexicon = Lexicon(tokenizer)
         self.words: WordTree | None = None
         if config.ctc_vocabulary is not None:  # else CTC has no pieces of its own to spell words with
             starts = [piece.startswith(SPACE_BYTE) for piece in tokenizer.convert_ids_to_tokens(config.ctc_vocabulary)]
             self.words = WordTree(tokenizer, ctc.encode, torch.tensor([*starts, False]))
 
-    def scorer(self, logits: Sequence[Tensor], limits: Sequence[int], ends: set[int]) -> JointScorer:
+    def scorer(self, logits: Sequence[Tensor], limits: Sequence[int]) -> JointScorer:
         """Holds what the LLM proposes against recordings.
 
         Args:
             logits: (F, C) CTC scores of each.
             limits: the most tokens of each text.
-            ends: tokens that end a text.
         """
         config = self.config
         return JointScorer(
-            logits, self.ctc, self.tokenizer, config.blank_class, ends, config.joint_ctc_weight, limits,
+            logits, self.ctc, self.tokenizer, config.blank_class, self.end_ids, config.joint_ctc_weight, limits,
             self.words,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -51,24 +51,18 @@ class TorchBackend:
 
     def batch(
         self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling,
-        scorer: LogitsProcessor | None = None, stops: Callable[[list[int]], bool] | None = None,
-        ends: set[int] | None = None,
+        scorer: LogitsProcessor | None = None,
     ) -> list[list[int]]:
         """(R, L) left-padded prompts to the new tokens of each row, up to and including its end token.
 
-        With a scorer, which changes the LLM's scores, the best of several beams is found for each row. A row whose new
-        tokens `stops` is true for ends with them. `ends`: other tokens that end it than those that end an answer.
+        With a scorer, which changes the LLM's scores, the best of several beams is found for each row.
         """
         search: dict[str, Any] = {}
-        if stops is not None:
-            search["stopping_criteria"] = StoppingCriteriaList([_StopWhere(stops)])
         if scorer is not None:
-            search |= {"logits_processor": LogitsProcessorList([scorer]), "num_beams": BEAMS, "length_penalty": 0.0}
-        if ends is not None:
-            search["eos_token_id"] = sorted(ends)
+            search = {"logits_processor": LogitsProcessorList([scorer]), "num_beams": BEAMS, "length_penalty": 0.0}
         with self._lock:
             answers = self._generate(input_ids, mask, audio, sampling, **search)
-        return [self._until_end(answer, ends or self.end_ids, stops) for answer in answers.tolist()]
+        return [self._until_end(answer) for answer in answers.tolist()]
 
     def stream(self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling) -> Iterator[int]:
         """The tokens of one (1, L) prompt as they are made, the end token included. Closing the iterator stops it."""
@@ -122,11 +116,9 @@ class TorchBackend:
             self._twin.generation_config = language_model.generation_config
         return self._twin
 
-    def _until_end(
-        self, answer: list[int], ends: set[int], stops: Callable[[list[int]], bool] | None
-    ) -> list[int]:
+    def _until_end(self, answer: list[int]) -> list[int]:
         for i, token in enumerate(answer):
-            if token in ends or (stops is not None and stops(answer[: i + 1])):
+            if token in self.end_ids:
                 return answer[: i + 1]
         return answer
 
@@ -143,16 +135,6 @@ class _Tokens(BaseStreamer):
 
     def end(self) -> None:
         """The worker says when it is over."""
-
-
-class _StopWhere(StoppingCriteria):
-    """Ends each row whose new tokens satisfy a condition."""
-
-    def __init__(self, condition: Callable[[list[int]], bool]):
-        self.condition = condition
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        return torch.tensor([self.condition(ids) for ids in input_ids.tolist()], device=input_ids.device)
 
 
 class _Stop(StoppingCriteria):
