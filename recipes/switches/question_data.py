@@ -16,7 +16,7 @@ from typing import Any
 from soundwave.checkpoints.catalog import part_folder
 from soundwave.data.answers import PROMPT, answer_manifest, plain_model, whole_sentences
 
-QUESTIONS = 168  # every example once in 28 steps of 6
+QUESTIONS = 120  # every example once in 20 steps of 6
 OF_DATA_SETS = ("qa-web.jsonl.gz", "qa-trivia.jsonl.gz")  # under $TEXTS
 OWN, GIVEN, DEV = "own.jsonl", "given.jsonl", "dev.jsonl"
 
