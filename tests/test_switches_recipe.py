@@ -24,6 +24,8 @@ import compare  # noqa: E402
 import question_data  # noqa: E402
 import results_table  # noqa: E402
 
+from soundwave.checkpoints.native import adapter_tensors, save_trained  # noqa: E402
+
 SIZES = ["alignment_heads=4", "alignment_ffn_dim=40", "look_back_heads=4"]
 SMALL = ["max_steps=2", "batch_seconds=4", "max_batch_size=4", "logging_steps=1", "ctc_vocabulary_size=60"]
 
@@ -151,3 +153,14 @@ def test_a_table_tells_the_difference_and_the_mean_over_seeds() -> None:
     assert lines[0] == "`g`, 5 steps, seeds 1, 2:"
     assert lines[2] == "| changed | CTC word errors, % | times real time |"
     assert lines[4:] == ["| nothing | 52.0 | 100 |", "| x=1 | 59.0 (+7.0) | 50 |"]
+
+
+def test_of_a_finished_model_the_alignment_adapter_alone_is_taken(world: Any, tmp_path: Path) -> None:
+    model = tmp_path / "finished"
+    made = tiny.model(tiny.config())
+    save_trained(made, model)
+    start = compare.aligned(model)
+    names = {name for name, _ in adapter_tensors(start)}
+    assert names == {f"alignment.{name}" for name in made.alignment.state_dict()}
+    assert json.loads((start / "config.json").read_text())["ctc_merges"] == 0
+    assert not (start / "lora").exists()

@@ -19,7 +19,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -139,10 +138,11 @@ def start_of(stage1: Path | None, seed: int, common: list[str]) -> Path:
 
 
 def aligned(model: Path) -> Path:
-    """A finished model as if stage I had just ended: its configuration and its alignment adapter, in a folder."""
+    """A finished model as if stage I had just ended: its alignment adapter, and a configuration that joins no words."""
     folder = Path(os.environ["WORK"]) / "switches" / f"stage1-of-{model.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copy(model / "config.json", folder)
+    config = json.loads((model / "config.json").read_text()) | {"ctc_merges": 0}
+    (folder / "config.json").write_text(json.dumps(config))
     tensors = {name: tensor.float() for name, tensor in adapter_tensors(model) if name.startswith("alignment.")}
     save_file(tensors, folder / TRAINED_FILE, metadata={"format": "pt"})
     return folder
