@@ -22,14 +22,11 @@ from transformers import LogitsProcessor
 
 from soundwave.ctc_text import CtcTokenizer
 from soundwave.inference.ctc_prefix import NEVER, Prefixes, empty_prefix, extend, next_begins
-from soundwave.inference.heard_words import WordTree
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*['’]?")
 CTC_WEIGHT = 0.5  # of CTC's log-probability beside the language model's
 CANDIDATES = 12  # tokens that the language model proposes in each step and row
 HEARD_CANDIDATES = 4  # and tokens that the CTC path would go on with: any word can be spelt
-HEARD_WORDS = 6  # and whole words of the LLM's vocabulary that CTC hears next
-PLAUSIBLE = 9.0  # nats that it may cost to take the word under way for finished, before the next one is looked for
 HOPELESS = 0.5  # nats below the best text that has ended: no longer text gets there, as each token only costs
 UNSPEAKABLE = -200.0  # a word of digits or of another script: how it is said is not known to the CTC
 UNFINISHED = math.log(0.1)  # that a word under way is not finished: its last piece may become another
@@ -55,14 +52,12 @@ class JointScorer(LogitsProcessor):
         end_ids: tokens that end the text.
         weight: of CTC's log-probability.
         limits: per recording the most tokens of its text, the end among them; None: as many as the search goes on for.
-        words: the words of the LLM's vocabulary; None: only the LLM proposes words.
     """
 
     def __init__(
         self, logits: Sequence[Tensor], ctc: CtcTokenizer, tokenizer: object, blank: int, end_ids: set[int],
-        weight: float = CTC_WEIGHT, limits: Sequence[int] | None = None, words: WordTree | None = None,
+        weight: float = CTC_WEIGHT, limits: Sequence[int] | None = None,
     ):
-        self.words = words
         self.scores = [one.detach().cpu().double().log_softmax(-1) for one in logits]
         self.ctc, self.tokenizer, self.blank, self.end_ids, self.weight = ctc, tokenizer, blank, end_ids, weight
         self.states: list[dict[tuple[int, ...], _State]] = [
@@ -91,7 +86,7 @@ class JointScorer(LogitsProcessor):
             if len(ids) + 1 >= self.limits[clip] or total < self._best_ended[clip] - HOPELESS:
                 tokens = sorted(self.end_ids)
             else:
-                heard = self._heard_next(clip, state, first=not ids)
+                heard = self._heard_next(clip, state)
                 tokens = list(dict.fromkeys([*tokens, *heard, *self.end_ids]))
             joint = values[row, tokens] + self.weight * torch.tensor(self._evidence(clip, tuple(ids), tokens))
             result[row, tokens] = joint.to(scores)
@@ -102,17 +97,13 @@ class JointScorer(LogitsProcessor):
                     self._totals[clip][(*ids, token)] = total + added
         return result
 
-    def _heard_next(self, clip: int, state: _State, first: bool) -> list[int]:
-        """The LLM tokens of the classes that the CTC path goes on with, and of the words that it may go on with."""
+    def _heard_next(self, clip: int, state: _State) -> list[int]:
+        """The LLM tokens of the classes that the CTC path goes on with."""
         begun = self._extended(clip, state.prefixes, [self._spell(state.pending)])
         following = next_begins(self.scores[clip], begun)[0]
         following[self.blank] = NEVER
         classes = following.topk(HEARD_CANDIDATES).indices.tolist()
-        pieces = classes if self.ctc.vocabulary is None else [self.ctc.vocabulary[one] for one in classes]
-        if self.words is None or begun.begins.item() < state.score - PLAUSIBLE:
-            return pieces
-        found = self.words.search(self.scores[clip], begun, self.blank, HEARD_WORDS)
-        return [*pieces, *(token for word in found for token in self.words.tokens(word, first))]
+        return classes if self.ctc.vocabulary is None else [self.ctc.vocabulary[one] for one in classes]
 
     def _evidence(self, clip: int, ids: tuple[int, ...], tokens: list[int]) -> list[float]:
         """What CTC adds to each candidate: its score with the candidate, less its score before it."""

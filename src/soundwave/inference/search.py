@@ -10,13 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from soundwave.configuration import SoundwaveConfig
-from soundwave.ctc_text import SPACE_BYTE, CtcTokenizer
+from soundwave.ctc_text import CtcTokenizer
 from soundwave.inference.ctc_prefix import log_likelihoods
-from soundwave.inference.heard_words import WordTree
 from soundwave.inference.joint import WORD, JointScorer
 from soundwave.inference.lexicon import Lexicon
 
@@ -32,7 +30,7 @@ def transcript_tokens(seconds: float) -> int:
 
 
 class TranscriptSearch:
-    """Word lists and scorers over one model's vocabulary.
+    """A word list and scorers over one model's vocabulary.
 
     Args:
         config: the model's.
@@ -44,10 +42,6 @@ class TranscriptSearch:
     def __init__(self, config: SoundwaveConfig, tokenizer: Any, ctc: CtcTokenizer, end_ids: set[int]):
         self.config, self.tokenizer, self.ctc, self.end_ids = config, tokenizer, ctc, end_ids
         self.lexicon = Lexicon(tokenizer)
-        self.words: WordTree | None = None
-        if config.ctc_vocabulary is not None:  # else CTC has no pieces of its own to spell words with
-            starts = [piece.startswith(SPACE_BYTE) for piece in tokenizer.convert_ids_to_tokens(config.ctc_vocabulary)]
-            self.words = WordTree(tokenizer, ctc.encode, torch.tensor([*starts, False]))
 
     def scorer(self, logits: Sequence[Tensor], limits: Sequence[int]) -> JointScorer:
         """Holds what the LLM proposes against recordings.
@@ -59,7 +53,6 @@ class TranscriptSearch:
         config = self.config
         return JointScorer(
             logits, self.ctc, self.tokenizer, config.blank_class, self.end_ids, config.joint_ctc_weight, limits,
-            self.words,
         )
 
     def respelt(self, text: str, logits: Tensor, heard: str) -> str:
