@@ -99,7 +99,8 @@ def main() -> None:
         if any(row["settings"] == settings_of(recipe) and name.items() <= row.items() for row in rows):
             continue
         row = name | measured(group, recipe)
-        write(arguments.out, [old for old in rows if not name.items() <= old.items()] + [row])
+        # read again: another process may have measured other rows meanwhile
+        write(arguments.out, [old for old in rows_in(arguments.out) if not name.items() <= old.items()] + [row])
         print(json.dumps(row), flush=True)
     print(markdown(rows_in(arguments.out), list(CHANGES)))
 
