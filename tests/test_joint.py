@@ -177,3 +177,13 @@ def test_without_the_search_the_language_model_writes_alone() -> None:
     sound = (tiny.sound(1.3, seed=4), 16_000)
     assert engine.transcribe(sound).text == plain.transcribe(sound).text
     assert engine.transcribe(sound).source == "llm"
+
+
+def test_no_prompt_is_the_models_default_and_an_empty_one_asks_for_nothing() -> None:
+    config = tiny.config(joint_ctc_weight=0.5)
+    config.default_prompt = config.transcribe_prompt
+    engine = Engine(tiny.model(config), tiny.processor(config))
+    sound = (tiny.sound(1.3, seed=4), 16_000)
+    assert engine.ask(sound).text == engine.transcribe(sound).text
+    alone = Engine(tiny.model(config), tiny.processor(config), search=False)
+    assert engine.ask(sound, "", temperature=0).text == alone.ask(sound, "", temperature=0).text

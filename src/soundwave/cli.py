@@ -274,7 +274,7 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer; default: the task's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips that are asked at once.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many clips of each manifest.")] = None,
-    search: Annotated[bool, typer.Option(help="Write words with CTC too, in models made for that.")] = True,
+    search: Annotated[bool, typer.Option(help="Transcripts by LLM and CTC, or the LLM alone.")] = True,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the score and all that decides it.")] = None,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

@@ -112,7 +112,7 @@ class Engine:
         self, audio: AudioInput | None, prompt: str | None = None, *, temperature: float = 0.2, top_p: float = 0.9,
         max_new_tokens: int = 512, seed: int | None = None,
     ) -> Reply:
-        """Answers a prompt about a recording.
+        """Answers a prompt about a recording; to the model's prompt for a transcript it gives what `transcribe` gives.
 
         Args:
             audio: a path, bytes, a file object, `(samples, sampling_rate)`, or None for a typed question.
@@ -211,7 +211,8 @@ class Engine:
         return self.search and heard.ctc_logits is not None
 
     def _asks_for_words(self, heard: _Heard, prompt: str | None) -> bool:
-        return self._searches(heard) and (prompt or self.default_prompt) == self.model.config.transcribe_prompt
+        asked = self.default_prompt if prompt is None else prompt
+        return self._searches(heard) and asked == self.model.config.transcribe_prompt
 
     def _written(self, text: str) -> list[int]:
         """The tokens of a whole reply."""
