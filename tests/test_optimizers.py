@@ -91,3 +91,21 @@ def test_its_steps_are_those_of_pytorchs_muon_but_for_the_precision(shape: tuple
         torchs.step()
     assert (ours - theirs).norm() < 0.02 * (theirs - begun).norm()  # bfloat16 has two to three digits
     assert mine.state[ours]["momentum_buffer"].equal(torchs.state[theirs]["momentum_buffer"])  # checkpoints fit both
+
+
+@pytest.mark.parametrize(
+    ("precision", "on_cuda", "dtype"),
+    [("no", False, torch.float32), ("bf16", False, torch.bfloat16), ("no", True, torch.bfloat16)],
+)
+def test_muon_iterates_in_bfloat16_where_the_run_is_in_bfloat16(
+    precision: str, on_cuda: bool, dtype: torch.dtype
+) -> None:
+    module = nn.ModuleDict({"alignment": nn.Linear(8, 8, bias=False)})
+    (muon,) = make_optimizers(module, Recipe(optimizer="muon", mixed_precision=precision), on_cuda=on_cuda)
+    assert isinstance(muon, Muon)
+    assert muon.dtype == dtype
+    before = module["alignment"].weight.detach().clone()
+    module["alignment"].weight.grad = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+    muon.step()
+    assert module["alignment"].weight.dtype == torch.float32
+    assert not module["alignment"].weight.equal(before)

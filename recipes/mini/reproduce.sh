@@ -33,8 +33,15 @@ speak() { python "$here/make_speech.py" --texts "$TEXTS" --exclude "${dev[@]}" "
 made=("$SPEECH/train-piper/manifest.jsonl")
 speak --out "$WORK/synth/flite-a" --hours 5 --voices flite:awb,flite:rms,flite:slt --seed 1 --already "${made[@]}"
 made+=("$WORK/synth/flite-a/manifest.jsonl")
-speak --out "$WORK/synth/espeak" --hours 0.7 --seed 2 --already "${made[@]}" --voices \
-    espeak:en-us,espeak:en-gb,espeak:en-us+m1,espeak:en-us+m3,espeak:en-us+f1,espeak:en-us+f2,espeak:en-us+f4,espeak:en-gb+m2,espeak:en-gb+m4,espeak:en-gb+f3,espeak:en-gb-scotland,espeak:en-us+m7
+espeak_voices=espeak:en-us,espeak:en-gb,espeak:en-us+m1,espeak:en-us+m3,espeak:en-us+f1,espeak:en-us+f2
+espeak_voices+=,espeak:en-us+f4,espeak:en-gb+m2,espeak:en-gb+m4,espeak:en-gb+f3,espeak:en-gb-scotland,espeak:en-us+m7
+speak --out "$WORK/synth/espeak" --hours 0.7 --seed 2 --already "${made[@]}" --voices "$espeak_voices"
+made+=("$WORK/synth/espeak/manifest.jsonl")
+# Trivia questions above all: their names are what a small model mishears.
+asked() { speak --shares prose=0.3,question=0.7 --already "${made[@]}" --out "$WORK/synth/$1-questions" "${@:2}"; made+=("$WORK/synth/$1-questions/manifest.jsonl"); }
+asked flite --hours 5 --seed 3 --voices flite:awb,flite:rms,flite:slt
+asked espeak --hours 2.5 --seed 4 --voices "$espeak_voices"
+asked piper --hours 5 --seed 5 --voices piper:joe
 "$here/tasks.sh" "$SPEECH" "$TEXTS" "$WORK"  # spoken commands, sounds, translation
 [ -s "$WORK/synth/nothing/manifest.jsonl" ] || python "$here/make_noise.py" --out "$WORK/synth/nothing" --clips 250
 
@@ -45,10 +52,15 @@ label() { python "$here/label_speech.py" --speech "$SPEECH/$1" --texts "$TEXTS" 
 label train-many-speakers-untranscribed --whisper "$whisper"
 label train-read --whisper "$whisper"
 label train-speechocean
-python "$here/answer_questions.py" "$SPEECH/train-piper/manifest.jsonl" \
-    "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --limit 1000 --out "$WORK/answers/questions.jsonl"
-soundwave data instruct "$WORK/answers/questions.jsonl" "$WORK/answers/spoken.jsonl" --task question \
-    --label-field text --formats transcript --takes 2 --standard-share 0.5
+answer() { python "$here/answer_questions.py" "${@:2}" --out "$WORK/answers/$1.jsonl"; }
+answer questions "$SPEECH/train-piper/manifest.jsonl" "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --limit 1000
+for voices in piper flite espeak; do
+    answer $voices-questions "$WORK/synth/$voices-questions/manifest.jsonl" --limit 900
+done
+for asked in questions {piper,flite,espeak}-questions; do
+    soundwave data instruct "$WORK/answers/$asked.jsonl" "$WORK/answers/spoken-$asked.jsonl" --task question \
+        --label-field text --formats transcript --takes 2 --standard-share 0.5
+done
 
 for stage in 1 2 3; do
     [ -s "$WORK/runs/stage$stage/final/config.json" ] || soundwave train "$here/stage$stage.yaml"

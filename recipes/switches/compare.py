@@ -51,6 +51,7 @@ GIVEN = "$WORK/switches/questions/given.jsonl"
 CHANGES: dict[str, list[list[str]]] = {
     "alignment": [
         [], ["model.alignment_attention=frame"], ["model.alignment_layers=2"], ["model.ctc_head=projection"],
+        ["model.alignment_whitening=true"],
         ["ctc_vocabulary_size=1000"],
     ],
     "vocabulary": [[], ["ctc_vocabulary_size=null"]],

@@ -51,6 +51,9 @@ class SoundwaveConfig(PreTrainedConfig):
         audio_token_id: id that marks one audio in `input_ids`. It may lie outside the LLM's embedding table, because
             the audio embeddings replace it before the LLM runs.
         frames_per_group: encoder frames (20 ms each) that are concatenated into one aligned frame.
+        alignment_whitening: the encoder's frames are decorrelated and brought to one size in every direction before
+            the alignment adapter reads them; measured on the training data when stage I begins. False: as they are
+            (paper, released).
         alignment_layers: Transformer layers of the alignment adapter (paper: 1).
         alignment_heads: attention heads of those layers.
         alignment_ffn_dim: inner width of their feed-forward part.
@@ -104,6 +107,7 @@ class SoundwaveConfig(PreTrainedConfig):
     text_config: Any = None
     audio_token_id: int | None = None
     frames_per_group: int = 2
+    alignment_whitening: bool = False
     alignment_layers: int = 1
     alignment_heads: int = 32
     alignment_ffn_dim: int = 8192

@@ -121,6 +121,12 @@ class AlignmentAdapter(nn.Module):
         super().__init__()
         width = config.text_config.hidden_size
         self.frames_per_group = config.frames_per_group
+        self.frame_mean: Tensor
+        self.frame_whitener: Tensor
+        self.whitens = config.alignment_whitening
+        if self.whitens:  # measured when training begins (training/whitening.py)
+            self.register_buffer("frame_mean", torch.zeros(config.audio_config.d_model))
+            self.register_buffer("frame_whitener", torch.eye(config.audio_config.d_model))
         self.project = nn.Linear(config.audio_config.d_model * config.frames_per_group, width)
         self.layers = nn.ModuleList(AlignmentLayer(config) for _ in range(config.alignment_layers))
         self.norm = nn.LayerNorm(width)
@@ -135,6 +141,8 @@ class AlignmentAdapter(nn.Module):
     def forward(self, frames: Tensor, mask: Tensor | None) -> Tensor:
         """Encoder frames (B, frames_per_group · T, E) to aligned frames (B, T, D); `mask` (B, T)."""
         batch, length, width = frames.shape
+        if self.whitens:
+            frames = (frames - self.frame_mean) @ self.frame_whitener
         x = self.project(frames.reshape(batch, length // self.frames_per_group, width * self.frames_per_group))
         for layer in self.layers:
             x = layer(x, mask)

@@ -36,6 +36,7 @@ from soundwave.training.preparation import Prepared, prepare
 from soundwave.training.processes import device_of, gathered, in_main_process, start_processes, wrapped
 from soundwave.training.recipe import Recipe, read_recipe
 from soundwave.training.stream_position import begin, tell_lanes
+from soundwave.training.whitening import read_whitening, write_whitening
 
 FINAL_FOLDER = "final"
 CHECKPOINTS = "checkpoints"
@@ -150,12 +151,24 @@ class _Run:
             raise TrainingError(
                 f"{self.folder} already holds a run (at {found[-1].name}); change output_dir, or resume it."
             )
+        if self.prepared.model.config.alignment_whitening and not self.recipe.start_from:
+            in_main_process(self.accelerator, partial(write_whitening, self.folder, self._frames()))
+            read_whitening(self.folder, self.prepared.model.alignment)
         if found:
             self.position = load_checkpoint(found[-1], self.raw_module, self.raw_optimizers)
         self.module, self.optimizers = wrapped(self.accelerator, self.module, self.optimizers)
         if self.accelerator.is_main_process:
             self.prepared.write_plan(self.folder, self.steps, self.position.step)
             self.log = RunLog(self.folder, self.position.step)
+
+    def _frames(self) -> Iterator[Tensor]:
+        """The encoder's frames (n, E) of batches all over the first epoch."""
+        made = self.epoch_batches(0)
+        for items in made[:: max(1, len(made) // 50)]:
+            batch = self.collate(items, None)
+            if batch.encoder_frames is not None and batch.frame_mask is not None:
+                width = self.prepared.model.config.frames_per_group
+                yield batch.encoder_frames[batch.frame_mask.repeat_interleave(width, 1)]
 
     def finish(self, final: Path) -> None:
         """Writes what was trained, once the last step is done."""

@@ -21,12 +21,13 @@ def make_optimizers(module: nn.Module, recipe: Recipe, on_cuda: bool) -> list[to
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     matrices = {name: p for name, p in trained.items() if recipe.optimizer == "muon" and _is_adapter_matrix(name, p)}
     rest = {name: p for name, p in trained.items() if name not in matrices}
+    low_precision = recipe.mixed_precision == "bf16"  # by then what the device was found to be faster in
     made: list[torch.optim.Optimizer] = []
     if matrices:
         made.append(
             Muon(
                 _groups(matrices, recipe, MUON_SCALE), lr=recipe.learning_rate, momentum=MUON_MOMENTUM,
-                weight_decay=recipe.weight_decay,
+                weight_decay=recipe.weight_decay, dtype=torch.bfloat16 if on_cuda or low_precision else torch.float32,
             )
         )
     if rest:

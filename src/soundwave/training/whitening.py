@@ -1,0 +1,73 @@
+"""The mean and the directions of the encoder's frames, so that an adapter learns from all of them at once.
+
+A few channels of Whisper's last layer are ten times as large as most, and neighbours go together: as it is, what lies in
+the small directions is learned late. Measured once, when a fresh adapter's training begins (`alignment_whitening`).
+"""
+
+# E encoder width
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from soundwave.errors import TrainingError
+from soundwave.model.adapters import AlignmentAdapter
+
+FILE = "whitening.safetensors"  # in the run's folder: a run that goes on reads it again
+ENOUGH = 100_000  # frames: 200 for each direction of Whisper base
+RIDGE = 0.01  # of the mean variance, added to every direction's: what hardly varies is not blown up
+
+
+def measure(frames: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+    """The mean (E,) and the whitener (E, E): `(frame - mean) @ whitener` has about the identity as its covariance.
+
+    Args:
+        frames: batches of frames, (n, E); read until there are enough.
+
+    Raises:
+        TrainingError: there are none.
+    """
+    count, total, products = 0, torch.zeros(()), torch.zeros(())
+    for batch in frames:
+        batch = batch.double()
+        count, total, products = count + len(batch), total + batch.sum(0), products + batch.T @ batch
+        if count >= ENOUGH:
+            break
+    if not count:
+        raise TrainingError("alignment_whitening=true measures the training audio, and there is none; add clips.")
+    mean = total / count
+    variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
+    variances = variances.clamp(min=0) + RIDGE * variances.mean()
+    whitener = directions @ torch.diag(variances.rsqrt()) @ directions.T  # symmetric: the nearest to the frames' own
+    return mean.float(), whitener.float()
+
+
+def write_whitening(folder: Path, frames: Iterable[Tensor]) -> None:
+    """Measures for the run in `folder`, unless it has been done.
+
+    Raises:
+        TrainingError: there is nothing to measure, or the disk is full.
+    """
+    if (folder / FILE).exists():
+        return
+    mean, whitener = measure(frames)
+    draft = folder / f".{FILE}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"mean": mean, "whitener": whitener.contiguous()}, draft)
+        draft.replace(folder / FILE)
+    except (OSError, SafetensorError) as error:
+        raise TrainingError(f"{folder / FILE} could not be written ({error}); free some space.") from error
+
+
+def read_whitening(folder: Path, adapter: AlignmentAdapter) -> None:
+    """Puts what was measured into a fresh adapter."""
+    stored = load_file(folder / FILE)
+    adapter.frame_mean.copy_(stored["mean"])
+    adapter.frame_whitener.copy_(stored["whitener"])
