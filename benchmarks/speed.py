@@ -27,7 +27,7 @@ from timing import CLOCKS, interleaved, machine_facts, medians
 from soundwave.audio import SAMPLE_RATE
 from soundwave.inference.engine import Engine
 
-PROMPT = "Please answer the question that the person asks."
+PROMPT = "What is the intent of the speaker?"  # all sides answer the audio itself, without a search for words
 OURS, OURS_30S, RELEASED = "ours", "ours, 30-s window", "released steps"
 SHORT_SECONDS = 5.0  # a short clip is at most this long
 WANTED_RATIO = 3.0  # short clips: time to the first token with the dynamic window, against 30 s

@@ -39,6 +39,7 @@ class Reply:
     finish_reason: str = "stop"
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
+    heard: str | None = "What colour is it?"
 
 
 @dataclass

@@ -24,8 +24,12 @@ class ListeningEngine:
     """Knows a clip by its length and says what it was told to; keeps what it was asked."""
 
     name, folder = "fake", None
+    heard: str | None = None  # the words that it says to have found first
     model = SimpleNamespace(
-        config=SimpleNamespace(transcribe_prompt="Write it down.", audio_tower_source=None, language_model_source=None)
+        config=SimpleNamespace(
+            transcribe_prompt="Write it down.", answer_prompt=None, joint_ctc_weight=0.0, audio_tower_source=None,
+            language_model_source=None,
+        )
     )
 
     def __init__(self, *replies: str, breaks_at: int | None = None, refuses: tuple[int, ...] = ()) -> None:
@@ -56,8 +60,8 @@ class ListeningEngine:
         self.options = options
         self.prompts += [prompt for _, prompt in requests]
         if requests[0][0] is None:
-            return [SimpleNamespace(text=f"re: {prompt}") for _, prompt in requests]
-        return [SimpleNamespace(text=text) for text in self.hear([audio for audio, _ in requests])]
+            return [SimpleNamespace(text=f"re: {prompt}", heard=None) for _, prompt in requests]
+        return [SimpleNamespace(text=text, heard=self.heard) for text in self.hear([audio for audio, _ in requests])]
 
     def describe(self) -> dict[str, Any]:
         return {"model": "/some/disk/fake", "device": "cpu", "dtype": "float32", "parameters": {"total": 7}}

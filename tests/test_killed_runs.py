@@ -15,8 +15,10 @@ import pytest
 import tiny_runs
 import torch
 import yaml
+from filelock import FileLock
 from tiny_runs import weights
 
+from soundwave.errors import TrainingError
 from soundwave.training.checkpointing import list_checkpoints
 from soundwave.training.logs import read_metrics
 from soundwave.training.loop import train
@@ -92,3 +94,16 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(s
     assert [path.name for path in (checkpoints / ".step-000008.tmp").iterdir()] == ["model.safetensors"]  # half of it
     assert [path.name for path in list_checkpoints(checkpoints)] == ["step-000004", "step-000006"]
     assert_ends_as(straight, killed)
+
+
+def test_two_runs_never_write_into_one_folder(tmp_path: Path) -> None:
+    recipe = tiny_runs.recipe(tmp_path, max_steps=1)
+    folder = Path(recipe.output_dir)
+    folder.mkdir()
+    with (
+        FileLock(folder / "run.lock"),
+        pytest.raises(TrainingError, match=r"Another run is training into .*run; wait for its end, stop it, or change"),
+    ):
+        train(recipe)
+    assert not (folder / "checkpoints").exists()
+    train(recipe)

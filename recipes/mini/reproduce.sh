@@ -55,7 +55,7 @@ label train-speechocean
 answer() { python "$here/answer_questions.py" "${@:2}" --out "$WORK/answers/$1.jsonl"; }
 answer questions "$SPEECH/train-piper/manifest.jsonl" "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --limit 1000
 for voices in piper flite espeak; do
-    answer $voices-questions "$WORK/synth/$voices-questions/manifest.jsonl" --limit 900
+    answer $voices-questions "$WORK/synth/$voices-questions/manifest.jsonl" --limit 600
 done
 for asked in questions {piper,flite,espeak}-questions; do
     soundwave data instruct "$WORK/answers/$asked.jsonl" "$WORK/answers/spoken-$asked.jsonl" --task question \

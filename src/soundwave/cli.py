@@ -155,6 +155,8 @@ def ask(
     sys.stdout.write("\n")
     if reply is not None and reply.finish_reason == "length":
         say(f"cut after {max_new_tokens} tokens; --max-new-tokens allows more", quiet)
+    if reply is not None and reply.heard:
+        say(f"heard: {reply.heard}", quiet)
     if reply is not None:
         say(f"first words after {reply.timings.first_token:.2f} s, all after {reply.timings.total:.2f} s", quiet)
 

@@ -89,6 +89,9 @@ class SoundwaveConfig(PreTrainedConfig):
         audio_system_prompt: the system turn of a conversation with audio that brings none; None: what the chat
             template puts there by itself. A short one makes training and answering cheaper.
         transcribe_prompt: the prompt that makes this model transcribe.
+        answer_prompt: the prompt to which the words of a recording are found first, as for a transcript, and answered
+            by the LLM as if they had been typed: so it knows what it knows without speech. Needs `joint_ctc_weight`.
+            None: it answers the audio itself (paper).
         default_prompt: the prompt for audio that comes without one.
         transcript_prefixes: what the model was trained to say before a transcript, removed from it.
         joint_ctc_weight: of CTC's log-probability beside the LLM's where `transcribe` searches (`inference/joint.py`);
@@ -130,6 +133,7 @@ class SoundwaveConfig(PreTrainedConfig):
     text_only: TextOnly = "plain"
     audio_system_prompt: str | None = None
     transcribe_prompt: str = "What does the person say?"
+    answer_prompt: str | None = None
     default_prompt: str = (
         "Please transcribe the following audio and then answer based on the audio's transcription."
     )
@@ -171,6 +175,11 @@ class SoundwaveConfig(PreTrainedConfig):
         if self.joint_ctc_weight < 0:
             raise ConfigurationError(
                 f"joint_ctc_weight={self.joint_ctc_weight} is below 0; give 0 for the LLM alone, or one such as 0.4."
+            )
+        if self.answer_prompt is not None and not self.joint_ctc_weight:
+            raise ConfigurationError(
+                f"answer_prompt={self.answer_prompt!r} needs the search for words; set joint_ctc_weight, to 0.4 for "
+                "instance, or answer_prompt=null."
             )
         positions = self.audio_config.max_source_positions
         if self.frames_per_group < 1 or positions % self.frames_per_group:

@@ -69,13 +69,16 @@ def report(
 
 def _method(evaluation: Evaluation, engine: Engine) -> str:
     """How the words were chosen."""
-    task, weight = evaluation.task, getattr(engine.model.config, "joint_ctc_weight", 0.0)
+    task, config = evaluation.task, engine.model.config
     if task.name.value == "ctc":
         return "best CTC path"
-    if not (weight and engine.search and task.listens):
+    if not (config.joint_ctc_weight and engine.search and task.listens):
         return "greedy"
-    if evaluation.asking.prompt in (None, engine.model.config.transcribe_prompt):
-        return f"search of the language model and CTC (weight {weight:g}), then known words"
+    search = f"search of the language model and CTC (weight {config.joint_ctc_weight:g}), then known words"
+    if evaluation.asking.prompt in (None, config.transcribe_prompt):
+        return search
+    if evaluation.asking.prompt == config.answer_prompt:
+        return f"{search}; what was found is answered greedily, as if typed"
     return "greedy"
 
 

@@ -128,7 +128,7 @@ def _ask(
 ) -> list[dict[str, str]]:
     assert asking.prompt is not None
     replies = engine.ask_batch([(one, asking.prompt) for one in audio], **_greedy(asking))
-    return [{"reply": reply.text} for reply in replies]
+    return [{"reply": reply.text} | ({"heard": reply.heard} if reply.heard else {}) for reply in replies]
 
 
 def _ask_typed(
@@ -186,7 +186,9 @@ def _accuracy(predictions: Sequence[Prediction]) -> Score:
     counts = {"right": right}
     said = [prediction for prediction in predictions if prediction.clip.text]
     counts["only_repeated"] = sum(is_repetition(prediction.reply, prediction.clip.text or "") for prediction in said)
-    return Score(right / len(predictions), counts)
+    heard = [(one.clip.text or "", one.said["heard"]) for one in said if "heard" in one.said]
+    also = {"word_error_rate_of_heard": word_errors(*zip(*heard, strict=True)).rate} if heard else {}
+    return Score(right / len(predictions), counts, also)
 
 
 def _accuracy_and_likeness(predictions: Sequence[Prediction]) -> Score:

@@ -58,6 +58,16 @@ class _Heard:
         return 0.0 if self.speech is None else self.speech.duration
 
 
+@dataclass(frozen=True)
+class _Turn:
+    """What becomes of one request: the LLM goes on from a prompt, or the answer is the words that were found."""
+
+    input_ids: Tensor  # (1, L)
+    audio: list[Tensor]  # embeddings for the prompt's placeholder
+    words: str | None = None  # found in the recording: the answer itself, or what the prompt asks in their place
+    is_answer: bool = False
+
+
 def load(
     model: str | os.PathLike[str] = "mini", *, device: str = "auto", dtype: str = "auto", backend: str = "torch"
 ) -> Engine:
@@ -114,6 +124,9 @@ class Engine:
     ) -> Reply:
         """Answers a prompt about a recording; to the model's prompt for a transcript it gives what `transcribe` gives.
 
+        To the model's prompt for an answer to what is said, where it has one, the words are found as `transcribe` finds
+        them, and the LLM answers them as if they had been typed.
+
         Args:
             audio: a path, bytes, a file object, `(samples, sampling_rate)`, or None for a typed question.
             prompt: what to do with it; None: the model's default prompt.
@@ -138,11 +151,11 @@ class Engine:
         sampling = Sampling(temperature, top_p, max_new_tokens, seed)
         started = time.perf_counter()
         heard = self._hear(audio)
-        input_ids = self._prompt(audio is not None, prompt)
+        (turn,) = self._turns([heard], [prompt])
         first, shown = 0.0, ""
         ids: list[int] = []
         pending: list[int] = []
-        for token in self._tokens(heard, prompt, input_ids, sampling):
+        for token in self._tokens(turn, sampling):
             first = first or time.perf_counter() - started
             ids.append(token)
             pending.append(token)
@@ -150,16 +163,30 @@ class Engine:
             if not text.endswith("\ufffd") and text != shown:  # half a character waits for its other bytes
                 yield Chunk(text[len(shown) :], pending)
                 shown, pending = text, []
-        reply = self._reply(ids, heard, input_ids, first, time.perf_counter() - started)
+        reply = self._reply(ids, heard, turn, first, time.perf_counter() - started)
         yield Chunk(reply.text[len(shown) :], pending, reply.finish_reason, reply)
 
-    def _tokens(self, heard: _Heard, prompt: str | None, input_ids: Tensor, sampling: Sampling) -> Iterator[int]:
+    def _tokens(self, turn: _Turn, sampling: Sampling) -> Iterator[int]:
         """The tokens of one reply as they are made; a transcript comes as a whole."""
-        embeddings = [] if heard.speech is None else [heard.speech.embeddings]
-        if self._asks_for_words(heard, prompt):
-            yield from self._written(self._searched([heard])[0])[: sampling.max_new_tokens]
-            return
-        yield from self.backend.stream(input_ids, embeddings, sampling)
+        if turn.is_answer:
+            return iter(self._written(turn.words or "")[: sampling.max_new_tokens])
+        return self.backend.stream(turn.input_ids, turn.audio, sampling)
+
+    def _turns(self, heard: Sequence[_Heard], prompts: Sequence[str | None]) -> list[_Turn]:
+        """What the LLM is to go on from in each request, after the words are found of those that ask for them."""
+        asked = [self.default_prompt if prompt is None else prompt for prompt in prompts]
+        config = self.model.config
+        finding = (config.transcribe_prompt, config.answer_prompt)
+        chosen = [i for i, one in enumerate(heard) if self._searches(one) and asked[i] in finding]
+        found = dict(zip(chosen, self._searched([heard[i] for i in chosen]), strict=True))
+        return [self._turn(one, asked[i], found.get(i)) for i, one in enumerate(heard)]
+
+    def _turn(self, heard: _Heard, prompt: str, words: str | None) -> _Turn:
+        is_answer = words is not None and prompt == self.model.config.transcribe_prompt
+        if words and not is_answer:
+            return _Turn(self._prompt(False, words), [], words)
+        audio = [] if heard.speech is None else [heard.speech.embeddings]
+        return _Turn(self._prompt(heard.speech is not None, prompt), audio, words, is_answer)
 
     def ask_batch(
         self, requests: Sequence[Request | tuple[AudioInput | None, str]], *, temperature: float = 0.2,
@@ -198,8 +225,9 @@ class Engine:
         limits = [transcript_tokens(one.duration) for one in chosen]
         logits = [one.ctc_logits for one in chosen if self._searches(one) and one.ctc_logits is not None]
         scorer = self._transcript_search().scorer(logits, limits) if logits else None
-        prompts = [self._prompt(True, self.model.config.transcribe_prompt)[0]] * len(spoken)
-        answers = self._continued(prompts, chosen, Sampling(temperature=0, max_new_tokens=max(limits)), scorer)
+        prompt = self._prompt(True, self.model.config.transcribe_prompt)
+        turns = [_Turn(prompt, [one.speech.embeddings]) for one in chosen if one.speech is not None]
+        answers = self._continued(turns, Sampling(temperature=0, max_new_tokens=max(limits)), scorer)
         for i, limit, ids in zip(spoken, limits, answers, strict=True):
             one, text = heard[i], self._without_prefix(self._text(ids[:limit]))
             if self._searches(one) and one.ctc_logits is not None and one.speech is not None:
@@ -209,10 +237,6 @@ class Engine:
 
     def _searches(self, heard: _Heard) -> bool:  # whether CTC has a say in what this recording says
         return self.search and heard.ctc_logits is not None
-
-    def _asks_for_words(self, heard: _Heard, prompt: str | None) -> bool:
-        asked = self.default_prompt if prompt is None else prompt
-        return self._searches(heard) and asked == self.model.config.transcribe_prompt
 
     def _written(self, text: str) -> list[int]:
         """The tokens of a whole reply."""
@@ -294,43 +318,38 @@ class Engine:
 
     def _answer(self, requests: Sequence[Request], heard: list[_Heard], sampling: Sampling) -> list[Reply]:
         started = time.perf_counter()
-        prompts = [self._prompt(request.audio is not None, request.prompt)[0] for request in requests]
-        answers: list[list[int]] = [[] for _ in requests]
-        words = [i for i, one in enumerate(heard) if self._asks_for_words(one, requests[i].prompt)]
-        others = [i for i in range(len(requests)) if i not in words]
-        for i, text in zip(words, self._searched([heard[i] for i in words]), strict=True):
-            answers[i] = self._written(text)[: sampling.max_new_tokens]
-        if others:
-            made = self._continued([prompts[i] for i in others], [heard[i] for i in others], sampling)
-            for i, ids in zip(others, made, strict=True):
-                answers[i] = ids
+        turns = self._turns(heard, [request.prompt for request in requests])
+        others = [turn for turn in turns if not turn.is_answer]
+        made = iter(self._continued(others, sampling) if others else [])
+        answers = [
+            self._written(turn.words or "")[: sampling.max_new_tokens] if turn.is_answer else next(made)
+            for turn in turns
+        ]
         spent = time.perf_counter() - started
         return [
-            self._reply(ids, one, prompt[None], spent, spent + one.loading + one.encoding)
-            for ids, one, prompt in zip(answers, heard, prompts, strict=True)
+            self._reply(ids, one, turn, spent, spent + one.loading + one.encoding)
+            for ids, one, turn in zip(answers, heard, turns, strict=True)
         ]
 
     def _continued(
-        self, prompts: Sequence[Tensor], heard: Sequence[_Heard], sampling: Sampling,
-        scorer: JointScorer | None = None,
+        self, turns: Sequence[_Turn], sampling: Sampling, scorer: JointScorer | None = None
     ) -> list[list[int]]:
         """The new tokens after each prompt."""
+        prompts = [turn.input_ids[0] for turn in turns]
         longest = max(len(ids) for ids in prompts)
         input_ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.model.device)
         mask = torch.zeros_like(input_ids)
         for i, ids in enumerate(prompts):
             input_ids[i, longest - len(ids) :], mask[i, longest - len(ids) :] = ids, 1
-        audio = [one.speech.embeddings for one in heard if one.speech is not None]
-        return self.backend.batch(input_ids, mask, audio, sampling, scorer)
+        return self.backend.batch(input_ids, mask, [one for turn in turns for one in turn.audio], sampling, scorer)
 
-    def _reply(self, ids: list[int], heard: _Heard, input_ids: Tensor, first: float, total: float) -> Reply:
+    def _reply(self, ids: list[int], heard: _Heard, turn: _Turn, first: float, total: float) -> Reply:
         audio_tokens = 0 if heard.speech is None else len(heard.speech.embeddings)
-        prompt_tokens = input_ids.shape[1] + (audio_tokens - 1 if heard.speech is not None else 0)
-        usage = Usage(
-            heard.duration, prompt_tokens, audio_tokens, len(ids)
-        )
+        prompt_tokens = turn.input_ids.shape[1] + (audio_tokens - 1 if turn.audio else 0)
+        usage = Usage(heard.duration, prompt_tokens, audio_tokens, len(ids))
         finish = "stop" if ids and ids[-1] in self.backend.end_ids else "length"
-        return Reply(self._text(ids), ids, finish, usage, Timings(heard.loading, heard.encoding, first, total))
+        timings = Timings(heard.loading, heard.encoding, first, total)
+        return Reply(self._text(ids), ids, finish, usage, timings, None if turn.is_answer else turn.words or None)
 
     def _text(self, ids: list[int]) -> str:
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True)

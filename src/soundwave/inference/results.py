@@ -37,6 +37,8 @@ class Reply:
         finish_reason: `stop`, or `length` where `max_new_tokens` ended it.
         usage: what it cost in tokens.
         timings: what it cost in seconds.
+        heard: the words that were found in the recording first and answered as if they had been typed; None where the
+            LLM answered the audio itself, or the text is those words.
     """
 
     text: str
@@ -44,6 +46,7 @@ class Reply:
     finish_reason: str
     usage: Usage
     timings: Timings
+    heard: str | None = None
 
 
 @dataclass(frozen=True)

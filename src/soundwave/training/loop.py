@@ -33,7 +33,7 @@ from soundwave.training.modules import Losses, StageModule
 from soundwave.training.optimizers import make_optimizers
 from soundwave.training.order import Place, Share, places, shares
 from soundwave.training.preparation import Prepared, prepare
-from soundwave.training.processes import device_of, gathered, in_main_process, start_processes, wrapped
+from soundwave.training.processes import alone_in, device_of, gathered, in_main_process, start_processes, wrapped
 from soundwave.training.recipe import Recipe, read_recipe
 from soundwave.training.stream_position import begin, tell_lanes
 from soundwave.training.whitening import read_whitening, write_whitening
@@ -86,11 +86,12 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     )
     run = _Run(recipe, accelerator, prepared, module)
     run.check_two_batches()
-    if not dry_run:
+    final = Path(recipe.output_dir) / FINAL_FOLDER
+    if dry_run:
+        return final
+    with alone_in(accelerator, Path(recipe.output_dir)):
         run.start(resume)
         run.loop()
-    final = Path(recipe.output_dir) / FINAL_FOLDER
-    if not dry_run:
         in_main_process(accelerator, partial(run.finish, final))
     return final
 

@@ -7,13 +7,15 @@ waiting for ever. Knows nothing about models.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list, gather_object
+from filelock import FileLock, Timeout
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -97,3 +99,32 @@ def in_main_process(accelerator: Accelerator, action: Callable[[], Any]) -> None
         raise problem
     if told:
         raise TrainingError(told[0])
+
+
+@contextmanager
+def alone_in(accelerator: Accelerator, folder: Path) -> Iterator[None]:
+    """Keeps a run's folder for this run; two that write into one would mix their figures and checkpoints.
+
+    The system takes the lock from a process that was killed.
+
+    Raises:
+        TrainingError: another run has the folder, or it cannot be written.
+    """
+    lock = FileLock(folder / "run.lock", timeout=0)
+
+    def claim() -> None:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout as error:
+            raise TrainingError(
+                f"Another run is training into {folder}; wait for its end, stop it, or change output_dir."
+            ) from error
+        except OSError as error:
+            raise TrainingError(f"{folder} cannot be written ({error.strerror}); change output_dir.") from error
+
+    in_main_process(accelerator, claim)
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,6 +1,6 @@
 """The mean and the directions of the encoder's frames, so that an adapter learns from all of them at once.
 
-A few channels of Whisper's last layer are ten times as large as most, and neighbours go together: as it is, what lies in
+A few channels of Whisper's last layer are ten times as large as most, and many go together: as they are, what lies in
 the small directions is learned late. Measured once, when a fresh adapter's training begins (`alignment_whitening`).
 """
 
