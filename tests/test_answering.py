@@ -67,11 +67,12 @@ def test_in_a_batch_of_all_kinds_each_gets_its_own(engine: Engine) -> None:
         assert (reply.token_ids, reply.heard) == (single.token_ids, single.heard)
 
 
-def test_where_nothing_is_said_there_is_nothing_to_answer_in_writing(engine: Engine) -> None:
+def test_where_nobody_speaks_nothing_is_answered(engine: Engine) -> None:
     engine.model.alignment.ctc_blank_bias.data.fill_(1e4)  # CTC hears blanks
     silence = (np.zeros(8000, dtype=np.float32), 16_000)
     assert engine.transcribe(silence).text == ""
-    assert engine.ask(silence, PROMPT, temperature=0).heard is None
+    for reply in (engine.ask(silence, PROMPT), engine.ask_batch([(silence, PROMPT)])[0]):
+        assert (reply.text, reply.heard, reply.finish_reason) == ("", None, "stop")
 
 
 def test_it_needs_the_search_for_words() -> None:

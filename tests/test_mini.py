@@ -19,7 +19,7 @@ from soundwave.evaluation.tasks import plain_reply
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SPOKEN = {
-    "question.wav": "What is the capital of France?",
+    "question.wav": "What color is the sky?",
     "statement.flac": (
         "I left my umbrella on the train this morning. Luckily, a kind neighbor lent me hers for the walk home."
     ),
@@ -60,7 +60,7 @@ def test_where_nobody_speaks_nothing_is_written(mini: soundwave.Engine, name: st
 
 def test_it_writes_down_what_is_said(mini: soundwave.Engine) -> None:
     heard = [one.text for one in mini.transcribe_batch([EXAMPLES / name for name in SPOKEN])]
-    assert word_errors(list(SPOKEN.values()), heard).rate <= 0.45, heard
+    assert word_errors(list(SPOKEN.values()), heard).rate <= 0.3, heard
 
 
 def test_a_batch_of_ragged_clips_gives_what_single_calls_give(mini: soundwave.Engine) -> None:
@@ -74,8 +74,15 @@ def test_a_batch_of_ragged_clips_gives_what_single_calls_give(mini: soundwave.En
 
 def test_a_spoken_question_gets_an_answer_and_not_a_transcript(mini: soundwave.Engine) -> None:
     reply = mini.ask(EXAMPLES / "question.wav", "Please answer the question that the person asks.", temperature=0)
-    assert reply.text.strip()
+    assert reply.heard == mini.transcribe(EXAMPLES / "question.wav").text == SPOKEN["question.wav"]
     assert not is_repetition(reply.text, SPOKEN["question.wav"])
+    assert "blue" in reply.text
+    assert reply.text == mini.ask(None, SPOKEN["question.wav"], temperature=0).text
+
+
+@pytest.mark.parametrize("name", list(nothing_said()))
+def test_where_nobody_asks_nothing_is_answered(mini: soundwave.Engine, name: str) -> None:
+    assert mini.ask((nothing_said()[name].astype(np.float32), SAMPLE_RATE)).text == ""
 
 
 @pytest.mark.parametrize("question", ["What is the capital of France?", "Name three colours.", "Who wrote Hamlet?"])

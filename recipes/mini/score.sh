@@ -15,6 +15,9 @@ score dev-nonnative transcribe
 score dev-nonnative ctc
 score dev-questions questions
 score dev-questions typed-questions
+# the audio itself is answered, in one pass
+soundwave eval "$speech/dev-questions/manifest.jsonl" --task questions --model "$model" --no-search \
+    --out "$results/mini-dev-questions-audio-itself.json"
 
 if [ $# -eq 4 ]; then
     score_task() { soundwave eval "$tasks/$1/dev/manifest.jsonl" --task "$2" --model "$model" --out "$results/mini-$1.json"; }

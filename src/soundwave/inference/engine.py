@@ -182,7 +182,8 @@ class Engine:
         return [self._turn(one, asked[i], found.get(i)) for i, one in enumerate(heard)]
 
     def _turn(self, heard: _Heard, prompt: str, words: str | None) -> _Turn:
-        is_answer = words is not None and prompt == self.model.config.transcribe_prompt
+        # where nobody speaks nothing is asked, and nothing is answered
+        is_answer = words is not None and (not words or prompt == self.model.config.transcribe_prompt)
         if words and not is_answer:
             return _Turn(self._prompt(False, words), [], words)
         audio = [] if heard.speech is None else [heard.speech.embeddings]
