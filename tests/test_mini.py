@@ -60,7 +60,7 @@ def test_where_nobody_speaks_nothing_is_written(mini: soundwave.Engine, name: st
 
 def test_it_writes_down_what_is_said(mini: soundwave.Engine) -> None:
     heard = [one.text for one in mini.transcribe_batch([EXAMPLES / name for name in SPOKEN])]
-    assert word_errors(list(SPOKEN.values()), heard).rate <= 0.3, heard
+    assert word_errors(list(SPOKEN.values()), heard).rate <= 0.35, heard
 
 
 def test_a_batch_of_ragged_clips_gives_what_single_calls_give(mini: soundwave.Engine) -> None:
