@@ -20,7 +20,7 @@ piper() { "$work/venv/bin/python" -m piper -m "$voice" --noise-scale 0 --noise-w
 convert() { ffmpeg -nostdin -v error -y "$@"; }
 clean=(-map_metadata -1 -fflags +bitexact -flags:a +bitexact)
 
-piper "What color is the sky?" "$work/question.wav"
+piper "How many days are there in a week?" "$work/question.wav"
 convert -i "$work/question.wav" "${clean[@]}" question.wav
 
 piper "I left my umbrella on the train this morning. Luckily, a kind neighbor lent me hers for the walk home." "$work/statement.wav"

@@ -19,7 +19,7 @@ from soundwave.evaluation.tasks import plain_reply
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 SPOKEN = {
-    "question.wav": "What color is the sky?",
+    "question.wav": "How many days are there in a week?",
     "statement.flac": (
         "I left my umbrella on the train this morning. Luckily, a kind neighbor lent me hers for the walk home."
     ),
@@ -76,7 +76,7 @@ def test_a_spoken_question_gets_an_answer_and_not_a_transcript(mini: soundwave.E
     reply = mini.ask(EXAMPLES / "question.wav", "Please answer the question that the person asks.", temperature=0)
     assert reply.heard == mini.transcribe(EXAMPLES / "question.wav").text == SPOKEN["question.wav"]
     assert not is_repetition(reply.text, SPOKEN["question.wav"])
-    assert "blue" in reply.text
+    assert "7 days" in reply.text or "seven days" in reply.text
     assert reply.text == mini.ask(None, SPOKEN["question.wav"], temperature=0).text
 
 
