@@ -143,7 +143,8 @@ def aligned(model: Path) -> Path:
     """A finished model as if stage I had just ended: its alignment adapter, and a configuration that joins no words."""
     folder = Path(os.environ["WORK"]) / "switches" / f"stage1-of-{model.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    config = json.loads((model / "config.json").read_text()) | {"ctc_merges": 0}
+    # no words joined; and questions are answered from the audio itself, by what the run trains
+    config = json.loads((model / "config.json").read_text()) | {"ctc_merges": 0, "answer_prompt": None}
     (folder / "config.json").write_text(json.dumps(config))
     tensors = {name: tensor.float() for name, tensor in adapter_tensors(model) if name.startswith("alignment.")}
     save_file(tensors, folder / TRAINED_FILE, metadata={"format": "pt"})
