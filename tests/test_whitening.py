@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from soundwave.checkpoints.native import load_native
-from soundwave.errors import TrainingError
+from soundwave.errors import ConfigurationError, TrainingError
 from soundwave.model.adapters import AlignmentAdapter
 from soundwave.training.loop import train
 from soundwave.training.whitening import FILE, measure
@@ -74,3 +74,17 @@ def test_a_run_measures_once_resumes_with_the_same_and_hands_it_on(tmp_path: Pat
     assert load_file(second / "adapters.safetensors")["alignment.frame_whitener"].equal(measured["whitener"])
     model, _ = load_native(second, "cpu", torch.float32)
     assert model.alignment.frame_whitener.equal(measured["whitener"])
+
+
+def test_what_was_measured_must_fit_and_a_later_stage_cannot_change_it(tmp_path: Path) -> None:
+    recipe = tiny_runs.recipe(tmp_path, model=SWITCHES, max_steps=1)
+    final = train(recipe)
+    (Path(recipe.output_dir) / FILE).write_bytes(b"half")
+    with pytest.raises(TrainingError, match=r"whitening\.safetensors does not fit this run .*delete that folder"):
+        train(recipe)
+    after = tiny_runs.recipe(
+        tmp_path, stage="shrinking", start_from=str(final), model={"alignment_whitening": False},
+        ctc_vocabulary_size=None, audio_tower=None, language_model=None, output_dir=str(tmp_path / "run2"),
+    )
+    with pytest.raises(ConfigurationError, match=r"alignment_whitening=False, but .* was trained with True"):
+        train(after)

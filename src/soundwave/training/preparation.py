@@ -179,6 +179,12 @@ def _config(recipe: Recipe) -> SoundwaveConfig:
     if start is not None:
         config = start_config(start, _lasting_name(recipe))
         _check_parts(recipe, config)
+        whitens = recipe.model.get("alignment_whitening", config.alignment_whitening)
+        if whitens != config.alignment_whitening:
+            raise ConfigurationError(
+                f"model: alignment_whitening={whitens}, but {start} was trained with {config.alignment_whitening}; it "
+                "is measured when stage I begins: leave it out, or train stage I anew without start_from."
+            )
         for name, value in recipe.model.items():  # switches that later stages may change
             setattr(config, name, value)
         return _with_merges(config, recipe)

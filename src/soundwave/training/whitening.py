@@ -67,7 +67,16 @@ def write_whitening(folder: Path, frames: Iterable[Tensor]) -> None:
 
 
 def read_whitening(folder: Path, adapter: AlignmentAdapter) -> None:
-    """Puts what was measured into a fresh adapter."""
-    stored = load_file(folder / FILE)
-    adapter.frame_mean.copy_(stored["mean"])
-    adapter.frame_whitener.copy_(stored["whitener"])
+    """Puts what was measured into a fresh adapter.
+
+    Raises:
+        TrainingError: the file cannot be read, or was measured on another encoder.
+    """
+    try:
+        stored = load_file(folder / FILE)
+        adapter.frame_mean.copy_(stored["mean"])
+        adapter.frame_whitener.copy_(stored["whitener"])
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
+        raise TrainingError(
+            f"{folder / FILE} does not fit this run ({error}); change output_dir, or delete that folder to start anew."
+        ) from error
