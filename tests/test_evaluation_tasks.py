@@ -104,3 +104,13 @@ def test_the_result_holds_sacrebleus_signatures_and_no_normaliser(
     assert result["normaliser"] is None
     assert "sacrebleu" in result["versions"]
     assert result["prompt"] == "What is the German translation of this English speech?"
+
+
+def test_words_that_were_found_first_have_an_error_rate_of_their_own(tmp_path: Path) -> None:
+    lines = [{"text": "Is Rome in Italy?", "answers": ["yes"]}, {"text": "Is Rome old?", "answers": ["yes"]}]
+    engine = ListeningEngine("Yes.", "No.")
+    engine.heard = "Is Rome in Italy?"
+    evaluation = judge("questions", engine, manifest_of(tmp_path, *lines))
+    score = TASKS[TaskName.questions].score(evaluation.predictions)
+    assert score.counts["right"] == 1
+    assert score.also["word_error_rate_of_heard"] == pytest.approx(2 / 7)  # "old" was heard as "in Italy"
