@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,13 @@ class FakeEngine:
             time.sleep(5)
         yield Chunk(" is", [2])
         yield Chunk(" blue.", [3], self.finish_reason, Reply("The answer is blue.", [1, 2, 3], self.finish_reason))
+
+    def ask(self, audio: Any, prompt: str, on_chunk: Callable[[Chunk], None] | None = None, **options: Any) -> Reply:
+        for chunk in self.stream(audio, prompt, **options):
+            if on_chunk is not None:
+                on_chunk(chunk)
+        assert chunk.reply is not None
+        return chunk.reply
 
     def transcribe(self, audio: Any) -> Transcript:
         heard = hear(audio)

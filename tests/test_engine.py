@@ -17,6 +17,7 @@ from soundwave.audio import SAMPLE_RATE
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.errors import AudioError, ConfigurationError
 from soundwave.inference.engine import Engine, Request
+from soundwave.inference.results import Chunk, Reply
 from soundwave.inference.sampling import Sampling
 
 PROMPTS = ["the cat", "person on the cat, son", "so"]
@@ -50,6 +51,35 @@ def test_ask_is_the_join_of_stream(engine: Engine) -> None:
     assert [chunk.finish_reason for chunk in chunks[:-1]] == [None] * (len(chunks) - 1)
     assert chunks[-1].reply is not None
     assert chunks[-1].reply.text == reply.text
+
+
+def test_ask_tells_of_the_pieces_that_stream_gives_and_computes_where_it_is_called(engine: Engine) -> None:
+    pieces: list[Chunk] = []
+    threads = set()
+
+    def on_chunk(chunk: Chunk) -> None:
+        pieces.append(chunk)
+        threads.add(threading.get_ident())
+
+    reply = engine.ask(clip(2.0), "the cat", temperature=0, max_new_tokens=24, on_chunk=on_chunk)
+    streamed = list(engine.stream(clip(2.0), "the cat", temperature=0, max_new_tokens=24))
+    assert [(one.text, one.token_ids) for one in pieces] == [(one.text, one.token_ids) for one in streamed]
+    assert pieces[-1].reply is reply
+    assert threads == {threading.get_ident()}
+
+
+def test_what_is_called_with_a_piece_may_ask_and_may_fail(engine: Engine) -> None:
+    alone = engine.ask(clip(1.0), "so", temperature=0, max_new_tokens=2)
+    within: list[Reply] = []
+
+    def on_chunk(chunk: Chunk) -> None:
+        if len(within) == 2:
+            raise BrokenPipeError
+        within.append(engine.ask(clip(1.0), "so", temperature=0, max_new_tokens=2))
+
+    with pytest.raises(BrokenPipeError):
+        engine.ask(clip(2.0), "the cat", temperature=0, max_new_tokens=24, on_chunk=on_chunk)
+    assert [one.token_ids for one in within] == [alone.token_ids] * 2
 
 
 def test_a_batch_of_requests_gives_what_single_calls_give(engine: Engine) -> None:

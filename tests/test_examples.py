@@ -38,11 +38,7 @@ def test_only_silence_is_silent():
 
 
 def test_ask_py_prints_a_transcript_an_answer_and_a_stream(monkeypatch, capsys):
-    class Engine(FakeEngine):
-        def ask(self, audio, prompt, **options):
-            return list(self.stream(audio, prompt, **options))[-1].reply
-
-    monkeypatch.setattr(soundwave, "load", lambda name: Engine())
+    monkeypatch.setattr(soundwave, "load", lambda name: FakeEngine())
     monkeypatch.setattr(sys, "argv", ["ask.py"])
     runpy.run_path(str(EXAMPLES / "ask.py"))
     said, answered, streamed = capsys.readouterr().out.splitlines()

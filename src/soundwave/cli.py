@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from rich.progress import TaskID
 
     from soundwave.inference.engine import Engine
+    from soundwave.inference.results import Chunk
 
 
 class Verbs(TyperGroup):
@@ -140,25 +141,25 @@ def ask(
     """Ask about a recording; the answer is printed while it is made."""
     source = _audio_argument(audio)
     engine = _load(model, device, dtype, quiet)
-    reply = None
-    for chunk in engine.stream(
-        source, engine.default_prompt if prompt is None else prompt,
-        temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed,
-    ):
-        reply = chunk.reply
+
+    def show(chunk: Chunk) -> None:
         if not as_json:
             sys.stdout.write(chunk.text)
             sys.stdout.flush()
+
+    reply = engine.ask(
+        source, engine.default_prompt if prompt is None else prompt, temperature=temperature, top_p=top_p,
+        max_new_tokens=max_new_tokens, seed=seed, on_chunk=show,
+    )
     if as_json:
         print_json(reply)
         return
     sys.stdout.write("\n")
-    if reply is not None and reply.finish_reason == "length":
+    if reply.finish_reason == "length":
         say(f"cut after {max_new_tokens} tokens; --max-new-tokens allows more", quiet)
-    if reply is not None and reply.heard:
+    if reply.heard:
         say(f"heard: {reply.heard}", quiet)
-    if reply is not None:
-        say(f"first words after {reply.timings.first_token:.2f} s, all after {reply.timings.total:.2f} s", quiet)
+    say(f"first words after {reply.timings.first_token:.2f} s, all after {reply.timings.total:.2f} s", quiet)
 
 
 @app.command()

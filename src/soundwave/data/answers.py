@@ -112,9 +112,12 @@ def plain_model(folder: Path, new_tokens: int = 48) -> Answerer:
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
+    from soundwave.model.linear import use_onednn
+
     logging.disable_progress_bar()  # ours is shown already
     tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    use_onednn(model)
     return lambda texts: answer(texts, model, tokenizer, new_tokens)
 
 

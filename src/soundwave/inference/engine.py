@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,12 @@ from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.torch import TorchBackend
 from soundwave.inference.joint import JointScorer
+from soundwave.inference.pieces import Pieces
 from soundwave.inference.placement import device_named, dtype_named
 from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage, transcript_of
 from soundwave.inference.sampling import Sampling
 from soundwave.inference.search import TranscriptSearch, transcript_tokens
+from soundwave.model.linear import use_onednn
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration, SpeechOutput
 from soundwave.processing import SoundwaveProcessor
 
@@ -89,6 +91,7 @@ def load(
     kind = dtype_named(dtype, place)
     folder = resolve_model(model)
     loaded, processor = load_checkpoint(folder, place, kind)
+    use_onednn(loaded)
     return Engine(loaded, processor, name=str(model), folder=folder)
 
 
@@ -120,7 +123,7 @@ class Engine:
 
     def ask(
         self, audio: AudioInput | None, prompt: str | None = None, *, temperature: float = 0.2, top_p: float = 0.9,
-        max_new_tokens: int = 512, seed: int | None = None,
+        max_new_tokens: int = 512, seed: int | None = None, on_chunk: Callable[[Chunk], None] | None = None,
     ) -> Reply:
         """Answers a prompt about a recording; to the model's prompt for a transcript it gives what `transcribe` gives.
 
@@ -131,17 +134,35 @@ class Engine:
             audio: a path, bytes, a file object, `(samples, sampling_rate)`, or None for a typed question.
             prompt: what to do with it; None: the model's default prompt.
             temperature, top_p, max_new_tokens, seed: see `Sampling`.
+            on_chunk: is called with each piece of the answer as it is made, those that `stream` gives. On a CPU this is
+                faster than `stream`, which computes in a thread of its own.
 
         Raises:
             AudioError: the recording cannot be used, or is over 30 s long.
             ConfigurationError: an option is out of range.
         """
-        for chunk in self.stream(
-            audio, prompt, temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed
-        ):
-            if chunk.reply is not None:
-                return chunk.reply
-        raise AssertionError("a stream ends with a reply")
+        sampling = Sampling(temperature, top_p, max_new_tokens, seed)
+        started = time.perf_counter()
+        heard = self._hear(audio)
+        (turn,) = self._turns([heard], [prompt])
+        first, pieces = 0.0, Pieces(self._text)
+
+        def add(token: int) -> None:
+            nonlocal first
+            first = first or time.perf_counter() - started
+            chunk = pieces.add(token)
+            if chunk is not None and on_chunk is not None:
+                on_chunk(chunk)
+
+        if turn.is_answer:
+            for token in self._found(turn, sampling):
+                add(token)
+        else:
+            self.backend.single(turn.input_ids, turn.audio, sampling, add)
+        reply = self._reply(pieces.ids, heard, turn, first, time.perf_counter() - started)
+        if on_chunk is not None:
+            on_chunk(pieces.last(reply))
+        return reply
 
     def stream(
         self, audio: AudioInput | None, prompt: str | None = None, *, temperature: float = 0.2, top_p: float = 0.9,
@@ -152,25 +173,17 @@ class Engine:
         started = time.perf_counter()
         heard = self._hear(audio)
         (turn,) = self._turns([heard], [prompt])
-        first, shown = 0.0, ""
-        ids: list[int] = []
-        pending: list[int] = []
-        for token in self._tokens(turn, sampling):
+        first, pieces = 0.0, Pieces(self._text)
+        made = self.backend.stream(turn.input_ids, turn.audio, sampling)
+        for token in self._found(turn, sampling) if turn.is_answer else made:
             first = first or time.perf_counter() - started
-            ids.append(token)
-            pending.append(token)
-            text = self._text(ids)
-            if not text.endswith("\ufffd") and text != shown:  # half a character waits for its other bytes
-                yield Chunk(text[len(shown) :], pending)
-                shown, pending = text, []
-        reply = self._reply(ids, heard, turn, first, time.perf_counter() - started)
-        yield Chunk(reply.text[len(shown) :], pending, reply.finish_reason, reply)
+            if (chunk := pieces.add(token)) is not None:
+                yield chunk
+        yield pieces.last(self._reply(pieces.ids, heard, turn, first, time.perf_counter() - started))
 
-    def _tokens(self, turn: _Turn, sampling: Sampling) -> Iterator[int]:
-        """The tokens of one reply as they are made; a transcript comes as a whole."""
-        if turn.is_answer:
-            return iter(self._written(turn.words or "")[: sampling.max_new_tokens])
-        return self.backend.stream(turn.input_ids, turn.audio, sampling)
+    def _found(self, turn: _Turn, sampling: Sampling) -> list[int]:
+        """The tokens of words that are the answer themselves; they come as a whole."""
+        return self._written(turn.words or "")[: sampling.max_new_tokens]
 
     def _turns(self, heard: Sequence[_Heard], prompts: Sequence[str | None]) -> list[_Turn]:
         """What the LLM is to go on from in each request, after the words are found of those that ask for them."""
@@ -322,10 +335,7 @@ class Engine:
         turns = self._turns(heard, [request.prompt for request in requests])
         others = [turn for turn in turns if not turn.is_answer]
         made = iter(self._continued(others, sampling) if others else [])
-        answers = [
-            self._written(turn.words or "")[: sampling.max_new_tokens] if turn.is_answer else next(made)
-            for turn in turns
-        ]
+        answers = [self._found(turn, sampling) if turn.is_answer else next(made) for turn in turns]
         spent = time.perf_counter() - started
         return [
             self._reply(ids, one, turn, spent, spent + one.loading + one.encoding)

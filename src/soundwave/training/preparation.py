@@ -34,6 +34,7 @@ from soundwave.checkpoints.weights import empty_model, fill
 from soundwave.configuration import SoundwaveConfig
 from soundwave.ctc_text import CtcTokenizer, build_vocabulary, merge_table
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
+from soundwave.model.linear import use_onednn
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 from soundwave.training.data import check_audio_files
@@ -366,6 +367,7 @@ def _encode(
 def _encoder(config: SoundwaveConfig, device: torch.device, precision: str) -> Any:
     model = empty_model(config)
     fill_part(model, config.audio_tower_source or "", "audio_tower.", str(device), _frozen_dtype(precision))
+    use_onednn(model.audio_tower)
     return model.audio_tower.eval().requires_grad_(False)
 
 
