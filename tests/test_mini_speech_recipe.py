@@ -98,3 +98,40 @@ def test_the_speech_recipe_says_the_same_texts_in_the_same_way_for_a_seed(tmp_pa
     # As drawn when the shipped weights' data was made: the recipe must give it again.
     assert [(row["text"], row["speaker"]) for row in rows] == DRAWN
     assert {(row["kind"], row["source"]) for row in rows} == {("prose", "prose-harvard.jsonl.gz")}
+
+
+def test_a_rehearsal_has_a_part_of_each_manifest_and_finds_its_clips(tmp_path: Path) -> None:
+    for name, count in (("train-read", 200), ("dev-questions", 5)):
+        (tmp_path / "speech" / name).mkdir(parents=True)
+        rows = [{"audio": f"{i}.wav", "text": f"Ünö {i}", "speaker": str(i // 20)} for i in range(count)]
+        (tmp_path / "speech" / name / "manifest.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    command = [sys.executable, RECIPE / "cut_speech.py", tmp_path / "speech", "--out", tmp_path / "cut", "--share"]
+    subprocess.run([*command, "0.1"], check=True, capture_output=True)
+    kept = {
+        name: [json.loads(line) for line in (tmp_path / "cut" / name / "manifest.jsonl").read_text().splitlines()]
+        for name in ("train-read", "dev-questions")
+    }
+    assert [len(rows) for rows in kept.values()] == [20, 5]
+    assert len({row["speaker"] for row in kept["train-read"]}) == 10  # from all of it, not from its beginning
+    assert kept["dev-questions"][2] == {
+        "audio": str(tmp_path / "speech" / "dev-questions" / "2.wav"), "text": "Ünö 2", "speaker": "0",
+    }
+
+
+@pytest.mark.parametrize(("folder", "share", "told"), [("speech", "0", "above 0"), ("nowhere", "1", "no folder with")])
+def test_a_rehearsal_of_nothing_is_refused(tmp_path: Path, folder: str, share: str, told: str) -> None:
+    (tmp_path / "speech" / "a").mkdir(parents=True)
+    (tmp_path / "speech" / "a" / "manifest.jsonl").write_text('{"audio": "a.wav"}\n')
+    command = [sys.executable, RECIPE / "cut_speech.py", tmp_path / folder, "--out", tmp_path / "cut", "--share", share]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert told in ended.stderr
+
+
+@pytest.mark.parametrize("script", sorted(RECIPE.glob("*.sh")), ids=lambda path: path.name)
+def test_scripts_have_no_syntax_error_and_say_how_they_are_called(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+    ended = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert f"recipes/mini/{script.name} SPEECH" in ended.stdout
+    assert "-euo" not in ended.stdout

@@ -15,11 +15,14 @@
 #         WebQuestions questions, CLINC150, Snips and Banking77 commands, Tatoeba's English-German pairs
 # WORK    everything made on the way. A run that was stopped goes on where it was.
 #
+# SCALE=0.01 before the command rehearses it: a hundredth of the speech, of the clips that are scored and of the steps,
+# in WORK alone (WORK/soundwave-mini, WORK/results); all parts run, in about ten minutes, and the model is good for nothing.
+#
 # Needs: pip install -e '.[train,eval]', and the Debian packages flite and espeak-ng.
 # On two cores of a 2024 processor with bfloat16: about 25 minutes of synthesis, 25 of labels and answers, 15 of encoder
 # features, 76 of training, 15 of scores. On a GPU it has not been run.
 set -euo pipefail
-if [ $# -ne 3 ]; then sed -n '2,21p' "$0" | cut -c3-; exit 2; fi
+if [ $# -ne 3 ]; then sed -n '2,23p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
 SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
 export SPEECH TEXTS WORK
@@ -28,22 +31,33 @@ for tool in soundwave flite espeak-ng; do
     command -v "$tool" >/dev/null || { echo "$tool is not installed; see the head of $0" >&2; exit 1; }
 done
 
+SCALE=${SCALE:-1}
+export SCALE
+hours() { awk -v all="$1" -v scale="$SCALE" 'BEGIN { print all * scale }'; }
+count() { awk -v all="$1" -v scale="$SCALE" 'BEGIN { n = int(all * scale); print n < 2 ? 2 : n }'; }
+shipped=$here/../../models/soundwave-mini scores=$here/../../docs/results fewer=()
+if [ "$SCALE" != 1 ]; then
+    python "$here/cut_speech.py" "$SPEECH" --out "$WORK/speech" --share "$SCALE"
+    SPEECH=$WORK/speech shipped=$WORK/soundwave-mini scores=$WORK/results
+fi
+mkdir -p "$scores"
+
 dev=("$SPEECH"/dev-{librispeech,questions,nonnative}/manifest.jsonl)
 speak() { python "$here/make_speech.py" --texts "$TEXTS" --exclude "${dev[@]}" "$@"; }
 made=("$SPEECH/train-piper/manifest.jsonl")
-speak --out "$WORK/synth/flite-a" --hours 5 --voices flite:awb,flite:rms,flite:slt --seed 1 --already "${made[@]}"
+speak --out "$WORK/synth/flite-a" --hours "$(hours 5)" --voices flite:awb,flite:rms,flite:slt --seed 1 --already "${made[@]}"
 made+=("$WORK/synth/flite-a/manifest.jsonl")
 espeak_voices=espeak:en-us,espeak:en-gb,espeak:en-us+m1,espeak:en-us+m3,espeak:en-us+f1,espeak:en-us+f2
 espeak_voices+=,espeak:en-us+f4,espeak:en-gb+m2,espeak:en-gb+m4,espeak:en-gb+f3,espeak:en-gb-scotland,espeak:en-us+m7
-speak --out "$WORK/synth/espeak" --hours 0.7 --seed 2 --already "${made[@]}" --voices "$espeak_voices"
+speak --out "$WORK/synth/espeak" --hours "$(hours 0.7)" --seed 2 --already "${made[@]}" --voices "$espeak_voices"
 made+=("$WORK/synth/espeak/manifest.jsonl")
 # Trivia questions above all: their names are what a small model mishears.
 asked() { speak --shares prose=0.3,question=0.7 --already "${made[@]}" --out "$WORK/synth/$1-questions" "${@:2}"; made+=("$WORK/synth/$1-questions/manifest.jsonl"); }
-asked flite --hours 5 --seed 3 --voices flite:awb,flite:rms,flite:slt
-asked espeak --hours 2.5 --seed 4 --voices "$espeak_voices"
-asked piper --hours 5 --seed 5 --voices piper:joe
+asked flite --hours "$(hours 5)" --seed 3 --voices flite:awb,flite:rms,flite:slt
+asked espeak --hours "$(hours 2.5)" --seed 4 --voices "$espeak_voices"
+asked piper --hours "$(hours 5)" --seed 5 --voices piper:joe
 "$here/tasks.sh" "$SPEECH" "$TEXTS" "$WORK"  # spoken commands, sounds, translation
-[ -s "$WORK/synth/nothing/manifest.jsonl" ] || python "$here/make_noise.py" --out "$WORK/synth/nothing" --clips 250
+[ -s "$WORK/synth/nothing/manifest.jsonl" ] || python "$here/make_noise.py" --out "$WORK/synth/nothing" --clips "$(count 250)"
 
 # Casing and punctuation from Whisper base where it agrees with the words; words themselves for the untranscribed clips.
 whisper="$WORK/whisper-base-ct2"
@@ -53,17 +67,22 @@ label train-many-speakers-untranscribed --whisper "$whisper"
 label train-read --whisper "$whisper"
 label train-speechocean
 answer() { python "$here/answer_questions.py" "${@:2}" --out "$WORK/answers/$1.jsonl"; }
-answer questions "$SPEECH/train-piper/manifest.jsonl" "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --limit 1000
+answer questions "$SPEECH/train-piper/manifest.jsonl" "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --limit "$(count 1000)"
 for voices in piper flite espeak; do
-    answer $voices-questions "$WORK/synth/$voices-questions/manifest.jsonl" --limit 600
+    answer $voices-questions "$WORK/synth/$voices-questions/manifest.jsonl" --limit "$(count 600)"
 done
 for asked in questions {piper,flite,espeak}-questions; do
     soundwave data instruct "$WORK/answers/$asked.jsonl" "$WORK/answers/spoken-$asked.jsonl" --task question \
         --label-field text --formats transcript --takes 2 --standard-share 0.5
 done
 
-for stage in 1 2 3; do
-    [ -s "$WORK/runs/stage$stage/final/config.json" ] || soundwave train "$here/stage$stage.yaml"
-done
-python "$here/ship.py" "$WORK/runs/stage3/final" --out models/soundwave-mini
-"$here/score.sh" "$SPEECH" models/soundwave-mini docs/results "$WORK"
+train() {
+    [ -s "$WORK/runs/stage$1/final/config.json" ] && return
+    if [ "$SCALE" != 1 ]; then fewer=(max_steps="$(count "$2")" eval_steps=1000); fi
+    soundwave train "$here/stage$1.yaml" "${fewer[@]}"
+}
+train 1 2600
+train 2 650
+train 3 150
+python "$here/ship.py" "$WORK/runs/stage3/final" --out "$shipped"
+"$here/score.sh" "$SPEECH" "$shipped" "$scores" "$WORK"

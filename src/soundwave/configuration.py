@@ -96,6 +96,8 @@ class SoundwaveConfig(PreTrainedConfig):
         transcript_prefixes: what the model was trained to say before a transcript, removed from it.
         joint_ctc_weight: of CTC's log-probability beside the LLM's where `transcribe` searches (`inference/joint.py`);
             0: the LLM alone, greedily. For models whose CTC text is words; 0 for the released weights.
+        rescoring_weight: of the log-probability that the plain LLM gives to a text as a typed turn, where `transcribe`
+            chooses among what the search found; 0: the search's own order.
         audio_tower_source: a catalog part that supplies the encoder's weights where the folder does not hold them.
         language_model_source: likewise for the LLM.
 
@@ -139,6 +141,7 @@ class SoundwaveConfig(PreTrainedConfig):
     )
     transcript_prefixes: list[str] = field(default_factory=list)
     joint_ctc_weight: float = 0.0
+    rescoring_weight: float = 0.0
     audio_tower_source: str | None = None
     language_model_source: str | None = None
     tie_word_embeddings: bool = False
@@ -175,6 +178,10 @@ class SoundwaveConfig(PreTrainedConfig):
         if self.joint_ctc_weight < 0:
             raise ConfigurationError(
                 f"joint_ctc_weight={self.joint_ctc_weight} is below 0; give 0 for the LLM alone, or one such as 0.4."
+            )
+        if self.rescoring_weight < 0:
+            raise ConfigurationError(
+                f"rescoring_weight={self.rescoring_weight} is below 0; give 0 for none, or one such as 0.5."
             )
         if self.answer_prompt is not None and not self.joint_ctc_weight:
             raise ConfigurationError(

@@ -75,6 +75,8 @@ def _method(evaluation: Evaluation, engine: Engine) -> str:
     if not (config.joint_ctc_weight and engine.search and task.listens):
         return "greedy"
     search = f"search of the language model and CTC (weight {config.joint_ctc_weight:g}), then known words"
+    if config.rescoring_weight:
+        search += f", then the plain language model's choice (weight {config.rescoring_weight:g})"
     if evaluation.asking.prompt in (None, config.transcribe_prompt):
         return search
     if evaluation.asking.prompt == config.answer_prompt:

@@ -10,28 +10,27 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from soundwave.audio import SAMPLE_RATE, AudioInput, load_audio
+from soundwave.audio import AudioInput
 from soundwave.checkpoints.catalog import resolve_model
 from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.torch import TorchBackend
-from soundwave.inference.joint import JointScorer
+from soundwave.inference.hearing import Heard, Hearing
 from soundwave.inference.pieces import Pieces
 from soundwave.inference.placement import device_named, dtype_named
 from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage, transcript_of
 from soundwave.inference.sampling import Sampling
-from soundwave.inference.search import TranscriptSearch, transcript_tokens
+from soundwave.inference.transcription import Transcription
 from soundwave.model.linear import use_onednn
-from soundwave.model.soundwave import SoundwaveForConditionalGeneration, SpeechOutput
+from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 
 BACKENDS = ("torch",)
@@ -43,21 +42,6 @@ class Request:
 
     audio: AudioInput | None
     prompt: str
-
-
-@dataclass(frozen=True)
-class _Heard:
-    """A recording after the front end."""
-
-    speech: Speech | None
-    loading: float
-    encoding: float
-    ctc_logits: Tensor | None = None  # (F, C) of the frames that exist
-
-    @property
-    def duration(self) -> float:
-        """In seconds."""
-        return 0.0 if self.speech is None else self.speech.duration
 
 
 @dataclass(frozen=True)
@@ -114,7 +98,8 @@ class Engine:
         self.model, self.processor, self.name, self.folder, self.search = model, processor, name, folder, search
         self.backend = TorchBackend(model)
         self.ctc = CtcTokenizer(processor.tokenizer, model.config.ctc_vocabulary)
-        self._search: TranscriptSearch | None = None
+        self._hearing = Hearing(model, processor, self.ctc)
+        self._transcription = Transcription(processor, self.ctc, self.backend)
 
     @property
     def default_prompt(self) -> str:
@@ -143,7 +128,7 @@ class Engine:
         """
         sampling = Sampling(temperature, top_p, max_new_tokens, seed)
         started = time.perf_counter()
-        heard = self._hear(audio)
+        heard = self._hearing.of([audio])[0]
         (turn,) = self._turns([heard], [prompt])
         first, pieces = 0.0, Pieces(self._text)
 
@@ -171,7 +156,7 @@ class Engine:
         """The answer in typed chunks as it is made; arguments and errors as for `ask`."""
         sampling = Sampling(temperature, top_p, max_new_tokens, seed)
         started = time.perf_counter()
-        heard = self._hear(audio)
+        heard = self._hearing.of([audio])[0]
         (turn,) = self._turns([heard], [prompt])
         first, pieces = 0.0, Pieces(self._text)
         made = self.backend.stream(turn.input_ids, turn.audio, sampling)
@@ -185,7 +170,7 @@ class Engine:
         """The tokens of words that are the answer themselves; they come as a whole."""
         return self._written(turn.words or "")[: sampling.max_new_tokens]
 
-    def _turns(self, heard: Sequence[_Heard], prompts: Sequence[str | None]) -> list[_Turn]:
+    def _turns(self, heard: Sequence[Heard], prompts: Sequence[str | None]) -> list[_Turn]:
         """What the LLM is to go on from in each request, after the words are found of those that ask for them."""
         asked = [self.default_prompt if prompt is None else prompt for prompt in prompts]
         config = self.model.config
@@ -194,7 +179,7 @@ class Engine:
         found = dict(zip(chosen, self._searched([heard[i] for i in chosen]), strict=True))
         return [self._turn(one, asked[i], found.get(i)) for i, one in enumerate(heard)]
 
-    def _turn(self, heard: _Heard, prompt: str, words: str | None) -> _Turn:
+    def _turn(self, heard: Heard, prompt: str, words: str | None) -> _Turn:
         # where nobody speaks nothing is asked, and nothing is answered
         is_answer = words is not None and (not words or prompt == self.model.config.transcribe_prompt)
         if words and not is_answer:
@@ -211,12 +196,12 @@ class Engine:
         many = [request if isinstance(request, Request) else Request(*request) for request in requests]
         if not many:
             return []
-        heard = self._hear_batch([request.audio for request in many])
+        heard = self._hearing.of([request.audio for request in many])
         return self._answer(many, heard, sampling)
 
     def encode(self, audio: AudioInput) -> Speech:
         """What the front end makes of a recording: embeddings, CTC tokens and their times."""
-        heard = self._hear(audio)
+        heard = self._hearing.of([audio])[0]
         assert heard.speech is not None
         return heard.speech
 
@@ -226,43 +211,20 @@ class Engine:
 
     def transcribe_batch(self, audios: Sequence[AudioInput]) -> list[Transcript]:
         """Transcripts of several recordings, made at once: the LLM's, held against the frames where the model can."""
-        heard = self._hear_batch(list(audios))
+        heard = self._hearing.of(list(audios))
         return [self._transcript(text, one) for text, one in zip(self._searched(heard), heard, strict=True)]
 
-    def _searched(self, heard: Sequence[_Heard]) -> list[str]:
-        """What is said in each recording, empty where nothing is: the LLM and CTC together, or the LLM alone."""
-        said = [""] * len(heard)  # where no token is heard, nothing was said
-        spoken = [i for i, one in enumerate(heard) if one.speech is not None and one.speech.ctc_token_ids]
-        if not spoken:
-            return said
-        chosen = [heard[i] for i in spoken]
-        limits = [transcript_tokens(one.duration) for one in chosen]
-        logits = [one.ctc_logits for one in chosen if self._searches(one) and one.ctc_logits is not None]
-        scorer = self._transcript_search().scorer(logits, limits) if logits else None
-        prompt = self._prompt(True, self.model.config.transcribe_prompt)
-        turns = [_Turn(prompt, [one.speech.embeddings]) for one in chosen if one.speech is not None]
-        answers = self._continued(turns, Sampling(temperature=0, max_new_tokens=max(limits)), scorer)
-        for i, limit, ids in zip(spoken, limits, answers, strict=True):
-            one, text = heard[i], self._without_prefix(self._text(ids[:limit]))
-            if self._searches(one) and one.ctc_logits is not None and one.speech is not None:
-                text = self._transcript_search().respelt(text, one.ctc_logits, one.speech.ctc_text)
-            said[i] = text
-        return said
+    def _searched(self, heard: Sequence[Heard]) -> list[str]:
+        """What is said in each recording, empty where nothing is."""
+        return self._transcription.texts(heard, self._prompt(True, self.model.config.transcribe_prompt)[0], self.search)
 
-    def _searches(self, heard: _Heard) -> bool:  # whether CTC has a say in what this recording says
+    def _searches(self, heard: Heard) -> bool:  # whether CTC has a say in what this recording says
         return self.search and heard.ctc_logits is not None
 
     def _written(self, text: str) -> list[int]:
         """The tokens of a whole reply."""
         ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
         return [*ids, min(self.backend.end_ids)]
-
-    def _transcript_search(self) -> TranscriptSearch:
-        """Made when it is first needed: it collects the words of the LLM's vocabulary."""
-        if self._search is None:
-            tokenizer = self.processor.tokenizer
-            self._search = TranscriptSearch(self.model.config, tokenizer, self.ctc, self.backend.end_ids)
-        return self._search
 
     def describe(self) -> dict[str, Any]:
         """The model's name, place and size."""
@@ -273,49 +235,6 @@ class Engine:
             "device": str(self.model.device), "dtype": str(self.model.dtype).removeprefix("torch."),
             "backend": "torch", "parameters": sizes | {"total": sum(sizes.values())},
         }
-
-    def _hear(self, audio: AudioInput | None) -> _Heard:
-        return self._hear_batch([audio])[0]
-
-    def _hear_batch(self, audios: Sequence[AudioInput | None]) -> list[_Heard]:
-        started = time.perf_counter()
-        clips: list[np.ndarray | None] = [None if audio is None else load_audio(audio) for audio in audios]
-        loading = (time.perf_counter() - started) / max(1, len(audios))
-        started = time.perf_counter()
-        heard = iter(self._encode([clip for clip in clips if clip is not None]))
-        encoding = (time.perf_counter() - started) / max(1, len(audios))
-        return [
-            _Heard(None, 0.0, 0.0) if clip is None else replace(next(heard), loading=loading, encoding=encoding)
-            for clip in clips
-        ]
-
-    @torch.no_grad()
-    def _encode(self, clips: list[np.ndarray]) -> list[_Heard]:
-        if not clips:
-            return []
-        features = self.processor.features(clips).to(self.model.device)
-        output = self.model.encode_speech(features["input_features"], features["feature_attention_mask"])
-        kept = output.kept()
-        return [
-            _Heard(self._speech(output, i, kept[i], len(clip) / SAMPLE_RATE), 0.0, 0.0, self._logits(output, i))
-            for i, clip in enumerate(clips)
-        ]
-
-    def _logits(self, output: SpeechOutput, row: int) -> Tensor | None:
-        return output.ctc_logits[row][output.valid[row]] if self.model.config.joint_ctc_weight else None
-
-    def _speech(self, output: SpeechOutput, row: int, embeddings: Tensor, duration: float) -> Speech:
-        config, runs = self.model.config, output.runs
-        tokens: list[int] = []
-        times: list[tuple[float, float]] = []
-        columns = (runs.classes[row], runs.start[row], runs.end[row], runs.mask[row])
-        for token, start, end, exists in zip(*(column.tolist() for column in columns), strict=True):
-            if exists and token != config.blank_class:
-                tokens.append(token)
-                step = config.seconds_per_frame
-                times.append((round(min(start * step, duration), 3), round(min(end * step, duration), 3)))
-        ids = tokens if config.ctc_vocabulary is None else [config.ctc_vocabulary[token] for token in tokens]
-        return Speech(embeddings, ids, times, duration, self.ctc.decode(tokens))
 
     def _prompt(self, has_audio: bool, prompt: str | None) -> Tensor:
         text = self.default_prompt if prompt is None else prompt
@@ -330,11 +249,12 @@ class Engine:
             )
         return torch.tensor([ids], device=self.model.device)
 
-    def _answer(self, requests: Sequence[Request], heard: list[_Heard], sampling: Sampling) -> list[Reply]:
+    def _answer(self, requests: Sequence[Request], heard: list[Heard], sampling: Sampling) -> list[Reply]:
         started = time.perf_counter()
         turns = self._turns(heard, [request.prompt for request in requests])
         others = [turn for turn in turns if not turn.is_answer]
-        made = iter(self._continued(others, sampling) if others else [])
+        prompts, audio = [turn.input_ids[0] for turn in others], [one for turn in others for one in turn.audio]
+        made = iter(self.backend.batch(prompts, audio, sampling) if others else [])
         answers = [self._found(turn, sampling) if turn.is_answer else next(made) for turn in turns]
         spent = time.perf_counter() - started
         return [
@@ -342,19 +262,7 @@ class Engine:
             for ids, one, turn in zip(answers, heard, turns, strict=True)
         ]
 
-    def _continued(
-        self, turns: Sequence[_Turn], sampling: Sampling, scorer: JointScorer | None = None
-    ) -> list[list[int]]:
-        """The new tokens after each prompt."""
-        prompts = [turn.input_ids[0] for turn in turns]
-        longest = max(len(ids) for ids in prompts)
-        input_ids = torch.zeros(len(prompts), longest, dtype=torch.long, device=self.model.device)
-        mask = torch.zeros_like(input_ids)
-        for i, ids in enumerate(prompts):
-            input_ids[i, longest - len(ids) :], mask[i, longest - len(ids) :] = ids, 1
-        return self.backend.batch(input_ids, mask, [one for turn in turns for one in turn.audio], sampling, scorer)
-
-    def _reply(self, ids: list[int], heard: _Heard, turn: _Turn, first: float, total: float) -> Reply:
+    def _reply(self, ids: list[int], heard: Heard, turn: _Turn, first: float, total: float) -> Reply:
         audio_tokens = 0 if heard.speech is None else len(heard.speech.embeddings)
         prompt_tokens = turn.input_ids.shape[1] + (audio_tokens - 1 if turn.audio else 0)
         usage = Usage(heard.duration, prompt_tokens, audio_tokens, len(ids))
@@ -365,11 +273,6 @@ class Engine:
     def _text(self, ids: list[int]) -> str:
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _without_prefix(self, text: str) -> str:
-        for prefix in self.model.config.transcript_prefixes:
-            text = text.removeprefix(prefix)
-        return text.strip()
-
-    def _transcript(self, said: str, heard: _Heard) -> Transcript:
+    def _transcript(self, said: str, heard: Heard) -> Transcript:
         assert heard.speech is not None
         return transcript_of(said, heard.speech, "llm+ctc" if said and self._searches(heard) else "llm")

@@ -91,11 +91,14 @@ class JointScorer(LogitsProcessor):
             joint = values[row, tokens] + self.weight * torch.tensor(self._evidence(clip, tuple(ids), tokens))
             result[row, tokens] = joint.to(scores)
             for token, added in zip(tokens, joint.tolist(), strict=True):
+                self._totals[clip][(*ids, token)] = total + added
                 if token in self.end_ids:
                     self._best_ended[clip] = max(self._best_ended[clip], total + added)
-                else:
-                    self._totals[clip][(*ids, token)] = total + added
         return result
+
+    def total(self, clip: int, token_ids: Sequence[int]) -> float:
+        """The log-probability of a text of a recording, of both together: of one that the search came by."""
+        return self._totals[clip].get(tuple(token_ids), -math.inf)
 
     def _heard_next(self, clip: int, state: _State) -> list[int]:
         """The LLM tokens of the classes that the CTC path goes on with."""

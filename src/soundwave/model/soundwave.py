@@ -341,20 +341,30 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     ) -> Tensor:
         spliced = self._spliced(input_ids, attention_mask, audio)
         if options.get("num_beams", 1) > 1 and spliced.embeddings.shape[1] > 1:
-            options = options | _read_once(decoder, spliced, options["num_beams"])
+            options = options | read_once(decoder, spliced.embeddings, spliced.mask, options["num_beams"])
         return decoder.generate(inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options)
 
 
-def _read_once(decoder: Any, prompt: Spliced, beams: int) -> dict[str, Any]:
-    """For `generate`: keys and values of all of a prompt but its end, for every beam; else it reads it once a beam."""
-    mask = prompt.mask[:, :-1]
+def read_once(decoder: Any, embeddings: Tensor, mask: Tensor, times: int) -> dict[str, Any]:
+    """Keys and values of all of a prompt but its end, for several continuations; else each reads the prompt anew.
+
+    Args:
+        decoder: the LLM.
+        embeddings: (R, L, D), L at least 2.
+        mask: (R, L) 1 inside each prompt, which may begin with padding.
+        times: continuations of each prompt.
+
+    Returns:
+        A keyword argument for the LLM's `forward` and `generate`.
+    """
+    mask = mask[:, :-1]
     places = (mask.long().cumsum(-1) - 1).clamp(min=0)  # as in `generate`: padding on the left has none
     held, inner = DynamicCache(config=decoder.config), decoder.get_decoder()
     # its name in transformers 5.24 and newer, and before
     name = "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"
-    read = {"inputs_embeds": prompt.embeddings[:, :-1], "attention_mask": mask, "position_ids": places}
+    read = {"inputs_embeds": embeddings[:, :-1], "attention_mask": mask, "position_ids": places}
     inner(**read, use_cache=True, **{name: held})
-    held.batch_repeat_interleave(beams)
+    held.batch_repeat_interleave(times)
     return {name: held}
 
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
@@ -25,7 +25,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from soundwave.checkpoints.lora import lora_state, merged_twin
 from soundwave.inference.sampling import Sampling
-from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.soundwave import SoundwaveForConditionalGeneration, read_once
 
 BEAMS = 4  # of a search; `length_penalty=0.0` adds log-probabilities up as they are
 
@@ -49,20 +49,57 @@ class TorchBackend:
         end = self.model.language_model.generation_config.eos_token_id
         return set(end) if isinstance(end, list) else {end}
 
-    def batch(
-        self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling,
-        scorer: LogitsProcessor | None = None,
-    ) -> list[list[int]]:
-        """(R, L) left-padded prompts to the new tokens of each row, up to and including its end token.
+    def batch(self, prompts: Sequence[Tensor], audio: list[Tensor], sampling: Sampling) -> list[list[int]]:
+        """The new tokens of each of several (L_i,) prompts, up to and including its end token.
 
-        With a scorer, which changes the LLM's scores, the best of several beams is found for each row.
+        Args:
+            prompts: token ids.
+            audio: (S_i, D) embeddings for their placeholders, in order.
+            sampling: how tokens are chosen.
         """
-        search: dict[str, Any] = {}
-        if scorer is not None:
-            search = {"logits_processor": LogitsProcessorList([scorer]), "num_beams": BEAMS, "length_penalty": 0.0}
+        input_ids, mask = self._padded(prompts)
         with self._lock:
-            answers = self._generate(input_ids, mask, audio, sampling, **search)
+            answers = self._generate(input_ids, mask, audio, sampling)
         return [self._until_end(answer) for answer in answers.tolist()]
+
+    def search(
+        self, prompts: Sequence[Tensor], audio: list[Tensor], sampling: Sampling, scorer: LogitsProcessor
+    ) -> list[list[list[int]]]:
+        """The new tokens of several ways to go on from each prompt, the best first.
+
+        Args:
+            prompts, audio, sampling: as for `batch`; every prompt has audio.
+            scorer: changes the LLM's scores.
+        """
+        input_ids, mask = self._padded(prompts)
+        with self._lock:
+            found = self._generate(
+                input_ids, mask, audio, sampling, logits_processor=LogitsProcessorList([scorer]), num_beams=BEAMS,
+                num_return_sequences=BEAMS, length_penalty=0.0,
+            )
+        ended = [self._until_end(tokens) for tokens in found.tolist()]
+        return [ended[first : first + BEAMS] for first in range(0, len(ended), BEAMS)]
+
+    @torch.no_grad()
+    def log_likelihoods(self, texts: Sequence[list[int]]) -> list[float]:
+        """How likely the LLM that answers typed turns finds each of several texts, beyond what all begin with.
+
+        Args:
+            texts: token ids, at least two texts, from the beginning of a conversation on.
+        """
+        columns = enumerate(zip(*(text[:-1] for text in texts), strict=False))
+        differs = (at for at, column in columns if len(set(column)) > 1)
+        common = max(1, next(differs, min(map(len, texts)) - 1))
+        language_model, device = self.model.language_model, self.model.device
+        rest = [torch.tensor(text[common - 1 :], device=device) for text in texts]
+        padded = nn.utils.rnn.pad_sequence(rest, batch_first=True)  # on the right, where nothing looks back at it
+        beginning = torch.tensor([texts[0][:common]], device=device)
+        with self._lock, self.model.plain_language_model(self.model.config.text_only == "adapted"):
+            embedded = language_model.get_input_embeddings()(beginning)
+            held = read_once(language_model, embedded, torch.ones_like(beginning), len(texts)) if common > 1 else {}
+            scores = language_model(padded, use_cache=bool(held), **held).logits[:, :-1].float().log_softmax(-1)
+        each = scores.gather(-1, padded[:, 1:, None])[..., 0]
+        return [row[: len(one) - 1].sum().item() for row, one in zip(each, rest, strict=True)]
 
     def single(
         self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling, on_token: Callable[[int], None],
@@ -115,6 +152,14 @@ class TorchBackend:
                 input_ids, mask, audio_embeddings=audio, merged=self._merged() if adapted else None,
                 **sampling.generate_options(), **more,
             )
+
+    def _padded(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """(R, L) token ids and mask, padded on the left."""
+        ids = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True, padding_side="left")
+        mask = nn.utils.rnn.pad_sequence(
+            [torch.ones_like(one) for one in prompts], batch_first=True, padding_side="left"
+        )
+        return ids.to(self.model.device), mask.to(self.model.device)
 
     def _merged(self) -> PreTrainedModel | None:
         """The LLM with its present LoRA merged; None where there is none. Only with the lock held."""
