@@ -31,24 +31,24 @@ def costs(**of_words: float) -> Callable[[list[str]], list[float]]:
 
 
 def test_a_spelling_gives_way_to_the_word_that_the_recording_bears_out() -> None:
-    lexicon = Lexicon(tokenizer())
+    lexicon = Lexicon.of_vocabulary(tokenizer())
     assert lexicon.respelt("The resistence.", costs(existence=4.0)) == "The resistance."
     assert lexicon.respelt("The resistence.", costs(resistance=4.0, existence=1.0)) == "The existence."
 
 
 def test_capitals_and_marks_stay() -> None:
-    assert Lexicon(tokenizer()).respelt("Toer, the 'cat'!", costs(the=3.0)) == "Tower, the 'cat'!"
+    assert Lexicon.of_vocabulary(tokenizer()).respelt("Toer, the 'cat'!", costs(the=3.0)) == "Tower, the 'cat'!"
 
 
 def test_a_word_that_the_recording_speaks_against_is_not_taken() -> None:
     likely = costs(resistance=SLACK + 5, existence=SLACK + 5)
-    assert Lexicon(tokenizer()).respelt("the resistence", likely) == "the resistence"
+    assert Lexicon.of_vocabulary(tokenizer()).respelt("the resistence", likely) == "the resistence"
 
 
 @pytest.mark.parametrize("text", ["the cat", "a", "zyxwv", "42nd", "can't", ""])
 def test_known_words_letters_numbers_and_what_is_like_no_word_stay(text: str) -> None:
-    assert Lexicon(tokenizer()).respelt(text, costs()) == text
+    assert Lexicon.of_vocabulary(tokenizer()).respelt(text, costs()) == text
 
 
 def test_words_come_from_the_language_models_own_tokenizer() -> None:
-    assert Lexicon(tiny.chat_tokenizer()).respelt("zebra persom", costs()) == "zebra person"
+    assert Lexicon.of_vocabulary(tiny.chat_tokenizer()).respelt("zebra persom", costs()) == "zebra person"

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 LIMIT_BYTES = 25_000_000  # the repository keeps every version of the weights
 SETTINGS = {
     "joint_ctc_weight": 0.4,
+    "word_list": "english",
     "rescoring_weight": 0.5,
     "answer_prompt": "Please answer the question that the person asks.",
     "default_prompt": "Please answer the question that the person asks.",

@@ -24,6 +24,8 @@ PromptFormat = Literal["released", "chat_template"]
 TextOnly = Literal["adapted", "plain"]
 AdapterPositions = Literal["none", "rotary"]
 
+WORD_LISTS = ("english",)  # the package's
+
 SWITCHES: dict[str, Any] = {
     "alignment_attention": AlignmentAttention,
     "look_back_over": LookBackOver,
@@ -96,6 +98,8 @@ class SoundwaveConfig(PreTrainedConfig):
         transcript_prefixes: what the model was trained to say before a transcript, removed from it.
         joint_ctc_weight: of CTC's log-probability beside the LLM's where `transcribe` searches (`inference/joint.py`);
             0: the LLM alone, greedily. For models whose CTC text is words; 0 for the released weights.
+        word_list: `english`, the package's list of words, which take the place of what `transcribe` would spell by ear;
+            None: the whole words of the LLM's vocabulary.
         rescoring_weight: of the log-probability that the plain LLM gives to a text as a typed turn, where `transcribe`
             chooses among what the search found; 0: the search's own order.
         audio_tower_source: a catalog part that supplies the encoder's weights where the folder does not hold them.
@@ -141,6 +145,7 @@ class SoundwaveConfig(PreTrainedConfig):
     )
     transcript_prefixes: list[str] = field(default_factory=list)
     joint_ctc_weight: float = 0.0
+    word_list: str | None = None
     rescoring_weight: float = 0.0
     audio_tower_source: str | None = None
     language_model_source: str | None = None
@@ -178,6 +183,11 @@ class SoundwaveConfig(PreTrainedConfig):
         if self.joint_ctc_weight < 0:
             raise ConfigurationError(
                 f"joint_ctc_weight={self.joint_ctc_weight} is below 0; give 0 for the LLM alone, or one such as 0.4."
+            )
+        if self.word_list not in (None, *WORD_LISTS):
+            raise ConfigurationError(
+                f"word_list={self.word_list!r} is not known; choose {', '.join(WORD_LISTS)}, or null for the words of "
+                "the LLM's vocabulary."
             )
         if self.rescoring_weight < 0:
             raise ConfigurationError(

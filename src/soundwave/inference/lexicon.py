@@ -1,15 +1,16 @@
 """Words for what was spelt by ear: "resistence" becomes "resistance" where the recording allows it.
 
-CTC spells with small pieces and knows no words. The language model's vocabulary does: many of its tokens are whole
-words, and the earlier a token's number, the more common its word. A spelling that is none of them gives way to the word
-that the recording bears out best. A spelling stays where every word near it is much less likely: a name, perhaps.
+CTC spells with small pieces and knows no words. A list does, the most common first: the package's own of a language, or
+the whole words of the language model's vocabulary. A spelling that is none of them gives way to the word that the
+recording bears out best. A spelling stays where every word near it is much less likely: a name, perhaps.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from rapidfuzz import process
@@ -18,6 +19,7 @@ from rapidfuzz.distance import Levenshtein
 from soundwave.ctc_text import SPACE_BYTE
 from soundwave.inference.joint import WORD
 
+FOLDER = Path(__file__).parent / "words"  # of `recipes/mini/word_list.py`
 Likelihoods = Callable[[list[str]], list[float]]  # log-likelihoods of spoken words on a recording
 WORD_TOKEN = re.compile(rf"{SPACE_BYTE}([A-Za-z][a-z']+)")
 NEAREST = 24  # words that are compared with one spelling
@@ -27,21 +29,33 @@ SLACK = 6.0  # nats that a word may cost against the spelling
 
 
 class Lexicon:
-    """The whole words of a language model's vocabulary.
+    """Known words.
 
     Args:
-        tokenizer: byte-level BPE; of another kind the lexicon is empty, and nothing is changed.
+        ranks: each word, in small letters, with its place among all: 0 is the most common.
+        size: how many places there are.
     """
 
-    def __init__(self, tokenizer: Any):
-        self.bonus: dict[str, float] = {}
-        size = len(tokenizer)
+    def __init__(self, ranks: Mapping[str, int], size: int):
+        self.bonus = {word: COMMON * math.log(size / (rank + 1)) for word, rank in ranks.items()}
+        self.words = sorted(self.bonus)
+
+    @classmethod
+    def of_list(cls, name: str) -> Lexicon:
+        """The package's list of that name, one of `configuration.WORD_LISTS`."""
+        words = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").split()
+        return cls({word: rank for rank, word in enumerate(words)}, len(words))
+
+    @classmethod
+    def of_vocabulary(cls, tokenizer: Any) -> Lexicon:
+        """The whole words of a byte-level BPE; of another kind the lexicon is empty, and nothing is changed."""
+        ranks: dict[str, int] = {}
         for token, number in tokenizer.get_vocab().items():
             match = WORD_TOKEN.fullmatch(token)
             if match:
                 word = match[1].lower()
-                self.bonus[word] = max(self.bonus.get(word, 0.0), COMMON * math.log(size / (number + 1)))
-        self.words = sorted(self.bonus)
+                ranks[word] = min(ranks.get(word, number), number)
+        return cls(ranks, len(tokenizer))
 
     def respelt(self, text: str, likelihoods: Likelihoods) -> str:
         """A transcript in which each word is known, or unlike every known one; the rest of it stays as it is.

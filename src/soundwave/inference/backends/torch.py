@@ -27,7 +27,7 @@ from soundwave.checkpoints.lora import lora_state, merged_twin
 from soundwave.inference.sampling import Sampling
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration, read_once
 
-BEAMS = 4  # of a search; `length_penalty=0.0` adds log-probabilities up as they are
+BEAMS = 8  # of a search; `length_penalty=0.0` adds log-probabilities up as they are
 
 
 class TorchBackend:
