@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import tiny
+import yaml
 from transformers import AutoConfig, LlamaConfig, Qwen2Config, WhisperConfig
 
 from soundwave.configuration import SWITCHES, SoundwaveConfig
 from soundwave.errors import ConfigurationError
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize(
@@ -36,6 +39,15 @@ def test_an_aligned_frame_lasts_as_long_as_its_group(frames: int, seconds: float
 def test_the_placeholder_lies_after_the_llms_tokens_unless_named() -> None:
     assert tiny.config().audio_token_id == tiny.llama_config().vocab_size
     assert tiny.config(audio_token_id=7).audio_token_id == 7
+
+
+def test_new_models_have_what_was_measured_to_be_better_and_the_papers_recipe_has_the_papers() -> None:
+    new = SoundwaveConfig(audio_config=tiny.whisper_config(), text_config=tiny.llama_config())
+    assert (new.alignment_whitening, new.alignment_convolution) == (True, 7)  # docs/switches.md
+    for stage in (1, 2, 3):
+        recipe = yaml.safe_load((ROOT / "recipes" / "paper" / f"stage{stage}.yaml").read_text(encoding="utf-8"))
+        assert recipe["model"]["alignment_whitening"] is False
+        assert recipe["model"]["alignment_convolution"] == 0
 
 
 QWEN = Qwen2Config(hidden_size=32, num_attention_heads=4, vocab_size=9)

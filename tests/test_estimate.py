@@ -103,9 +103,12 @@ def batch_of(clips: int, aligned: int, texts: int = 20) -> Batch:
 
 
 @pytest.mark.parametrize(("stage", "tolerance"), [(ALIGNMENT, 0.06), (SHRINKING, 0.15)], ids=lambda v: str(v))
-def test_flops_are_near_those_that_torch_counts(stage: Stage, tolerance: float) -> None:
+@pytest.mark.parametrize("whitening", [False, True])
+def test_flops_are_near_those_that_torch_counts(stage: Stage, tolerance: float, whitening: bool) -> None:
     clips, aligned = 2, 40
-    model = lora_model(ctc_head="projection", audio_embedding="look_back", blank_handling="drop")
+    model = lora_model(
+        ctc_head="projection", audio_embedding="look_back", blank_handling="drop", alignment_whitening=whitening
+    )
     module = StageModule(model, stage, 0.3)
     mark_trained(model, stage)
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:  # it does not know the CPU's own

@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 import tiny
+from rapidfuzz.distance.Levenshtein import distance
 
-from soundwave.inference.lexicon import SLACK, Lexicon
+from soundwave.configuration import WORD_LISTS
+from soundwave.ctc_text import CtcTokenizer
+from soundwave.errors import ConfigurationError
+from soundwave.inference.lexicon import FOLDER, SLACK, Lexicon
+from soundwave.inference.search import TranscriptSearch
 
 WORDS = ["the", "cat", "resistance", "existence", "tower", "can't"]
 
@@ -52,3 +57,34 @@ def test_known_words_letters_numbers_and_what_is_like_no_word_stay(text: str) ->
 
 def test_words_come_from_the_language_models_own_tokenizer() -> None:
     assert Lexicon.of_vocabulary(tiny.chat_tokenizer()).respelt("zebra persom", costs()) == "zebra person"
+
+
+def test_the_packages_list_knows_words_that_the_vocabulary_holds_in_pieces_only() -> None:
+    lexicon = Lexicon.of_list("english")
+    assert {"shrubbery", "hospitable", "the", "a", "i", "can't"} <= set(lexicon.words)
+    assert not {"h", "clo", "paintfully"} & set(lexicon.words)
+    assert lexicon.bonus["the"] > lexicon.bonus["tower"] > lexicon.bonus["shrubbery"] >= 0
+    said = "Painfully hospitable."
+    assert lexicon.respelt("Paintfully hospitible.", lambda texts: [-5.0 * distance(one, said) for one in texts]) == said
+
+
+@pytest.mark.parametrize("name", WORD_LISTS)
+def test_a_list_is_words_in_small_letters_each_once(name: str) -> None:
+    words = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
+    assert len(set(words)) == len(words) > 30_000
+    assert all(word == word.lower() == word.strip("'") and word for word in words)
+
+
+def test_the_search_takes_the_list_that_the_configuration_names() -> None:
+    tokenizer = tiny.chat_tokenizer()
+    known = {}
+    for name in (None, "english"):
+        config = tiny.config(word_list=name, joint_ctc_weight=0.5)
+        known[name] = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer, None), {1}).lexicon.words
+    assert known["english"] == Lexicon.of_list("english").words
+    assert known[None] == Lexicon.of_vocabulary(tokenizer).words
+
+
+def test_an_unknown_list_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="word_list='german' is not known; choose english, or null for the"):
+        tiny.config(word_list="german")

@@ -86,8 +86,8 @@ def test_every_row_trains_and_is_measured(world: Any, capsys: pytest.CaptureFixt
             "nothing", "ctc_vocabulary_size=null"]
         assert len(rows) == sum(map(len, compare.CHANGES.values()))
         for row in rows:
-            expected = {"alignment": "ctc_nats_per_character", "vocabulary": "ctc_wer", "positions": "ctc_wer"}
-            assert row[expected.get(row["group"], "next_token")] >= 0
+            expected = {"alignment": "ctc_nats_per_character", "shrinking": "next_token", "targets": "next_token"}
+            assert row[expected.get(row["group"], "ctc_wer")] >= 0
             assert (row["steps"], row["seed"]) == (2, 1)
             assert {"settings", "commit", "date", "run_seconds", "times_real_time", "batch_seconds"} <= set(row)
         targets = [row for row in rows if row["group"] == "targets"]

@@ -97,10 +97,10 @@ def llama_config(**changes: Any) -> LlamaConfig:
 
 
 def config(tied: bool = False, **switches: Any) -> SoundwaveConfig:
-    """A new model's configuration; switches are as in `SoundwaveConfig`."""
+    """A new model's configuration, its alignment adapter the paper's; switches are as in `SoundwaveConfig`."""
     sizes: dict[str, Any] = {
         "audio_config": whisper_config(), "text_config": llama_config(tie_word_embeddings=tied), "alignment_heads": 4,
-        "alignment_ffn_dim": 40, "look_back_heads": 4,
+        "alignment_ffn_dim": 40, "look_back_heads": 4, "alignment_whitening": False, "alignment_convolution": 0,
     }
     return SoundwaveConfig(**sizes | switches)
 

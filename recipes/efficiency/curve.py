@@ -122,8 +122,13 @@ def plot(points: Sequence[dict[str, Any]], path: Path) -> None:
                           textcoords="offset points")
     axes.set(xscale="log", xlabel="hours of training audio", ylabel="word error rate of CTC, %",
              title=f"Stage I, {points[0]['max_steps']} steps each, dev-librispeech")
-    axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    hours = sorted({point["hours"] for point in points})
+    axes.set_xticks(hours, [f"{one:g}" for one in hours])
+    axes.minorticks_off()
+    axes.margins(y=0.12)
+    axes.grid(alpha=0.3)
+    if len({point["seed"] for point in points}) > 1:
+        axes.legend()
     figure.tight_layout()
     figure.savefig(path, dpi=120)
 

@@ -63,6 +63,9 @@ CHANGES: dict[str, list[list[str]]] = {
         [], ["kl_weight=0.5"], ["kl_weight=1.0"], [f"train=[{{manifest: {GIVEN}}}]"],
     ],
     "positions": [[], ["model.alignment_convolution=7"], ["model.adapter_positions=rotary"], ["optimizer=adamw"]],
+    "convolution": [
+        [], ["model.alignment_attention=frame"], ["model.alignment_whitening=true"], ["optimizer=adamw"],
+    ],
 }  # fmt: skip
 RECIPE_OF = {"positions": "alignment"}  # the others have one of their own name
 USUAL = ["alignment", "vocabulary", "shrinking", "targets"]
@@ -70,7 +73,8 @@ FROM_STAGE_1 = ("shrinking", "targets")
 ANSWER_TOKENS = 32
 HELD_OUT = {
     "alignment": "dev-librispeech, 200 clips", "vocabulary": "dev-librispeech, 200 clips",
-    "positions": "dev-librispeech, 200 clips", "shrinking": "dev-questions' transcripts, 92 clips",
+    "positions": "dev-librispeech, 200 clips", "convolution": "dev-librispeech, 200 clips",
+    "shrinking": "dev-questions' transcripts, 92 clips",
     "targets": "what the LLM itself answers to the 92 dev-questions in writing; answered: their known answers",
 }
 

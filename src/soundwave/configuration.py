@@ -116,13 +116,13 @@ class SoundwaveConfig(PreTrainedConfig):
     text_config: Any = None
     audio_token_id: int | None = None
     frames_per_group: int = 2
-    alignment_whitening: bool = False
+    alignment_whitening: bool = True
     alignment_layers: int = 1
     alignment_heads: int = 32
     alignment_ffn_dim: int = 8192
     alignment_dropout: float = 0.0
     alignment_attention: AlignmentAttention = "temporal"
-    alignment_convolution: int = 0
+    alignment_convolution: int = 7
     adapter_positions: AdapterPositions = "none"
     ctc_head: CtcHead = "embeddings"
     ctc_vocabulary: list[int] | None = None

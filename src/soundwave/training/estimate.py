@@ -235,7 +235,8 @@ def flops(
         tower = 2 * parts.audio_tower * work.frames + 4 * work.frames**2 * audio.d_model * audio.encoder_layers
     passes = 3 if "alignment." in stage.trained else 1
     mixing = 4 * work.aligned**2 * width * config.alignment_layers if config.alignment_attention == "temporal" else 0
-    alignment = passes * (2 * parts.alignment * work.aligned + mixing)
+    whitening = 2 * audio.d_model**2 * config.frames_per_group * work.aligned * config.alignment_whitening
+    alignment = passes * (2 * parts.alignment * work.aligned + mixing) + whitening
     head = 2 * config.ctc_classes * width * work.aligned * (2 if stage.ctc else 1)  # frozen: its input's gradient alone
     if not stage.next_token:
         return Flops(tower, alignment, head, 0.0, 0.0)
