@@ -83,7 +83,8 @@ def released_config(
         audio_config=audio_config, text_config=text_config, audio_token_id=blank, ctc_blank_id=blank,
         alignment_layers=layers, alignment_heads=text_config.num_attention_heads, alignment_ffn_dim=ffn_dim,
         look_back_heads=text_config.num_attention_heads,
-        alignment_whitening=False, alignment_convolution=0, alignment_attention="frame", ctc_head="projection", run_pooling="first", blank_handling="one_per_run",
+        alignment_whitening=False, alignment_convolution=0, alignment_attention="frame", ctc_head="projection",
+        run_pooling="first", blank_handling="one_per_run",
         look_back_over="kept", audio_embedding="look_back", encoder_window="padded", prompt_format="released",
         text_only="adapted",
     )
