@@ -15,6 +15,7 @@ from soundwave.checkpoints.native import load_native
 from soundwave.errors import ConfigurationError, TrainingError
 from soundwave.model.adapters import AlignmentAdapter
 from soundwave.training.loop import train
+from soundwave.training.recipe import DataSource
 from soundwave.training.whitening import FILE, measure
 
 SWITCHES = {"alignment_heads": 4, "alignment_ffn_dim": 40, "look_back_heads": 4, "alignment_whitening": True}
@@ -24,7 +25,7 @@ def test_whitened_frames_have_no_mean_are_even_and_do_not_go_together() -> None:
     draw = torch.Generator().manual_seed(0)
     mixing = torch.randn(6, 6, generator=draw) * torch.tensor([30.0, 1, 1, 1, 1, 1])  # one direction beyond all others
     frames = torch.randn(20_000, 6, generator=draw) @ mixing.T + 5
-    mean, whitener = measure(frames.split(3000))
+    mean, whitener = measure(frames.split(3000), 6)
     white = (frames - mean) @ whitener
     assert white.mean(0).abs().max() < 1e-3
     values = torch.linalg.eigvalsh(torch.cov(white.T))
@@ -35,9 +36,26 @@ def test_whitened_frames_have_no_mean_are_even_and_do_not_go_together() -> None:
     assert values[before > 0.2 * before.mean()].min() > 0.9
 
 
-def test_there_must_be_something_to_measure() -> None:
-    with pytest.raises(TrainingError, match="alignment_whitening=true measures the training audio, and there is none"):
-        measure([])
+def test_without_frames_everything_stays_as_it_is() -> None:
+    mean, whitener = measure([], 6)
+    assert not mean.any()
+    assert whitener.equal(torch.eye(6))
+
+
+def test_what_is_no_number_is_not_measured() -> None:
+    frames = torch.randn(3, 50, 6, generator=torch.Generator().manual_seed(0))
+    good = measure([frames[0], frames[2]], 6)
+    frames[1, 7, 2] = float("nan")
+    for one, other in zip(measure(frames, 6), good, strict=True):
+        assert one.equal(other)
+
+
+def test_a_run_on_text_alone_leaves_frames_as_they_are(tmp_path: Path) -> None:
+    recipe = tiny_runs.recipe(tmp_path, stage="instruction", model=SWITCHES, max_steps=1)
+    talk = [{"role": "user", "content": "so"}, {"role": "assistant", "content": "the cat"}]
+    recipe.train = [DataSource(str(tiny_runs.manifest_of(tmp_path / "data", [{"messages": talk}] * 4, "text.jsonl")))]
+    final = train(recipe)
+    assert load_file(final / "adapters.safetensors")["alignment.frame_whitener"].equal(torch.eye(tiny.ENCODER_WIDTH))
 
 
 def test_the_adapter_reads_whitened_frames() -> None:
@@ -46,7 +64,7 @@ def test_the_adapter_reads_whitened_frames() -> None:
     plain.load_state_dict(adapter.state_dict(), strict=False)
     frames = torch.randn(2, 8, tiny.ENCODER_WIDTH, generator=torch.Generator().manual_seed(0))
     assert torch.allclose(adapter.eval()(frames, None), plain.eval()(frames, None), atol=1e-6)  # nothing measured yet
-    mean, whitener = measure([frames.flatten(0, 1)])
+    mean, whitener = measure([frames.flatten(0, 1)], tiny.ENCODER_WIDTH)
     adapter.frame_mean.copy_(mean)
     adapter.frame_whitener.copy_(whitener)
     assert torch.allclose(adapter(frames, None), plain((frames - mean) @ whitener, None), atol=1e-5)

@@ -152,8 +152,10 @@ class _Run:
             raise TrainingError(
                 f"{self.folder} already holds a run (at {found[-1].name}); change output_dir, or resume it."
             )
-        if self.prepared.model.config.alignment_whitening and not self.recipe.start_from:
-            in_main_process(self.accelerator, partial(write_whitening, self.folder, self._frames()))
+        config = self.prepared.model.config
+        if config.alignment_whitening and not self.recipe.start_from:
+            width = config.audio_config.d_model
+            in_main_process(self.accelerator, partial(write_whitening, self.folder, self._frames(), width))
             read_whitening(self.folder, self.prepared.model.alignment)
         if found:
             self.position = load_checkpoint(found[-1], self.raw_module, self.raw_optimizers)

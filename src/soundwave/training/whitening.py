@@ -24,23 +24,27 @@ ENOUGH = 100_000  # frames: 200 for each direction of Whisper base
 RIDGE = 0.01  # of the mean variance, added to every direction's: what hardly varies is not blown up
 
 
-def measure(frames: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
+def measure(frames: Iterable[Tensor], width: int) -> tuple[Tensor, Tensor]:
     """The mean (E,) and the whitener (E, E): `(frame - mean) @ whitener` has about the identity as its covariance.
 
     Args:
-        frames: batches of frames, (n, E); read until there are enough.
+        frames: batches of frames, (n, E); read until there are enough. One that holds what is no number is left out: it
+            is named when its turn to be trained on comes.
+        width: E.
 
-    Raises:
-        TrainingError: there are none.
+    Returns:
+        Nothing and the identity where there are no frames: a run on text alone.
     """
     count, total, products = 0, torch.zeros(()), torch.zeros(())
     for batch in frames:
         batch = batch.double()
+        if not batch.isfinite().all():
+            continue
         count, total, products = count + len(batch), total + batch.sum(0), products + batch.T @ batch
         if count >= ENOUGH:
             break
     if not count:
-        raise TrainingError("alignment_whitening=true measures the training audio, and there is none; add clips.")
+        return torch.zeros(width), torch.eye(width)
     mean = total / count
     variances, directions = torch.linalg.eigh(products / count - torch.outer(mean, mean))
     variances = variances.clamp(min=0) + RIDGE * variances.mean()
@@ -48,15 +52,15 @@ def measure(frames: Iterable[Tensor]) -> tuple[Tensor, Tensor]:
     return mean.float(), whitener.float()
 
 
-def write_whitening(folder: Path, frames: Iterable[Tensor]) -> None:
+def write_whitening(folder: Path, frames: Iterable[Tensor], width: int) -> None:
     """Measures for the run in `folder`, unless it has been done.
 
     Raises:
-        TrainingError: there is nothing to measure, or the disk is full.
+        TrainingError: the disk is full.
     """
     if (folder / FILE).exists():
         return
-    mean, whitener = measure(frames)
+    mean, whitener = measure(frames, width)
     draft = folder / f".{FILE}.tmp"
     try:
         folder.mkdir(parents=True, exist_ok=True)
