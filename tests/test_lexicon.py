@@ -50,6 +50,10 @@ def test_a_word_that_the_recording_speaks_against_is_not_taken() -> None:
     assert Lexicon.of_vocabulary(tokenizer()).respelt("the resistence", likely) == "the resistence"
 
 
+def test_without_words_every_spelling_stays() -> None:
+    assert Lexicon.named("none", tokenizer()).respelt("The resistence.", costs()) == "The resistence."
+
+
 @pytest.mark.parametrize("text", ["the cat", "a", "zyxwv", "42nd", "can't", ""])
 def test_known_words_letters_numbers_and_what_is_like_no_word_stay(text: str) -> None:
     assert Lexicon.of_vocabulary(tokenizer()).respelt(text, costs()) == text
@@ -79,13 +83,14 @@ def test_a_list_is_words_in_small_letters_each_once(name: str) -> None:
 def test_the_search_takes_the_list_that_the_configuration_names() -> None:
     tokenizer = tiny.chat_tokenizer()
     known = {}
-    for name in (None, "english"):
+    for name in (None, "english", "none"):
         config = tiny.config(word_list=name, joint_ctc_weight=0.5)
         known[name] = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer, None), {1}).lexicon.words
     assert known["english"] == Lexicon.of_list("english").words
+    assert known["none"] == []
     assert known[None] == Lexicon.of_vocabulary(tokenizer).words
 
 
 def test_an_unknown_list_is_refused() -> None:
-    with pytest.raises(ConfigurationError, match="word_list='german' is not known; choose english, or null for the"):
+    with pytest.raises(ConfigurationError, match="word_list='german' is not known; choose english, none, or null"):
         tiny.config(word_list="german")

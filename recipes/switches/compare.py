@@ -63,6 +63,10 @@ CHANGES: dict[str, list[list[str]]] = {
         [], ["kl_weight=0.5"], ["kl_weight=1.0"], [f"train=[{{manifest: {GIVEN}}}]"],
     ],
     "positions": [[], ["model.alignment_convolution=7"], ["model.adapter_positions=rotary"], ["optimizer=adamw"]],
+    "whitened": [
+        [], ["model.alignment_attention=frame"], ["model.adapter_positions=rotary"], ["optimizer=adamw"],
+        ["model.alignment_layers=2"],
+    ],
     "convolution": [
         [], ["model.alignment_attention=frame"], ["model.alignment_whitening=true"], ["optimizer=adamw"],
     ],
@@ -74,6 +78,7 @@ ANSWER_TOKENS = 32
 HELD_OUT = {
     "alignment": "dev-librispeech, 200 clips", "vocabulary": "dev-librispeech, 200 clips",
     "positions": "dev-librispeech, 200 clips", "convolution": "dev-librispeech, 200 clips",
+    "whitened": "dev-librispeech, 200 clips",
     "shrinking": "dev-questions' transcripts, 92 clips",
     "targets": "what the LLM itself answers to the 92 dev-questions in writing; answered: their known answers",
 }

@@ -25,6 +25,7 @@ TextOnly = Literal["adapted", "plain"]
 AdapterPositions = Literal["none", "rotary"]
 
 WORD_LISTS = ("english",)  # the package's
+NO_WORDS = "none"
 
 SWITCHES: dict[str, Any] = {
     "alignment_attention": AlignmentAttention,
@@ -99,7 +100,7 @@ class SoundwaveConfig(PreTrainedConfig):
         joint_ctc_weight: of CTC's log-probability beside the LLM's where `transcribe` searches (`inference/joint.py`);
             0: the LLM alone, greedily. For models whose CTC text is words; 0 for the released weights.
         word_list: `english`, the package's list of words, which take the place of what `transcribe` would spell by ear;
-            None: the whole words of the LLM's vocabulary.
+            None: the whole words of the LLM's vocabulary; `none`: spellings stay, for languages of other words.
         rescoring_weight: of the log-probability that the plain LLM gives to a text as a typed turn, where `transcribe`
             chooses among what the search found; 0: the search's own order.
         audio_tower_source: a catalog part that supplies the encoder's weights where the folder does not hold them.
@@ -184,10 +185,10 @@ class SoundwaveConfig(PreTrainedConfig):
             raise ConfigurationError(
                 f"joint_ctc_weight={self.joint_ctc_weight} is below 0; give 0 for the LLM alone, or one such as 0.4."
             )
-        if self.word_list not in (None, *WORD_LISTS):
+        if self.word_list not in (None, NO_WORDS, *WORD_LISTS):
             raise ConfigurationError(
-                f"word_list={self.word_list!r} is not known; choose {', '.join(WORD_LISTS)}, or null for the words of "
-                "the LLM's vocabulary."
+                f"word_list={self.word_list!r} is not known; choose {', '.join(WORD_LISTS)}, {NO_WORDS}, or null for "
+                "the words of the LLM's vocabulary."
             )
         if self.rescoring_weight < 0:
             raise ConfigurationError(

@@ -16,6 +16,7 @@ from typing import Any
 from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
+from soundwave.configuration import NO_WORDS
 from soundwave.ctc_text import SPACE_BYTE
 from soundwave.inference.joint import WORD
 
@@ -39,6 +40,13 @@ class Lexicon:
     def __init__(self, ranks: Mapping[str, int], size: int):
         self.bonus = {word: COMMON * math.log(size / (rank + 1)) for word, rank in ranks.items()}
         self.words = sorted(self.bonus)
+
+    @classmethod
+    def named(cls, name: str | None, tokenizer: Any) -> Lexicon:
+        """What a configuration's `word_list` stands for."""
+        if name == NO_WORDS:
+            return cls({}, 1)
+        return cls.of_vocabulary(tokenizer) if name is None else cls.of_list(name)
 
     @classmethod
     def of_list(cls, name: str) -> Lexicon:

@@ -41,8 +41,7 @@ class TranscriptSearch:
 
     def __init__(self, config: SoundwaveConfig, tokenizer: Any, ctc: CtcTokenizer, end_ids: set[int]):
         self.config, self.tokenizer, self.ctc, self.end_ids = config, tokenizer, ctc, end_ids
-        name = config.word_list
-        self.lexicon = Lexicon.of_vocabulary(tokenizer) if name is None else Lexicon.of_list(name)
+        self.lexicon = Lexicon.named(config.word_list, tokenizer)
 
     def scorer(self, logits: Sequence[Tensor], limits: Sequence[int]) -> JointScorer:
         """Holds what the LLM proposes against recordings.
