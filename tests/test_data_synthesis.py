@@ -15,6 +15,7 @@ from tiny_data import RATE, clip, manifest, rows_of, run
 
 from soundwave.data.noise import NOISE_SLOPES, with_noise
 from soundwave.data.recordings import samples_of
+from soundwave.data.rows import growing
 from soundwave.data.splicing import loudest, sentence, splice, tag_of
 from soundwave.data.synthesis import Clip, Line, Noise, read_lines, synthesise
 from soundwave.data.voices import Ranges, Take, check_voices, draw_take, speak
@@ -23,12 +24,13 @@ from soundwave.training.data import read_manifest
 from soundwave.training.examples import AudioSpan
 
 TEXTS = ["Good morning to you.", "The river is wide here.", "Nobody knew the way.", "It rained all night."]
+NOTES = ("made-with.json", ".manifest.jsonl.lock")
 needs_espeak = pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="the program espeak-ng is not installed")
 
 
 def made(folder: Path) -> dict[str, bytes]:
-    """All files of a folder but the note of its settings."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "made-with.json"}
+    """All files of a folder but the notes of a run."""
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name not in NOTES}
 
 
 # --- voices and synthesis
@@ -97,6 +99,17 @@ def test_the_same_seed_gives_the_same_clips_in_any_jobs_and_after_a_stop(tmp_pat
     assert len(made(one)) == 5
     assert synthesise(lines, tmp_path / "other", voices, seed=6).clips == 4
     assert made(tmp_path / "other") != made(one)
+
+
+def test_two_runs_never_add_to_one_file(tmp_path: Path) -> None:
+    manifest = tmp_path / "speech" / "manifest.jsonl"
+    with growing(manifest) as rows:
+        rows.add({"audio": "000000.flac", "text": "Grüße", "duration": 1.0})
+        with pytest.raises(ConfigurationError, match=r"Another run is adding to .*manifest.jsonl; wait for its end"):
+            synthesise([Line(TEXTS[0], {})], manifest.parent, ["espeak:en-us"])
+        assert manifest.read_text(encoding="utf-8").count("\n") == 1  # each row is on disk at once
+    with growing(manifest) as rows:
+        assert [row["text"] for row in rows.before] == ["Grüße"]
 
 
 @needs_espeak

@@ -6,14 +6,13 @@ model learns to say (method: later work, DeSTA2.5). Answers are kept as they are
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.rows import Progress, Row, extras_of, lines_done, read_rows, relative
+from soundwave.data.rows import Progress, Row, extras_of, growing, read_rows, relative
 from soundwave.errors import DataError
 
 PROMPT = "Please answer the question that the person asks."
@@ -57,20 +56,18 @@ def answer_manifest(
         raise DataError(
             "No row has one recording, a transcript and what the options ask for; there is nothing to answer."
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    done = {row["transcript"] for row in lines_done(out)}
-    waiting = sorted((row for row in rows if _text(row) not in done), key=lambda row: len(_text(row)))
-    result = Answered(rows=len(rows), before=len(rows) - len(waiting))
-    with out.open("a", encoding="utf-8") as file:
+    with growing(out) as answered:
+        done = {row["transcript"] for row in answered.before}
+        waiting = sorted((row for row in rows if _text(row) not in done), key=lambda row: len(_text(row)))
+        result = Answered(rows=len(rows), before=len(rows) - len(waiting))
         for start in range(0, len(waiting), batch_size):
             batch = waiting[start : start + batch_size]
             for row, text in zip(batch, answerer([_text(row) for row in batch]), strict=True):
                 if text:
-                    file.write(json.dumps(_answered(row, text, prompt, out.parent), ensure_ascii=False) + "\n")
+                    answered.add(_answered(row, text, prompt, out.parent))
                     result.made += 1
                 else:
                     result.without += 1
-            file.flush()
             if progress:
                 progress(result.before + start + len(batch), len(rows))
     return result

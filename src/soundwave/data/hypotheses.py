@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from soundwave.data.recordings import samples_of
-from soundwave.data.rows import Progress, lines_done
+from soundwave.data.rows import Progress, growing
 from soundwave.errors import AudioError, DataError
 from soundwave.training.examples import AudioSpan
 
@@ -62,19 +62,16 @@ def hear_all(
         progress: called with spans done and in all.
     """
     wanted = list(dict.fromkeys(spans))
-    known = {row["key"]: row["asr_text"] for row in lines_done(notes) if {"key", "asr_text"} <= row.keys()}
     heard: dict[AudioSpan, str | None] = {}
-    notes.parent.mkdir(parents=True, exist_ok=True)
-    with notes.open("a", encoding="utf-8") as file:
+    with growing(notes) as noted:
+        known = {row["key"]: row["asr_text"] for row in noted.before if {"key", "asr_text"} <= row.keys()}
         for number, span in enumerate(wanted, 1):
             key = span_key(span, name)
             if key in known:
                 heard[span] = known[key]
             else:
                 heard[span] = _hear(span, recogniser)
-                line = {"key": key, "audio": span.path[:200], "asr": name, "asr_text": heard[span]}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                file.flush()
+                noted.add({"key": key, "audio": span.path[:200], "asr": name, "asr_text": heard[span]})
             if progress:
                 progress(number, len(wanted))
     return heard

@@ -10,9 +10,12 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.data import decode_line, numbered_lines, saved_rows
@@ -225,6 +228,45 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         raise ConfigurationError(
             f"{folder} holds clips made with {told}; give the same settings to go on, or another folder."
         )
+
+
+@dataclass(frozen=True)
+class GrowingRows:
+    """A file of rows that is added to: what earlier runs left in it, and how to add one, which is on disk at once."""
+
+    before: list[dict[str, Any]]
+    add: Callable[[dict[str, Any]], None]
+
+
+@contextmanager
+def growing(path: Path) -> Iterator[GrowingRows]:
+    """Opens a file of rows for this run alone, to go on where an earlier one stopped; two at once would mix theirs.
+
+    The system takes the lock beside the file from a process that was killed.
+
+    Raises:
+        ConfigurationError: another run is adding to the file.
+        DataError: the file is not ours.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise ConfigurationError(
+            f"Another run is adding to {path}; wait for its end, stop it, or write to another place."
+        ) from error
+    try:
+        before = lines_done(path)
+        with path.open("a", encoding="utf-8") as file:
+
+            def add(row: dict[str, Any]) -> None:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+
+            yield GrowingRows(before, add)
+    finally:
+        lock.release()
 
 
 def lines_done(path: Path) -> list[dict[str, Any]]:

@@ -6,7 +6,6 @@ first speaker says … The second speaker says …". Each clip follows from the 
 
 from __future__ import annotations
 
-import json
 import random
 import re
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ import soundfile
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.data.recordings import MAX_SECONDS, samples_of
-from soundwave.data.rows import Progress, extras_of, lines_done, read_examples, read_rows
+from soundwave.data.rows import Progress, extras_of, growing, read_examples, read_rows
 from soundwave.errors import AudioError, DataError
 from soundwave.training.examples import PLACEHOLDER, AudioSpan
 
@@ -81,13 +80,11 @@ def splice(
         raise DataError(f"{sounds}: no row has a recording and a label; sounds need both.")
     if speaker_clips and len({one.speaker for one in spoken} - {None}) < 2:
         raise DataError(f"{speech}: two speakers are needed; add the field `speaker`, or join sounds only.")
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = out / "manifest.jsonl"
-    done = {row["audio"] for row in lines_done(manifest)}
-    result = Spliced(before=len(done))
     plan = [(f"sound-{n:06d}.flac", True) for n in range(sound_clips)]
     plan += [(f"speakers-{n:06d}.flac", False) for n in range(speaker_clips)]
-    with manifest.open("a", encoding="utf-8") as rows:
+    with growing(out / "manifest.jsonl") as clips:
+        done = {row["audio"] for row in clips.before}
+        result = Spliced(before=len(done))
         for number, (name, with_sound) in enumerate(plan, 1):
             if name not in done:
                 draw = random.Random(f"{seed}/{name}")
@@ -97,8 +94,7 @@ def splice(
                 else:
                     samples, row = made
                     soundfile.write(out / name, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-                    rows.write(json.dumps({"audio": name, **row}, ensure_ascii=False) + "\n")
-                    rows.flush()
+                    clips.add({"audio": name, **row})
                     result.made += 1
             if progress:
                 progress(number, len(plan))

@@ -7,7 +7,6 @@ Knows nothing about which texts are worth speaking.
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import random
 import subprocess
@@ -24,7 +23,7 @@ import soundfile
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.data.noise import NOISE_SLOPES, with_noise
-from soundwave.data.rows import lines_done
+from soundwave.data.rows import growing
 from soundwave.data.voices import OWN_RANGES, Range, Ranges, Take, draw_take, speak
 from soundwave.errors import DataError
 from soundwave.training.data import decode_line, numbered_lines
@@ -116,12 +115,10 @@ def synthesise(
         progress: called after each clip that was made.
         on_dropped: called for a text that gave no usable clip.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    manifest = out / "manifest.jsonl"
-    done = {row["audio"]: row["duration"] for row in lines_done(manifest)}
-    made = Made(before=len(done))
     clips = (_clip(index, line, voices, seed, ranges, noise) for index, line in enumerate(lines))
-    with manifest.open("a", encoding="utf-8") as rows, _pool(jobs, voices) as pool:
+    with growing(out / "manifest.jsonl") as rows, _pool(jobs, voices) as pool:
+        done = {row["audio"]: row["duration"] for row in rows.before}
+        made = Made(before=len(done))
         results = _in_order(clips, out, done, pool, jobs)
         for clip, result in results:
             if hours is not None and made.seconds >= hours * 3600:
@@ -138,9 +135,7 @@ def synthesise(
             if clip.name in done:
                 continue
             row = {"audio": clip.name, "text": clip.line.text, "duration": round(seconds, 3)}
-            row |= {"speaker": clip.take.speaker, **clip.line.fields}
-            rows.write(json.dumps(row) + "\n")
-            rows.flush()
+            rows.add(row | {"speaker": clip.take.speaker, **clip.line.fields})
             made.clips += 1
             if progress:
                 progress(made)
