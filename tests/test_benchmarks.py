@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import tiny
 import torch
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.checkpoints.loading import load_checkpoint
+from soundwave.evaluation.clips import read_clips
 from soundwave.inference.engine import Engine
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.training.estimate import Workload, workload
@@ -26,6 +28,7 @@ if not BENCHMARKS.is_dir():
     pytest.skip("the benchmarks are not part of this copy", allow_module_level=True)
 sys.path.insert(0, str(BENCHMARKS))
 
+import cascade  # noqa: E402
 import cold_start  # noqa: E402
 import gpu_speed  # noqa: E402
 import gpu_training  # noqa: E402
@@ -53,6 +56,18 @@ def same_as_engine(folder: Path, samples: Any, prompt: str) -> None:
 
 def test_the_released_steps_give_what_the_engine_gives_on_a_released_model(tmp_path: Path) -> None:
     same_as_engine(tiny.released_folder(tmp_path / "tiny"), tiny.sound(3.0), "What does the person say?")
+
+
+def test_the_cascade_asks_what_was_heard_as_if_typed(mini_like: Engine, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", tiny.sound(1.0), SAMPLE_RATE)
+    typed = mini_like.ask(None, "Where is it?", temperature=0, max_new_tokens=64).text
+    answers = [[typed], ["nobody says this"]]
+    rows = [{"audio": "a.wav", "text": "Where is it?", "answers": some} for some in answers]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    clips = read_clips([tmp_path / "manifest.jsonl"], ("audio", "text", "answers"))
+    result = cascade.cascade(mini_like, clips, ["Where is it?", "Where was it?"])
+    assert result["replies"][0]["reply"] == typed
+    assert (result["right"], result["clips"], result["word_error_rate_of_heard"]) == (1, 2, pytest.approx(1 / 6))
 
 
 def test_the_released_steps_give_what_the_released_code_gave() -> None:

@@ -77,6 +77,11 @@ def test_help_answers_at_once() -> None:
     assert min(seconds) < HELP_SECONDS
 
 
+def test_the_package_is_the_command_too() -> None:
+    told = subprocess.run([sys.executable, "-m", "soundwave", "--version"], check=True, capture_output=True, text=True)
+    assert told.stdout == f"soundwave {soundwave.__version__}\n"
+
+
 @pytest.mark.parametrize("verb", ["ask", "transcribe", "doctor", "download", "train"])
 def test_every_verb_has_a_summary_and_help(verb: str) -> None:
     summary = next(line for line in run("--help").stdout.splitlines() if line.strip().startswith(verb))

@@ -34,6 +34,7 @@ LAYERS = [
     {"cli_options"},
     {"cli_data"},
     {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: level for level, row in enumerate(LAYERS) for name in row}
 
