@@ -24,6 +24,7 @@ import soundwave
 from soundwave.evaluation.clips import Clip, read_clips
 from soundwave.evaluation.metrics import NORMALISER, is_answered, word_errors
 from soundwave.evaluation.provenance import command_line, commit, machine, settings_of, versions
+from soundwave.evaluation.replies import answer_part
 from soundwave.evaluation.tasks import ANSWER_TOKENS
 from soundwave.inference.engine import Engine
 from soundwave.terminal import count_progress
@@ -44,7 +45,10 @@ def heard(clips: Sequence[Clip], whisper: Path, beam_size: int) -> list[str]:
 def cascade(engine: Engine, clips: Sequence[Clip], texts: Sequence[str]) -> dict[str, Any]:
     """How many of the texts' answers, greedy and typed, are right, and how many of their words were wrong."""
     replies = engine.ask_batch([(None, text) for text in texts], temperature=0, max_new_tokens=ANSWER_TOKENS)
-    right = sum(is_answered(reply.text, clip.answers) for reply, clip in zip(replies, clips, strict=True))
+    right = sum(
+        is_answered(answer_part(reply.text, clip.text), clip.answers)  # as `soundwave eval --task questions` counts
+        for reply, clip in zip(replies, clips, strict=True)
+    )
     return {
         "clips": len(clips), "right": right, "score": right / len(clips),
         "word_error_rate_of_heard": word_errors([clip.text or "" for clip in clips], texts).rate,
