@@ -65,7 +65,8 @@ CHANGES: dict[str, list[list[str]]] = {
     "positions": [[], ["model.alignment_convolution=7"], ["model.adapter_positions=rotary"], ["optimizer=adamw"]],
     "whitened": [
         [], ["model.alignment_attention=frame"], ["model.adapter_positions=rotary"], ["optimizer=adamw"],
-        ["model.alignment_layers=2"],
+        ["model.alignment_layers=2"], ["model.ctc_head=projection"], ["ctc_vocabulary_size=1000"],
+        ["ctc_vocabulary_size=null"],
     ],
     "convolution": [
         [], ["model.alignment_attention=frame"], ["model.alignment_whitening=true"], ["optimizer=adamw"],
