@@ -3,7 +3,8 @@
     python train_recipes.py RECIPE.yaml …
 
 A user's mistake is written to `error-<process>.txt` in the run's folder, and the next recipe follows. With
-`KILL_IN_SAVE=n` the process kills itself with SIGKILL in the middle of the first file of its n-th checkpoint.
+`KILL_IN_SAVE=n` the process kills itself with SIGKILL in the middle of the first file of its n-th checkpoint. With
+`SHARDED_ON_CPU=1` accelerate shards (FSDP2) as it does on GPUs: PyTorch can on CPUs too, accelerate only refuses to.
 """
 
 from __future__ import annotations
@@ -14,8 +15,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+
 from soundwave.errors import SoundwaveError
-from soundwave.training import checkpointing
+from soundwave.training import checkpointing, processes
 from soundwave.training.loop import train
 from soundwave.training.recipe import read_recipe
 
@@ -34,7 +38,18 @@ def die_while_saving(number: int) -> None:
     checkpointing.save_file = save_file
 
 
+def shard_on_cpu() -> None:
+    def state(**options: Any) -> PartialState:
+        made = PartialState(**options)
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        return made
+
+    processes.PartialState = state
+
+
 if __name__ == "__main__":
+    if "SHARDED_ON_CPU" in os.environ:
+        shard_on_cpu()
     if "KILL_IN_SAVE" in os.environ:
         die_while_saving(int(os.environ["KILL_IN_SAVE"]))
     for path in sys.argv[1:]:

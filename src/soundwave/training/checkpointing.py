@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from soundwave.errors import TrainingError
+from soundwave.training.sharded import laid_out_as, shard_again, whole
 
 KEPT = 2  # checkpoints that stay
 FILES = ("model.safetensors", "optimizer.safetensors", "position.json")
@@ -52,7 +53,38 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
-def save_checkpoint(folder: Path, model: nn.Module, optimizers: Sequence[Optimizer], position: Position) -> Path:
+@dataclass(frozen=True)
+class TrainedState:
+    """Trained parameters by name, and the optimizers' moments by `moment/name`, whole and on the CPU."""
+
+    parameters: dict[str, Tensor]
+    moments: dict[str, Tensor]
+
+
+def trained_state(model: nn.Module, optimizers: Sequence[Optimizer], kept: bool = True) -> TrainedState:
+    """What a checkpoint holds beside the position.
+
+    Every process calls this, since each may hold a part only; where it is not `kept`, nothing is copied.
+    """
+    shard_again(model)
+    parameters = trained_parameters(model)
+    moments: dict[str, Tensor] = {}
+    for name, parameter in parameters.items():
+        state = _optimizer_of(parameter, optimizers).state.get(parameter, {})
+        moments |= {f"{moment}/{name}": torch.as_tensor(state[moment]) for moment in MOMENTS if moment in state}
+    return TrainedState(_on_cpu(parameters, kept), _on_cpu(moments, kept))
+
+
+def _on_cpu(tensors: Mapping[str, Tensor], kept: bool) -> dict[str, Tensor]:
+    made = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor.detach())
+        if kept:
+            made[name] = value.cpu().contiguous()
+    return made
+
+
+def save_checkpoint(folder: Path, state: TrainedState, position: Position) -> Path:
     """Writes a checkpoint beside the earlier ones and removes all but the newest two.
 
     Nothing half-written, or half-removed, can be taken for a checkpoint: files are synced, then the folder is renamed;
@@ -67,9 +99,8 @@ def save_checkpoint(folder: Path, model: nn.Module, optimizers: Sequence[Optimiz
         for left in folder.glob(".step-*.tmp"):
             shutil.rmtree(left, ignore_errors=True)
         draft.mkdir(parents=True)
-        parameters = trained_parameters(model)
-        save_file({name: p.detach().cpu().contiguous() for name, p in parameters.items()}, draft / "model.safetensors")
-        save_file(_moments(parameters, optimizers), draft / "optimizer.safetensors")
+        save_file(state.parameters, draft / "model.safetensors")
+        save_file(state.moments, draft / "optimizer.safetensors")
         (draft / "position.json").write_text(json.dumps(asdict(position)) + "\n")
         for file in draft.iterdir():
             _sync(file)
@@ -97,16 +128,6 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _moments(parameters: dict[str, nn.Parameter], optimizers: Sequence[Optimizer]) -> dict[str, Tensor]:
-    tensors = {}
-    for name, parameter in parameters.items():
-        state = _optimizer_of(parameter, optimizers).state.get(parameter, {})
-        for moment in MOMENTS:
-            if moment in state:
-                tensors[f"{moment}/{name}"] = torch.as_tensor(state[moment]).detach().cpu().contiguous()
-    return tensors
-
-
 def _optimizer_of(parameter: nn.Parameter, optimizers: Sequence[Optimizer]) -> Optimizer:
     """The optimizer that steps a trained parameter."""
     return next(o for o in optimizers if any(parameter is p for group in o.param_groups for p in group["params"]))
@@ -118,7 +139,7 @@ def list_checkpoints(folder: Path) -> list[Path]:
 
 
 def load_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> Position:
-    """Puts a checkpoint's values into a model and fresh optimizers, and returns where the run stood.
+    """Puts a checkpoint's values into a model and fresh optimizers, in every process; returns where the run stood.
 
     Raises:
         TrainingError: the checkpoint is of a model with other trained parameters, or was damaged.
@@ -143,12 +164,14 @@ def _load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> Posi
             )
         with torch.no_grad():
             for name, parameter in parameters.items():
-                parameter.copy_(tensors.get_tensor(name))
+                parameter.copy_(laid_out_as(tensors.get_tensor(name), parameter))
     with safe_open(path / "optimizer.safetensors", framework="pt") as tensors:
         for key in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
             moment, name = key.split("/", 1)
             value, optimizer = tensors.get_tensor(key), _optimizer_of(parameters[name], optimizers)
-            on_host = moment == "step" and not optimizer.defaults.get("fused")  # the fused kernel counts on the device
-            device = "cpu" if on_host else parameters[name].device
-            optimizer.state[parameters[name]][moment] = value.to(device)
+            if moment != "step":
+                value = laid_out_as(value, parameters[name])
+            elif optimizer.defaults.get("fused"):  # the fused kernel counts on the device
+                value = value.to(parameters[name].device)
+            optimizer.state[parameters[name]][moment] = value
     return Position(**json.loads((path / "position.json").read_text()))

@@ -35,9 +35,14 @@ def evaluate(
     said: list[str] = []
     heard: list[str] = []
     made = batches(source.items(recipe.seed, 0), plain, recipe.seed, 0)
-    for items in made[accelerator.process_index :: accelerator.num_processes]:
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    for first in range(0, len(made), processes):
+        # Whose turn finds no batch left computes the last one again: all have a part in each pass of a sharded model.
+        items = made[min(first + rank, len(made) - 1)]
         batch = collator(items).to(accelerator.device)
         result = module(batch)
+        if first + rank >= len(made):
+            continue
         losses.append(result.total.item())
         if result.next_token is not None:
             next_token.append(result.next_token.item())

@@ -23,7 +23,13 @@ from torch import Tensor
 
 from soundwave.checkpoints.native import save_trained
 from soundwave.errors import ConfigurationError, TrainingError
-from soundwave.training.checkpointing import Position, list_checkpoints, load_checkpoint, save_checkpoint
+from soundwave.training.checkpointing import (
+    Position,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+    trained_state,
+)
 from soundwave.training.dataset import Batch, Item, Source, batches
 from soundwave.training.estimate_table import estimate, render
 from soundwave.training.evaluate import evaluate
@@ -33,8 +39,17 @@ from soundwave.training.modules import Losses, StageModule
 from soundwave.training.optimizers import make_optimizers
 from soundwave.training.order import Place, Share, places, shares
 from soundwave.training.preparation import Prepared, prepare
-from soundwave.training.processes import alone_in, device_of, gathered, in_main_process, start_processes, wrapped
+from soundwave.training.processes import (
+    alone_in,
+    device_of,
+    gathered,
+    in_main_process,
+    shards,
+    start_processes,
+    wrapped,
+)
 from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.sharded import flatten_scalars, make_whole, whole
 from soundwave.training.stream_position import begin, tell_lanes
 from soundwave.training.whitening import read_whitening, write_whitening
 
@@ -86,14 +101,12 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     )
     run = _Run(recipe, accelerator, prepared, module)
     run.check_two_batches()
-    final = Path(recipe.output_dir) / FINAL_FOLDER
     if dry_run:
-        return final
-    with alone_in(accelerator, Path(recipe.output_dir)):
+        return run.folder / FINAL_FOLDER
+    with alone_in(accelerator, run.folder):
         run.start(resume)
         run.loop()
-        in_main_process(accelerator, partial(run.finish, final))
-    return final
+        return run.finish()
 
 
 @dataclass
@@ -110,7 +123,9 @@ class _Run:
         self.optimizers: list[Any] = list(make_optimizers(self.module, recipe, self.on_cuda))
         self.raw_module, self.raw_optimizers = self.module, list(self.optimizers)
         self.position = Position()
-        self.skipped = 0
+        self.skipped, self.sharded = 0, shards(self.accelerator)
+        if self.sharded and recipe.kl_weight:  # its second pass of the LLM is not in every batch
+            raise TrainingError("kl_weight needs the whole model in each process (DDP); set it to 0, or do not shard.")
         processes = self.accelerator.num_processes
         per_step = processes * self.accelerator.gradient_accumulation_steps
         if self.prepared.stream is not None:
@@ -157,9 +172,12 @@ class _Run:
             width = config.audio_config.d_model
             in_main_process(self.accelerator, partial(write_whitening, self.folder, self._frames(), width))
             read_whitening(self.folder, self.prepared.model.alignment)
+        if self.sharded:
+            self.scalars = flatten_scalars(self.module)
+            self.raw_module.require_input_gradients()
+        self.module, self.optimizers = wrapped(self.accelerator, self.module, self.optimizers)
         if found:
             self.position = load_checkpoint(found[-1], self.raw_module, self.raw_optimizers)
-        self.module, self.optimizers = wrapped(self.accelerator, self.module, self.optimizers)
         if self.accelerator.is_main_process:
             self.prepared.write_plan(self.folder, self.steps, self.position.step)
             self.log = RunLog(self.folder, self.position.step)
@@ -173,8 +191,15 @@ class _Run:
                 width = self.prepared.model.config.frames_per_group
                 yield batch.encoder_frames[batch.frame_mask.repeat_interleave(width, 1)]
 
-    def finish(self, final: Path) -> None:
-        """Writes what was trained, once the last step is done."""
+    def finish(self) -> Path:
+        """Writes what was trained, once the last step is done; returns its folder."""
+        final = self.folder / FINAL_FOLDER
+        if self.sharded:
+            make_whole(self.prepared.model, self.scalars)
+        in_main_process(self.accelerator, partial(self._write, final))
+        return final
+
+    def _write(self, final: Path) -> None:
         try:
             save_trained(self.prepared.model, final, torch.float32)
         except (OSError, SafetensorError) as error:
@@ -236,14 +261,14 @@ class _Run:
                     losses = self.module(share.batch.to(accelerator.device))
                 computed.append((losses, share.place))
                 if not accelerator.sync_gradients:
-                    if torch.isfinite(losses.total):
+                    if self._goes_backward(losses.total):
                         accelerator.backward(losses.total)
                     continue
                 # Before the processes exchange gradients: all of them go on, or none.
                 figures = accelerator.gather(torch.stack([_figures(*one) for one in computed]))
                 if self._is_number("loss", figures[:, 0], computed):
                     accelerator.backward(losses.total)
-                    norm = accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm)
+                    norm = whole(accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm))
                     if self._is_number("gradient", norm, computed):
                         for optimizer in self.optimizers:
                             optimizer.step()
@@ -260,6 +285,11 @@ class _Run:
                 "lower learning_rate, and start from the last checkpoint."
             )
         return seconds
+
+    def _goes_backward(self, loss: Tensor) -> bool:
+        """Whether a batch before the last of a step has a gradient; shared parameters need all processes' consent."""
+        finite = bool(torch.isfinite(loss))
+        return all(gathered(self.accelerator, [finite])) if self.sharded else finite
 
     def _is_number(self, what: str, values: Tensor | None, computed: list[tuple[Losses, Place]]) -> bool:
         """Whether all values, the same in every process, are finite; otherwise names the examples.
@@ -293,10 +323,9 @@ class _Run:
             self._evaluate(self.prepared.evaluation)
         if last or step % recipe.save_steps == 0:
             tell_lanes(self.position, self.accelerator)
-            checkpoints = self.folder / CHECKPOINTS
+            state = trained_state(self.raw_module, self.raw_optimizers, self.accelerator.is_main_process)
             in_main_process(
-                self.accelerator,
-                partial(save_checkpoint, checkpoints, self.raw_module, self.raw_optimizers, self.position),
+                self.accelerator, partial(save_checkpoint, self.folder / CHECKPOINTS, state, self.position)
             )
 
     def _evaluate(self, sources: list[Source]) -> None:

@@ -56,6 +56,19 @@ class StageModule(nn.Module):
         table = model.ctc_token_embeddings() if self.rest is None else None
         self.register_buffer("ctc_embeddings", None if table is None else table.float(), persistent=False)
 
+    @property
+    def layer_classes(self) -> list[str]:
+        """Names of the classes of the language model's layers, where it is in memory."""
+        return [] if self.rest is None else list(self.rest.language_model._no_split_modules or [])
+
+    def require_input_gradients(self) -> None:
+        """Lets gradients flow to the first layer's input even where nobody speaks.
+
+        FSDP2 reduces a layer's gradients when its input has one; without, the processes would do so in other orders.
+        """
+        if self.rest is not None:
+            self.rest.language_model.enable_input_require_grads()
+
     def forward(self, batch: Batch) -> Losses:
         """The losses of a batch on the module's device."""
         if self.rest is None:

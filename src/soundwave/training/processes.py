@@ -14,12 +14,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, gather_object
+from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
+from soundwave.training.modules import StageModule
 from soundwave.training.precision import precision_of
 from soundwave.training.recipe import Recipe
 
@@ -46,15 +46,25 @@ def start_processes(recipe: Recipe) -> Accelerator:
     )
 
 
+def shards(accelerator: Accelerator) -> bool:
+    """Whether each process holds parts of the parameters (FSDP2)."""
+    return accelerator.distributed_type == DistributedType.FSDP
+
+
 def device_of(accelerator: Accelerator) -> torch.device:
     """Where the model lives. Never "cpu:0", as accelerate says among processes: moving there unmakes parameters."""
     return torch.device("cpu") if accelerator.device.type == "cpu" else accelerator.device
 
 
 def wrapped(
-    accelerator: Accelerator, module: nn.Module, optimizers: list[torch.optim.Optimizer]
+    accelerator: Accelerator, module: StageModule, optimizers: list[torch.optim.Optimizer]
 ) -> tuple[Any, list[Any]]:
-    """Module and optimizers as accelerate runs them: with several processes, gradients are their mean."""
+    """Module and optimizers as accelerate runs them: with several processes, gradients are their mean.
+
+    With FSDP2 the layers that are gathered one at a time are those of the language model that is in memory.
+    """
+    if shards(accelerator):
+        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = list(module.layer_classes)
     module, *prepared = accelerator.prepare(module, *optimizers)
     if isinstance(module, DistributedDataParallel):
         module.broadcast_buffers = False  # ours never change
