@@ -16,6 +16,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from torch.nn.parallel import DistributedDataParallel
 
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
@@ -61,10 +62,13 @@ def wrapped(
 ) -> tuple[Any, list[Any]]:
     """Module and optimizers as accelerate runs them: with several processes, gradients are their mean.
 
-    With FSDP2 the layers that are gathered one at a time are those of the language model that is in memory.
+    With FSDP2 the layers that are gathered one at a time are those of the language model that is in memory, and
+    parameters keep their own precision as they do with DDP: autocast alone decides what is computed in which.
     """
     if shards(accelerator):
-        accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = list(module.layer_classes)
+        plugin = accelerator.state.fsdp_plugin
+        plugin.transformer_cls_names_to_wrap = list(module.layer_classes)
+        plugin.mixed_precision_policy = MixedPrecisionPolicy()
     module, *prepared = accelerator.prepare(module, *optimizers)
     if isinstance(module, DistributedDataParallel):
         module.broadcast_buffers = False  # ours never change
