@@ -1,14 +1,15 @@
-"""Runs whose parameters are spread over two processes (FSDP2) by the shipped settings: they train as one process does.
+"""Two processes that share parameters (FSDP2) or moments (ZeRO) by the shipped settings train as one process does.
 
-accelerate shards on accelerators only, PyTorch on CPUs too; `train_recipes.py` lets accelerate do it here.
+accelerate does both on accelerators only, PyTorch and DeepSpeed on CPUs too; `train_recipes.py` lets accelerate do it.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny_runs
@@ -20,26 +21,37 @@ from tiny_runs import losses, weights
 from soundwave.training.loop import train
 from soundwave.training.recipe import DataSource, Recipe
 
-SETTINGS = Path(__file__).parents[1] / "recipes" / "paper" / "accelerate" / "fsdp2.yaml"
-if not SETTINGS.is_file():
+SETTINGS = Path(__file__).parents[1] / "recipes" / "paper" / "accelerate"
+if not SETTINGS.is_dir():
     pytest.skip("the recipes are not part of this copy", allow_module_level=True)
 STEPS = 6
+WAYS = [
+    "fsdp2",
+    pytest.param(
+        "zero1", marks=pytest.mark.skipif(importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is missing")
+    ),
+]
 
 
-def launched() -> dict[str, str]:
+def launched(way: str) -> dict[str, str]:
     """What `accelerate launch --config_file fsdp2.yaml` tells its processes, and that this is no accelerator."""
-    settings = yaml.safe_load(SETTINGS.read_text())
-    told = {name.upper(): str(value) for name, value in settings["fsdp_config"].items()}
-    return {"ACCELERATE_USE_FSDP": "true", "SHARDED_ON_CPU": "1", **told}
+    settings = yaml.safe_load((SETTINGS / f"{way}.yaml").read_text())
+    if way == "fsdp2":
+        told = {name.upper(): str(value) for name, value in settings["fsdp_config"].items()}
+        return {"ACCELERATE_USE_FSDP": "true", "SHARDED_ON_CPU": "1", **told}
+    stage = str(settings["deepspeed_config"]["zero_stage"])
+    return {
+        "ACCELERATE_USE_DEEPSPEED": "true", "SHARDED_ON_CPU": "1", "DS_ACCELERATOR": "cpu",
+        "ACCELERATE_DEEPSPEED_ZERO_STAGE": stage, "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "1",
+    }
 
 
-@pytest.fixture(scope="module")
-def sharded() -> Iterator[pytest.MonkeyPatch]:
-    """The environment in which processes that are started shard."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in launched().items():
-            patch.setenv(name, value)
-        yield patch
+@pytest.fixture(params=WAYS)
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """How processes that are started share; their environment says so."""
+    for name, value in launched(request.param).items():
+        monkeypatch.setenv(name, value)
+    return str(request.param)
 
 
 @pytest.fixture(scope="module")
@@ -82,32 +94,39 @@ def assert_same(one: Recipe, other: Recipe) -> None:
 
 
 @pytest.mark.parametrize("stage", ["alignment", "shrinking"])
-def test_sharded_processes_have_the_losses_and_weights_of_one(
-    straight: dict[str, Recipe], sharded: pytest.MonkeyPatch, stage: str
+def test_sharing_processes_have_the_losses_and_weights_of_one(
+    straight: dict[str, Recipe], way: str, stage: str
 ) -> None:
-    assert_same(straight[stage], trained(straight[stage], "sharded"))
+    assert_same(straight[stage], trained(straight[stage], way))
 
 
-def test_a_killed_sharded_run_goes_on_sharded_or_in_one_process(
-    straight: dict[str, Recipe], sharded: pytest.MonkeyPatch
+def test_a_killed_run_that_shares_goes_on_as_it_was_or_in_one_process(
+    straight: dict[str, Recipe], way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recipe = straight["shrinking"]
     folder = Path(recipe.output_dir).parent
-    killed = dataclasses.replace(recipe, output_dir=str(folder / "shrinking-killed"))
-    sharded.setenv("KILL_IN_SAVE", "2")
+    killed = dataclasses.replace(recipe, output_dir=str(folder / f"shrinking-{way}-killed"))
+    monkeypatch.setenv("KILL_IN_SAVE", "2")
     assert -9 in in_processes(2, [killed], folder)
-    sharded.delenv("KILL_IN_SAVE")
-    alone = dataclasses.replace(killed, output_dir=str(folder / "shrinking-moved"))
+    monkeypatch.delenv("KILL_IN_SAVE")
+    alone = dataclasses.replace(killed, output_dir=str(folder / f"shrinking-{way}-moved"))
     shutil.copytree(killed.output_dir, alone.output_dir)
-    assert_same(recipe, trained(recipe, "killed"))
-    train(alone)  # this process does not shard
+    assert_same(recipe, trained(recipe, f"{way}-killed"))
+    train(alone)  # this process shares nothing
     assert_same(recipe, alone)
 
 
-def test_what_sharding_cannot_do_is_told(straight: dict[str, Recipe], tmp_path: Path) -> None:
-    recipe = dataclasses.replace(straight["shrinking"], output_dir=str(tmp_path / "kl"), kl_weight=0.5)
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in launched().items():
-            patch.setenv(name, value)
-        in_processes(2, [recipe], tmp_path)
-    assert "kl_weight needs the whole model in each process" in (tmp_path / "kl" / "error-0.txt").read_text()
+@pytest.mark.parametrize(
+    ("way", "changes", "told"),
+    [
+        ("fsdp2", {"kl_weight": 0.5}, "TrainingError: kl_weight needs the whole model in each process"),
+        pytest.param("zero1", {"optimizer": "muon"}, "ConfigurationError: DeepSpeed runs one", marks=WAYS[1].marks),
+    ],
+    indirect=["way"],
+)
+def test_what_sharing_cannot_do_is_told(
+    straight: dict[str, Recipe], way: str, changes: dict[str, Any], told: str, tmp_path: Path
+) -> None:
+    recipe = dataclasses.replace(straight["shrinking"], output_dir=str(tmp_path / "refused"), **changes)
+    in_processes(2, [recipe], tmp_path)
+    assert (tmp_path / "refused" / "error-0.txt").read_text().startswith(told)

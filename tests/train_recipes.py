@@ -4,7 +4,8 @@
 
 A user's mistake is written to `error-<process>.txt` in the run's folder, and the next recipe follows. With
 `KILL_IN_SAVE=n` the process kills itself with SIGKILL in the middle of the first file of its n-th checkpoint. With
-`SHARDED_ON_CPU=1` accelerate shards (FSDP2) as it does on GPUs: PyTorch can on CPUs too, accelerate only refuses to.
+`SHARDED_ON_CPU=1` accelerate shards (FSDP2, or ZeRO) as it does on GPUs: PyTorch and DeepSpeed can on CPUs too, it is
+accelerate alone that does not let them.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from accelerate import PartialState
+from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 from soundwave.errors import SoundwaveError
@@ -39,12 +40,18 @@ def die_while_saving(number: int) -> None:
 
 
 def shard_on_cpu() -> None:
+    by_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED") == "true"
+
     def state(**options: Any) -> PartialState:
         made = PartialState(**options)
-        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+        kind = DistributedType.DEEPSPEED if by_deepspeed else DistributedType.MULTI_GPU
+        PartialState._shared_state["distributed_type"] = kind
         return made
 
-    processes.PartialState = state
+    def accelerator(cpu: bool, **options: Any) -> Accelerator:
+        return Accelerator(cpu=cpu and not by_deepspeed, **options)
+
+    processes.PartialState, processes.Accelerator = state, accelerator
 
 
 if __name__ == "__main__":
@@ -60,3 +67,4 @@ if __name__ == "__main__":
             folder = Path(recipe.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"error-{os.environ.get('RANK', '0')}.txt").write_text(f"{type(error).__name__}: {error}")
+    processes.end_processes()

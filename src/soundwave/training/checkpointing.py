@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -53,6 +53,41 @@ def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+class Moments(Protocol):
+    """How a run's optimizers keep what they remember of each parameter."""
+
+    def of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """What is remembered, by name; every process asks, since each may keep a part only."""
+
+    def put(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+        """Gives back what was remembered, whole."""
+
+
+class OptimizerMoments:
+    """Moments in the state of PyTorch's own optimizers, each parameter's for itself."""
+
+    def __init__(self, optimizers: Sequence[Optimizer]):
+        self.optimizers = optimizers
+
+    def of(self, parameter: nn.Parameter) -> dict[str, Tensor]:
+        """See `Moments`."""
+        state = self._optimizer(parameter).state.get(parameter, {})
+        return {moment: torch.as_tensor(state[moment]) for moment in MOMENTS if moment in state}
+
+    def put(self, parameter: nn.Parameter, moment: str, value: Tensor) -> None:
+        """See `Moments`."""
+        optimizer = self._optimizer(parameter)
+        if moment != "step":
+            value = laid_out_as(value, parameter)
+        elif optimizer.defaults.get("fused"):  # the fused kernel counts on the device
+            value = value.to(parameter.device)
+        optimizer.state[parameter][moment] = value
+
+    def _optimizer(self, parameter: nn.Parameter) -> Optimizer:
+        groups = ((optimizer, group) for optimizer in self.optimizers for group in optimizer.param_groups)
+        return next(optimizer for optimizer, group in groups if any(parameter is one for one in group["params"]))
+
+
 @dataclass(frozen=True)
 class TrainedState:
     """Trained parameters by name, and the optimizers' moments by `moment/name`, whole and on the CPU."""
@@ -61,18 +96,18 @@ class TrainedState:
     moments: dict[str, Tensor]
 
 
-def trained_state(model: nn.Module, optimizers: Sequence[Optimizer], kept: bool = True) -> TrainedState:
+def trained_state(model: nn.Module, moments: Moments, kept: bool = True) -> TrainedState:
     """What a checkpoint holds beside the position.
 
     Every process calls this, since each may hold a part only; where it is not `kept`, nothing is copied.
     """
     shard_again(model)
     parameters = trained_parameters(model)
-    moments: dict[str, Tensor] = {}
+    remembered: dict[str, Tensor] = {}
     for name, parameter in parameters.items():
-        state = _optimizer_of(parameter, optimizers).state.get(parameter, {})
-        moments |= {f"{moment}/{name}": torch.as_tensor(state[moment]) for moment in MOMENTS if moment in state}
-    return TrainedState(_on_cpu(parameters, kept), _on_cpu(moments, kept))
+        each = {f"{moment}/{name}": value for moment, value in moments.of(parameter).items()}
+        remembered |= _on_cpu(each, kept)
+    return TrainedState(_on_cpu(parameters, kept), remembered)
 
 
 def _on_cpu(tensors: Mapping[str, Tensor], kept: bool) -> dict[str, Tensor]:
@@ -128,31 +163,26 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _optimizer_of(parameter: nn.Parameter, optimizers: Sequence[Optimizer]) -> Optimizer:
-    """The optimizer that steps a trained parameter."""
-    return next(o for o in optimizers if any(parameter is p for group in o.param_groups for p in group["params"]))
-
-
 def list_checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
     return sorted(path for path in folder.glob("step-*") if all((path / name).is_file() for name in FILES))
 
 
-def load_checkpoint(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> Position:
+def load_checkpoint(path: Path, model: nn.Module, moments: Moments) -> Position:
     """Puts a checkpoint's values into a model and fresh optimizers, in every process; returns where the run stood.
 
     Raises:
         TrainingError: the checkpoint is of a model with other trained parameters, or was damaged.
     """
     try:
-        return _load(path, model, optimizers)
+        return _load(path, model, moments)
     except (OSError, SafetensorError, ValueError, KeyError) as error:
         raise TrainingError(
             f"{path} is damaged ({error}); delete it, and the same command goes on from the checkpoint before it."
         ) from error
 
 
-def _load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> Position:
+def _load(path: Path, model: nn.Module, moments: Moments) -> Position:
     parameters = trained_parameters(model)
     with safe_open(path / "model.safetensors", framework="pt") as tensors:
         names = set(tensors.keys())
@@ -168,10 +198,5 @@ def _load(path: Path, model: nn.Module, optimizers: Sequence[Optimizer]) -> Posi
     with safe_open(path / "optimizer.safetensors", framework="pt") as tensors:
         for key in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
             moment, name = key.split("/", 1)
-            value, optimizer = tensors.get_tensor(key), _optimizer_of(parameters[name], optimizers)
-            if moment != "step":
-                value = laid_out_as(value, parameters[name])
-            elif optimizer.defaults.get("fused"):  # the fused kernel counts on the device
-                value = value.to(parameters[name].device)
-            optimizer.state[parameters[name]][moment] = value
+            moments.put(parameters[name], moment, tensors.get_tensor(key))
     return Position(**json.loads((path / "position.json").read_text()))

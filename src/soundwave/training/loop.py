@@ -24,6 +24,8 @@ from torch import Tensor
 from soundwave.checkpoints.native import save_trained
 from soundwave.errors import ConfigurationError, TrainingError
 from soundwave.training.checkpointing import (
+    Moments,
+    OptimizerMoments,
     Position,
     list_checkpoints,
     load_checkpoint,
@@ -41,7 +43,9 @@ from soundwave.training.order import Place, Share, places, shares
 from soundwave.training.preparation import Prepared, prepare
 from soundwave.training.processes import (
     alone_in,
+    autocast,
     device_of,
+    end_processes,
     gathered,
     in_main_process,
     shards,
@@ -52,6 +56,7 @@ from soundwave.training.recipe import Recipe, read_recipe
 from soundwave.training.sharded import flatten_scalars, make_whole, whole
 from soundwave.training.stream_position import begin, tell_lanes
 from soundwave.training.whitening import read_whitening, write_whitening
+from soundwave.training.zero import ZeroMoments, uses_zero
 
 FINAL_FOLDER = "final"
 CHECKPOINTS = "checkpoints"
@@ -77,7 +82,9 @@ def train_from_recipe(path: str | Path, overrides: list[str], dry_run: bool = Fa
         except ConfigurationError as error:  # a part that is downloaded below, or a mistake that is named there
             told = f"no estimate: {error}"
         print(told, file=sys.stderr, flush=True)
-    return train(recipe, dry_run=dry_run, resume=resume)
+    final = train(recipe, dry_run=dry_run, resume=resume)
+    end_processes()
+    return final
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -121,9 +128,10 @@ class _Run:
     def __post_init__(self) -> None:
         recipe, self.on_cuda = self.recipe, self.accelerator.device.type == "cuda"
         self.optimizers: list[Any] = list(make_optimizers(self.module, recipe, self.on_cuda))
-        self.raw_module, self.raw_optimizers = self.module, list(self.optimizers)
+        self.raw_module = self.module
+        self.moments: Moments = OptimizerMoments(list(self.optimizers))
         self.position = Position()
-        self.skipped, self.sharded = 0, shards(self.accelerator)
+        self.skipped, self.sharded, self.scalars = 0, shards(self.accelerator), set[str]()
         if self.sharded and recipe.kl_weight:  # its second pass of the LLM is not in every batch
             raise TrainingError("kl_weight needs the whole model in each process (DDP); set it to 0, or do not shard.")
         processes = self.accelerator.num_processes
@@ -150,7 +158,7 @@ class _Run:
         made = self.epoch_batches(0)
         longest = max(made, key=lambda batch: sum(item.seconds for item in batch))
         for items in (longest, made[0]):
-            with torch.no_grad(), self.accelerator.autocast():
+            with torch.no_grad(), autocast(self.accelerator):
                 losses = self.module(self.collate(items, None).to(self.accelerator.device))
             if not torch.isfinite(losses.total):
                 names = _shown([item.name for item in items])
@@ -172,12 +180,16 @@ class _Run:
             width = config.audio_config.d_model
             in_main_process(self.accelerator, partial(write_whitening, self.folder, self._frames(), width))
             read_whitening(self.folder, self.prepared.model.alignment)
-        if self.sharded:
+        if self.sharded or uses_zero(self.accelerator):
             self.scalars = flatten_scalars(self.module)
+        if self.sharded:
             self.raw_module.require_input_gradients()
-        self.module, self.optimizers = wrapped(self.accelerator, self.module, self.optimizers)
+        given, clipping = self.optimizers, self.recipe.max_grad_norm
+        self.module, self.optimizers = wrapped(self.accelerator, self.module, given, clipping)
+        if uses_zero(self.accelerator):
+            self.moments = ZeroMoments(self.accelerator, *given)
         if found:
-            self.position = load_checkpoint(found[-1], self.raw_module, self.raw_optimizers)
+            self.position = load_checkpoint(found[-1], self.raw_module, self.moments)
         if self.accelerator.is_main_process:
             self.prepared.write_plan(self.folder, self.steps, self.position.step)
             self.log = RunLog(self.folder, self.position.step)
@@ -194,7 +206,7 @@ class _Run:
     def finish(self) -> Path:
         """Writes what was trained, once the last step is done; returns its folder."""
         final = self.folder / FINAL_FOLDER
-        if self.sharded:
+        if self.scalars:
             make_whole(self.prepared.model, self.scalars)
         in_main_process(self.accelerator, partial(self._write, final))
         return final
@@ -257,7 +269,7 @@ class _Run:
             torch.manual_seed(self.recipe.seed * 1_000_003 + share.place.epoch * 100_003 + share.place.index + 1)
             self.position.lanes.update([share.place.lane] if share.place.lane else [])
             with accelerator.accumulate(self.module):
-                with accelerator.autocast():
+                with autocast(accelerator):
                     losses = self.module(share.batch.to(accelerator.device))
                 computed.append((losses, share.place))
                 if not accelerator.sync_gradients:
@@ -268,7 +280,8 @@ class _Run:
                 figures = accelerator.gather(torch.stack([_figures(*one) for one in computed]))
                 if self._is_number("loss", figures[:, 0], computed):
                     accelerator.backward(losses.total)
-                    norm = whole(accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm))
+                    norm = accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm)
+                    norm = None if norm is None else whole(torch.as_tensor(norm))
                     if self._is_number("gradient", norm, computed):
                         for optimizer in self.optimizers:
                             optimizer.step()
@@ -289,7 +302,8 @@ class _Run:
     def _goes_backward(self, loss: Tensor) -> bool:
         """Whether a batch before the last of a step has a gradient; shared parameters need all processes' consent."""
         finite = bool(torch.isfinite(loss))
-        return all(gathered(self.accelerator, [finite])) if self.sharded else finite
+        together = self.sharded or uses_zero(self.accelerator)
+        return all(gathered(self.accelerator, [finite])) if together else finite
 
     def _is_number(self, what: str, values: Tensor | None, computed: list[tuple[Losses, Place]]) -> bool:
         """Whether all values, the same in every process, are finite; otherwise names the examples.
@@ -303,7 +317,8 @@ class _Run:
         guilty = [place for losses, place in computed if what != "loss" or not torch.isfinite(losses.total)]
         names = gathered(self.accelerator, [item.name for place in guilty for item in place.items])
         message = f"The {what} at step {self.position.step} is {value}; the batch holds {_shown(names)}."
-        if self.recipe.on_nan != "skip":
+        too_late = what == "gradient" and uses_zero(self.accelerator)  # its step is part of its backward pass
+        if self.recipe.on_nan != "skip" or too_late:
             raise TrainingError(f"{message} Look at these examples, lower learning_rate, or set on_nan=skip.")
         self.prepared.progress.say(f"skipped: {message}")
         return False
@@ -323,7 +338,7 @@ class _Run:
             self._evaluate(self.prepared.evaluation)
         if last or step % recipe.save_steps == 0:
             tell_lanes(self.position, self.accelerator)
-            state = trained_state(self.raw_module, self.raw_optimizers, self.accelerator.is_main_process)
+            state = trained_state(self.raw_module, self.moments, self.accelerator.is_main_process)
             in_main_process(
                 self.accelerator, partial(save_checkpoint, self.folder / CHECKPOINTS, state, self.position)
             )
@@ -331,7 +346,7 @@ class _Run:
     def _evaluate(self, sources: list[Source]) -> None:
         self.module.eval()
         for source in sources:
-            with self.accelerator.autocast():
+            with autocast(self.accelerator):
                 figures = evaluate(self.raw_module, source, self.prepared.collator, self.recipe, self.accelerator)
             named = {f"eval_{Path(source.source.manifest).parent.name}_{k}": v for k, v in figures.items()}
             in_main_process(self.accelerator, partial(self._log_evaluation, named))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
 from soundwave.training.modules import StageModule
 from soundwave.training.precision import precision_of
 from soundwave.training.recipe import Recipe
+from soundwave.training.zero import uses_zero, wrapped_by_zero
 
 
 def start_processes(recipe: Recipe) -> Accelerator:
@@ -42,14 +43,30 @@ def start_processes(recipe: Recipe) -> Accelerator:
         )
     chosen = [precision_of(recipe.mixed_precision, Path(recipe.output_dir))]  # `auto` is a trial: one of them decides
     broadcast_object_list(chosen)
+    os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # the launcher's; the recipe has its own
     return Accelerator(
         mixed_precision=chosen[0], cpu=on_cpu, gradient_accumulation_steps=accumulation(recipe, together)
     )
 
 
+def end_processes() -> None:
+    """Lets processes part together: one that goes while others still talk to it takes them down."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def shards(accelerator: Accelerator) -> bool:
     """Whether each process holds parts of the parameters (FSDP2)."""
     return accelerator.distributed_type == DistributedType.FSDP
+
+
+def autocast(accelerator: Accelerator) -> AbstractContextManager[Any]:
+    """In what precision a model computes; accelerate leaves that to DeepSpeed, which does not see ours."""
+    if not uses_zero(accelerator):
+        return accelerator.autocast()
+    low = accelerator.mixed_precision == "bf16"
+    return torch.autocast(accelerator.device.type, torch.bfloat16 if low else None, enabled=low)
 
 
 def device_of(accelerator: Accelerator) -> torch.device:
@@ -58,13 +75,15 @@ def device_of(accelerator: Accelerator) -> torch.device:
 
 
 def wrapped(
-    accelerator: Accelerator, module: StageModule, optimizers: list[torch.optim.Optimizer]
+    accelerator: Accelerator, module: StageModule, optimizers: list[torch.optim.Optimizer], max_grad_norm: float
 ) -> tuple[Any, list[Any]]:
     """Module and optimizers as accelerate runs them: with several processes, gradients are their mean.
 
     With FSDP2 the layers that are gathered one at a time are those of the language model that is in memory, and
     parameters keep their own precision as they do with DDP: autocast alone decides what is computed in which.
     """
+    if uses_zero(accelerator):
+        return module, wrapped_by_zero(accelerator, module, optimizers, max_grad_norm)
     if shards(accelerator):
         plugin = accelerator.state.fsdp_plugin
         plugin.transformer_cls_names_to_wrap = list(module.layer_classes)

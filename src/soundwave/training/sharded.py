@@ -15,7 +15,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def flatten_scalars(module: nn.Module) -> set[str]:
-    """Gives parameters without a dimension one, in place, because FSDP2 takes no others; returns their names."""
+    """Gives parameters without a dimension one, in place: FSDP2 and DeepSpeed take no others. Returns their names."""
     names = {name for name, parameter in module.named_parameters() if parameter.ndim == 0}
     for name in names:
         parameter = module.get_parameter(name)
@@ -56,7 +56,7 @@ def make_whole(model: nn.Module, scalars: Iterable[str]) -> None:
     for prefix, module in model.named_modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             ours = not prefix.startswith("language_model") or "lora_" in f"{prefix}.{name}"
-            if ours and isinstance(parameter, DTensor):
+            if ours:
                 value = whole(parameter).cpu()
                 shape = () if f"{prefix}.{name}" in scalars else value.shape
                 module._parameters[name] = nn.Parameter(value.reshape(shape), requires_grad=False)
