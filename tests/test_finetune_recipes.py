@@ -48,7 +48,7 @@ def test_what_is_trained_is_what_the_header_says(name: str, trained: tuple[str, 
     assert (stage.trained, stage.lora) == (trained, lora)
 
 
-@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("zero2", "DEEPSPEED")])
+@pytest.mark.parametrize(("name", "kind"), [("ddp", "MULTI_GPU"), ("fsdp2", "FSDP"), ("zero1", "DEEPSPEED")])
 def test_accelerate_reads_its_configurations(name: str, kind: str) -> None:
     config = load_config_from_file(str(ROOT / "paper" / "accelerate" / f"{name}.yaml"))
     assert config.distributed_type == kind
