@@ -45,6 +45,7 @@ NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "base", "helpers", "misc"}
 IMPORT_NAMES = {"pyyaml": "yaml", "piper-tts": "piper"}  # where they differ from the distribution's name
 # layers that may need more than the core installs
 EXTRA_OF_LAYER = {"training": "train", "evaluation": "eval", "data": "train"}
+EXTRA_OF_MODULE = {"zero": "zero"}  # modules of these layers that need one more
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PYTHON_FILES = sorted(
@@ -135,6 +136,8 @@ def test_a_module_needs_only_what_its_install_declares(path: Path) -> None:
     allowed = declared_names(None) | set(sys.stdlib_module_names) | {"soundwave"}
     if layer_of(path) in EXTRA_OF_LAYER:
         allowed |= declared_names(EXTRA_OF_LAYER[layer_of(path)])
+    if path.stem in EXTRA_OF_MODULE:
+        allowed |= declared_names(EXTRA_OF_MODULE[path.stem])
     undeclared = {name.split(".")[0] for _, name in imports_of(path)} - allowed
     assert undeclared == set(), f"{name_of(path)} imports what pyproject.toml does not declare"
 

@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,8 +19,10 @@ import yaml
 from test_processes import TEXT_ONLY, in_processes
 from tiny_runs import losses, weights
 
+from soundwave.errors import ConfigurationError
 from soundwave.training.loop import train
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.zero import wrapped_by_zero
 
 SETTINGS = Path(__file__).parents[1] / "recipes" / "paper" / "accelerate"
 if not SETTINGS.is_dir():
@@ -130,3 +133,10 @@ def test_what_sharing_cannot_do_is_told(
     recipe = dataclasses.replace(straight["shrinking"], output_dir=str(tmp_path / "refused"), **changes)
     in_processes(2, [recipe], tmp_path)
     assert (tmp_path / "refused" / "error-0.txt").read_text().startswith(told)
+
+
+def test_another_stage_of_zero_is_refused() -> None:
+    plugin = SimpleNamespace(deepspeed_config={"zero_optimization": {"stage": 2}})
+    accelerator: Any = SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=plugin))
+    with pytest.raises(ConfigurationError, match="zero_stage is 2; set 1"):
+        wrapped_by_zero(accelerator, torch.nn.Linear(1, 1), [], 1.0)
