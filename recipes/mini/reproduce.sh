@@ -18,11 +18,13 @@
 # SCALE=0.01 before the command rehearses it: a hundredth of the speech, of the clips that are scored and of the steps,
 # in WORK alone (WORK/soundwave-mini, WORK/results); all parts run, in about ten minutes, and the model is good for nothing.
 #
+# MORE=1 before it trains stage I further, on 17 hours more of made speech (stage1-more.yaml), beside the shipped model.
+#
 # Needs: pip install -e '.[train,eval]', and the Debian packages flite and espeak-ng.
 # On two cores of a 2024 processor with bfloat16: about 25 minutes of synthesis, 25 of labels and answers, 15 of encoder
 # features, 76 of training, 15 of scores. On a GPU it has not been run.
 set -euo pipefail
-if [ $# -ne 3 ]; then sed -n '2,23p' "$0" | cut -c3-; exit 2; fi
+if [ $# -ne 3 ]; then sed -n '2,25p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
 SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
 export SPEECH TEXTS WORK
@@ -57,6 +59,12 @@ asked flite --hours "$(hours 5)" --seed 3 --voices flite:awb,flite:rms,flite:slt
 asked espeak --hours "$(hours 2.5)" --seed 4 --voices "$espeak_voices"
 asked piper --hours "$(hours 5)" --seed 5 --voices piper:joe
 "$here/tasks.sh" "$SPEECH" "$TEXTS" "$WORK"  # spoken commands, sounds, translation
+if [ "${MORE:-}" = 1 ]; then
+    more() { speak --shares prose=0.6,question=0.4 --already "${made[@]}" --out "$WORK/synth/$1-b" "${@:2}"; made+=("$WORK/synth/$1-b/manifest.jsonl"); }
+    more flite --hours "$(hours 9)" --seed 6 --voices flite:awb,flite:rms,flite:slt
+    more espeak --hours "$(hours 4)" --seed 7 --voices "$espeak_voices"
+    more piper --hours "$(hours 4)" --seed 8 --voices piper:joe
+fi
 [ -s "$WORK/synth/nothing/manifest.jsonl" ] || python "$here/make_noise.py" --out "$WORK/synth/nothing" --clips "$(count 250)"
 
 # Casing and punctuation from Whisper base where it agrees with the words; words themselves for the untranscribed clips.
@@ -77,11 +85,12 @@ for asked in questions {piper,flite,espeak}-questions; do
 done
 
 train() {
-    [ -s "$WORK/runs/stage$1/final/config.json" ] && return
+    [ -s "$WORK/runs/stage$1/final/config.json" ] && return 0
     if [ "$SCALE" != 1 ]; then fewer=(max_steps="$(count "$2")" eval_steps=1000); fi
     soundwave train "$here/stage$1.yaml" "${fewer[@]}"
 }
 train 1 2600
+if [ "${MORE:-}" = 1 ]; then train 1-more 1600; fi
 train 2 650
 train 3 150
 python "$here/ship.py" "$WORK/runs/stage3/final" --out "$shipped"
