@@ -65,13 +65,16 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
         folder, output_dir=str(folder / "alignment"), batches_per_step=4, save_steps=2, eval_steps=3,
         evaluation=[DataSource(str(folder / "data" / "manifest.jsonl"))],
     )
+    projection = dataclasses.replace(
+        alignment, output_dir=str(folder / "projection"), model={**alignment.model, "ctc_head": "projection"}
+    )
     text = tiny_runs.manifest_of(folder / "data", TEXT_ONLY, "text.jsonl")
     shrinking = dataclasses.replace(
         alignment, stage="shrinking", start_from=str(folder / "alignment" / "final"), mixture="dynamic",
         train=[*alignment.train, DataSource(str(text), task="text")], output_dir=str(folder / "shrinking"),
         learning_rate=3e-4,  # so that rounding does not change which frames are kept
     )
-    recipes = {"alignment": alignment, "shrinking": shrinking}
+    recipes = {"alignment": alignment, "shrinking": shrinking, "projection": projection}
     for recipe in recipes.values():
         train(recipe)
     return recipes
@@ -80,7 +83,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
 def trained(recipe: Recipe, name: str) -> Recipe:
     """The same recipe in two processes that share its parameters."""
     folder = Path(recipe.output_dir).parent
-    apart = dataclasses.replace(recipe, output_dir=str(folder / f"{recipe.stage}-{name}"))
+    apart = dataclasses.replace(recipe, output_dir=str(f"{recipe.output_dir}-{name}"))
     codes = in_processes(2, [apart], folder)
     assert codes == [0, 0], (folder / "process-0.txt").read_text()
     return apart
@@ -96,11 +99,9 @@ def assert_same(one: Recipe, other: Recipe) -> None:
     assert (changes > 1e-4).float().mean() < 0.01  # AdamW's first steps are signs: gradients of zero fall either way
 
 
-@pytest.mark.parametrize("stage", ["alignment", "shrinking"])
-def test_sharing_processes_have_the_losses_and_weights_of_one(
-    straight: dict[str, Recipe], way: str, stage: str
-) -> None:
-    assert_same(straight[stage], trained(straight[stage], way))
+@pytest.mark.parametrize("run", ["alignment", "shrinking", "projection"])
+def test_sharing_processes_have_the_losses_and_weights_of_one(straight: dict[str, Recipe], way: str, run: str) -> None:
+    assert_same(straight[run], trained(straight[run], way))
 
 
 def test_a_killed_run_that_shares_goes_on_as_it_was_or_in_one_process(

@@ -132,6 +132,7 @@ class _Run:
         self.moments: Moments = OptimizerMoments(list(self.optimizers))
         self.position = Position()
         self.skipped, self.sharded, self.scalars = 0, shards(self.accelerator), set[str]()
+        self.shared = self.sharded or uses_zero(self.accelerator)  # no process has all that is trained
         if self.sharded and recipe.kl_weight:  # its second pass of the LLM is not in every batch
             raise TrainingError("kl_weight needs the whole model in each process (DDP); set it to 0, or do not shard.")
         processes = self.accelerator.num_processes
@@ -180,7 +181,7 @@ class _Run:
             width = config.audio_config.d_model
             in_main_process(self.accelerator, partial(write_whitening, self.folder, self._frames(), width))
             read_whitening(self.folder, self.prepared.model.alignment)
-        if self.sharded or uses_zero(self.accelerator):
+        if self.shared:
             self.scalars = flatten_scalars(self.module)
         if self.sharded:
             self.raw_module.require_input_gradients()
@@ -206,7 +207,7 @@ class _Run:
     def finish(self) -> Path:
         """Writes what was trained, once the last step is done; returns its folder."""
         final = self.folder / FINAL_FOLDER
-        if self.scalars:
+        if self.shared:
             make_whole(self.prepared.model, self.scalars)
         in_main_process(self.accelerator, partial(self._write, final))
         return final
@@ -300,10 +301,9 @@ class _Run:
         return seconds
 
     def _goes_backward(self, loss: Tensor) -> bool:
-        """Whether a batch before the last of a step has a gradient; shared parameters need all processes' consent."""
+        """Whether a batch before the last of a step has a gradient; sharing processes all have one, or none."""
         finite = bool(torch.isfinite(loss))
-        together = self.sharded or uses_zero(self.accelerator)
-        return all(gathered(self.accelerator, [finite])) if together else finite
+        return all(gathered(self.accelerator, [finite])) if self.shared else finite
 
     def _is_number(self, what: str, values: Tensor | None, computed: list[tuple[Losses, Place]]) -> bool:
         """Whether all values, the same in every process, are finite; otherwise names the examples.
