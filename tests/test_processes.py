@@ -77,14 +77,17 @@ def spoil(recipe: Recipe) -> str:
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Output folders of every recipe, trained alone and by two processes."""
     folder = tmp_path_factory.mktemp("runs")
-    alignment = tiny_runs.recipe(folder, output_dir=str(folder / "one" / "alignment"), batches_per_step=2)
+    alignment = tiny_runs.recipe(
+        folder, output_dir=str(folder / "one" / "alignment"), batches_per_step=2,
+        learning_rate=3e-4,  # so that rounding does not grow from step to step, nor change which frames are kept
+    )
     start = str(folder / "one" / "alignment" / "final")
     train(alignment)
     text = tiny_runs.manifest_of(folder / "data", TEXT_ONLY, "text.jsonl")
     both = [*alignment.train, DataSource(str(text), task="text")]
     shrinking = dataclasses.replace(
         alignment, stage="shrinking", start_from=start, train=both, evaluation=alignment.train, eval_steps=3,
-        mixture="dynamic", learning_rate=3e-4,  # so that rounding does not change which frames are kept
+        mixture="dynamic",
     )
     spoilt = dataclasses.replace(alignment, features=str(folder / "spoilt"), on_nan="skip", seed=2)
     name = spoil(spoilt)
@@ -115,7 +118,7 @@ def test_two_processes_have_the_losses_of_one(runs: dict[str, Any], kind: str) -
     assert [set(row) for row in alone] == [set(row) for row in apart]
     for ours, theirs in zip(alone, apart, strict=True):
         for figure in set(ours) - {"times_real_time"}:
-            assert ours[figure] == pytest.approx(theirs[figure], abs=1e-4, rel=1e-5), (ours["step"], figure)
+            assert ours[figure] == pytest.approx(theirs[figure], abs=1e-4), (ours["step"], figure)
 
 
 def test_what_two_processes_trained_is_what_one_trains(runs: dict[str, Any]) -> None:

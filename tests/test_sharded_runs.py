@@ -63,6 +63,7 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
     folder = tmp_path_factory.mktemp("sharded")
     alignment = tiny_runs.recipe(
         folder, output_dir=str(folder / "alignment"), batches_per_step=4, save_steps=2, eval_steps=3,
+        learning_rate=3e-4,  # so that rounding does not grow from step to step, nor change which frames are kept
         evaluation=[DataSource(str(folder / "data" / "manifest.jsonl"))],
     )
     projection = dataclasses.replace(
@@ -72,7 +73,6 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
     shrinking = dataclasses.replace(
         alignment, stage="shrinking", start_from=str(folder / "alignment" / "final"), mixture="dynamic",
         train=[*alignment.train, DataSource(str(text), task="text")], output_dir=str(folder / "shrinking"),
-        learning_rate=3e-4,  # so that rounding does not change which frames are kept
     )
     recipes = {"alignment": alignment, "shrinking": shrinking, "projection": projection}
     for recipe in recipes.values():
@@ -92,7 +92,7 @@ def trained(recipe: Recipe, name: str) -> Recipe:
 def assert_same(one: Recipe, other: Recipe) -> None:
     for ours, theirs in zip(losses(one.output_dir), losses(other.output_dir), strict=True):
         for figure in {*ours, *theirs} - {"times_real_time"}:
-            assert ours[figure] == pytest.approx(theirs[figure], abs=1e-4, rel=1e-5), (ours["step"], figure)
+            assert ours[figure] == pytest.approx(theirs[figure], abs=1e-4), (ours["step"], figure)
     alone, apart = (weights(Path(run.output_dir) / "final") for run in (one, other))
     assert {name: value.shape for name, value in alone.items()} == {name: value.shape for name, value in apart.items()}
     changes = torch.cat([(alone[name] - apart[name]).abs().flatten() for name in alone])
