@@ -5,6 +5,8 @@
 Writes FLAC clips (16 kHz, mono) and `manifest.jsonl`, one line a clip, added as each clip is done: a run that was
 stopped goes on where it was, and the same arguments give the same clips (piper: the same texts and settings).
 Sentences are chosen for breadth of words (see `sentences.py`).
+
+Whoever adds a synthesiser: dev-questions is spoken by Kokoro, so Kokoro must not be among the training voices.
 """
 
 import argparse
