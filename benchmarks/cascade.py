@@ -21,6 +21,7 @@ from typing import Any
 from faster_whisper import WhisperModel
 
 import soundwave
+from soundwave.errors import DataError
 from soundwave.evaluation.clips import Clip, read_clips
 from soundwave.evaluation.metrics import NORMALISER, is_answered, word_errors
 from soundwave.evaluation.provenance import command_line, commit, machine, settings_of, versions
@@ -68,7 +69,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--model", default="mini", help="whose language model answers (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep figures and replies")
     chosen = parser.parse_args(arguments)
-    clips = read_clips([chosen.manifest], ("audio", "text", "answers"))
+    if not (chosen.whisper / "model.bin").is_file():
+        parser.error(f"{chosen.whisper} holds no model.bin; make the folder with recipes/mini/whisper_folder.py")
+    try:
+        clips = read_clips([chosen.manifest], ("audio", "text", "answers"))
+    except DataError as error:
+        parser.error(str(error))
     engine = soundwave.load(chosen.model)
     result = cascade(engine, clips, heard(clips, chosen.whisper, chosen.beam_size))
     wrong = f"{100 * result['word_error_rate_of_heard']:.1f} % of the words it heard are wrong"

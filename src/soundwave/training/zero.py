@@ -87,8 +87,9 @@ class ZeroMoments:
         if moment != "step":
             safe_set_full_optimizer_state(parameter, value.to(parameter.device).reshape(parameter.shape), moment)
             return
+        fused = self.optimizer.defaults.get("fused")  # that kernel counts on the device
         for state in self.optimizer.state.values():
-            state["step"] = value.clone()
+            state["step"] = value.to(state["exp_avg"].device if fused else "cpu", copy=True)
 
     def _make_room(self) -> None:
         from deepspeed.utils import safe_set_full_fp32_param
