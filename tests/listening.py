@@ -53,8 +53,8 @@ class ListeningEngine:
             for text in self.hear(audios)
         ]
 
-    def encode(self, audio: Any) -> Any:
-        return SimpleNamespace(ctc_text=self.hear([audio])[0])
+    def read_batch(self, audios: Any) -> list[Any]:
+        return [SimpleNamespace(text=text, ctc_text=text.upper() + " ctc") for text in self.hear(audios)]
 
     def ask_batch(self, requests: Any, **options: Any) -> list[Any]:
         self.options = options

@@ -245,6 +245,10 @@ def test_the_only_recording_being_bad_is_told_once(engine: FakeEngine) -> None:
     assert result.stderr.count("\n") == 1
 
 
+def test_ctc_alone_reads_where_that_is_wanted(engine: FakeEngine) -> None:
+    assert run("transcribe", "a.wav", "--ctc").stdout == "ctc: Words of a\n"
+
+
 @pytest.mark.parametrize("how", [["--output-format", "json"], ["--json"]])
 def test_json_is_one_object_a_recording_on_a_line_of_its_own(engine: FakeEngine, how: list[str]) -> None:
     lines = run("transcribe", "a.wav", "b.wav", *how).stdout.splitlines()

@@ -118,7 +118,7 @@ def test_a_search_that_lost_the_recording_gives_way_to_what_ctc_heard(
 ) -> None:
     config = tiny.config(joint_ctc_weight=0.5)
     tokenizer = tiny.processor(config).tokenizer
-    search = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer), {tokenizer.eos_token_id})
+    search = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer), {tokenizer.eos_token_id}, None)
     monkeypatch.setattr("soundwave.inference.search.log_likelihoods", lambda logits, targets, blank: [searched, 0.0])
     monkeypatch.setattr("soundwave.inference.search.Lexicon.respelt", lambda self, text, likelihoods: text)
     found = search.respelt("al-a-al-a", torch.zeros(1, 1), "the cat")

@@ -74,10 +74,19 @@ def test_the_packages_list_knows_words_that_the_vocabulary_holds_in_pieces_only(
 
 
 @pytest.mark.parametrize("name", WORD_LISTS)
-def test_a_list_is_words_in_small_letters_each_once(name: str) -> None:
+def test_a_list_is_words_each_once(name: str) -> None:
     words = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").splitlines()
-    assert len(set(words)) == len(words) > 30_000
-    assert all(word == word.lower() == word.strip("'") and word for word in words)
+    assert len({word.lower() for word in words}) == len(words) > 30_000
+    assert all(word == word.strip("'") and word for word in words)
+    assert {"the", "France", "Paris", "I", "I'm"} < set(words)
+
+
+def test_a_name_takes_its_capital_with_it() -> None:
+    lexicon = Lexicon({"the": 0, "paris": 1, "tower": 2}, 3, names={"paris": "Paris"})
+    assert lexicon.respelt("The towr of pariz.", costs()) == "The tower of Paris."
+    assert [lexicon.written(word, begins=True) for word in ("paris", "tower")] == ["Paris", "Tower"]
+    assert [lexicon.written(word, begins=False) for word in ("paris", "tower")] == ["Paris", "tower"]
+    assert lexicon.by_rank() == ["the", "paris", "tower"]
 
 
 def test_the_search_takes_the_list_that_the_configuration_names() -> None:
@@ -85,7 +94,7 @@ def test_the_search_takes_the_list_that_the_configuration_names() -> None:
     known = {}
     for name in (None, "english", "none"):
         config = tiny.config(word_list=name, joint_ctc_weight=0.5)
-        known[name] = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer, None), {1}).lexicon.words
+        known[name] = TranscriptSearch(config, tokenizer, CtcTokenizer(tokenizer, None), {1}, None).lexicon.words
     assert known["english"] == Lexicon.of_list("english").words
     assert known["none"] == []
     assert known[None] == Lexicon.of_vocabulary(tokenizer).words

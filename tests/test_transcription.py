@@ -44,7 +44,7 @@ def alone(engine: Engine, text: list[int]) -> float:
 )
 def test_texts_that_share_a_beginning_are_read_as_if_each_were_alone(texts: list[str]) -> None:
     engine = engine_with(0.5, lora=True)
-    ids = [engine._transcription._typed(text) for text in texts]
+    ids = [engine._transcription._reader.turn(text) for text in texts]
     together = engine.backend.log_likelihoods(ids)
     for one, other in zip(ids, together, strict=True):
         assert other - together[0] == pytest.approx(alone(engine, one) - alone(engine, ids[0]), abs=1e-4)
@@ -75,7 +75,7 @@ def test_the_plain_llm_chooses_among_what_was_found(monkeypatch: pytest.MonkeyPa
     engine = engine_with(1e6, lora=True)
     written, texts = found_by(engine, clip(1.7, 3), monkeypatch)
     assert len(set(texts)) > 1
-    assert written == max(texts, key=lambda text: alone(engine, engine._transcription._typed(text)))
+    assert written == max(texts, key=lambda text: alone(engine, engine._transcription._reader.turn(text)))
 
 
 def test_without_a_weight_the_searchs_best_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

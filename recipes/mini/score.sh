@@ -8,6 +8,9 @@ speech=$1 model=$2 results=$3
 score() { soundwave eval "$speech/$1/manifest.jsonl" --task "$2" --model "$model" --out "$results/mini-$1-$2.json" "${@:3}"; }
 score dev-librispeech transcribe
 score dev-librispeech ctc
+# what the CTC path spells by ear, without known words
+soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task ctc --model "$model" --no-search \
+    --out "$results/mini-dev-librispeech-ctc-path.json"
 # the language model alone, greedily
 soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task transcribe --model "$model" --no-search \
     --out "$results/mini-dev-librispeech-llm.json"

@@ -18,6 +18,7 @@ SETTINGS = {
     "joint_ctc_weight": 0.4,
     "word_list": "english",
     "rescoring_weight": 0.5,
+    "rewording_weight": 0.6,
     "answer_prompt": "Please answer the question that the person asks.",
     "default_prompt": "Please answer the question that the person asks.",
     "transcribe_prompt": "What does the person say?",

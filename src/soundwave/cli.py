@@ -170,6 +170,9 @@ def transcribe(
     dtype: DtypeOption = "auto",
     output_format: OutputFormatOption = OutputFormat.txt,
     output_dir: OutputDirOption = None,
+    ctc: Annotated[
+        bool, typer.Option("--ctc", help="By the CTC path alone, without the language model: faster, with more errors.")
+    ] = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -185,7 +188,8 @@ def transcribe(
     failed = 0
     for name in with_progress(audio, quiet):
         try:
-            transcript = engine.transcribe(_audio_argument(name))
+            sound = _audio_argument(name)
+            transcript = engine.read(sound) if ctc else engine.transcribe(sound)
         except SoundwaveError as problem:
             if len(audio) == 1:
                 raise

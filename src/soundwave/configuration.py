@@ -103,6 +103,8 @@ class SoundwaveConfig(PreTrainedConfig):
             None: the whole words of the LLM's vocabulary; `none`: spellings stay, for languages of other words.
         rescoring_weight: of the log-probability that the plain LLM gives to a text as a typed turn, where `transcribe`
             chooses among what the search found; 0: the search's own order.
+        rewording_weight: the same beside CTC's log-probability, where other words of the list are then tried in that
+            text (`inference/rewording.py`); 0: none are.
         audio_tower_source: a catalog part that supplies the encoder's weights where the folder does not hold them.
         language_model_source: likewise for the LLM.
 
@@ -148,6 +150,7 @@ class SoundwaveConfig(PreTrainedConfig):
     joint_ctc_weight: float = 0.0
     word_list: str | None = None
     rescoring_weight: float = 0.0
+    rewording_weight: float = 0.0
     audio_tower_source: str | None = None
     language_model_source: str | None = None
     tie_word_embeddings: bool = False
@@ -193,6 +196,10 @@ class SoundwaveConfig(PreTrainedConfig):
         if self.rescoring_weight < 0:
             raise ConfigurationError(
                 f"rescoring_weight={self.rescoring_weight} is below 0; give 0 for none, or one such as 0.5."
+            )
+        if self.rewording_weight < 0:
+            raise ConfigurationError(
+                f"rewording_weight={self.rewording_weight} is below 0; give 0 for none, or one such as 0.6."
             )
         if self.answer_prompt is not None and not self.joint_ctc_weight:
             raise ConfigurationError(

@@ -37,6 +37,7 @@ class CtcTokenizer:
         if self.vocabulary is not None:
             self.class_of = {token: i for i, token in enumerate(self.vocabulary)}
             self._pieces = _restricted(tokenizer, set(self.vocabulary))
+            self._space = self.class_of.get(tokenizer.convert_tokens_to_ids(SPACE_BYTE))
 
     def encode(self, text: str) -> list[int]:
         """Text to classes. Characters outside the vocabulary are left out."""
@@ -44,6 +45,14 @@ class CtcTokenizer:
             return self.tokenizer(text, add_special_tokens=False).input_ids
         ids = self._pieces.encode(" " + text, add_special_tokens=False).ids
         return [self.class_of[token] for token in ids if token in self.class_of]
+
+    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
+        """Classes of each of several words, as they are inside a text; none of one without letters, such as 42."""
+        if self.vocabulary is None:
+            return [self.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
+        found = self._pieces.encode_batch([f" {word}" for word in words], add_special_tokens=False)
+        classes = [[self.class_of[token] for token in one.ids if token in self.class_of] for one in found]
+        return [[] if one == [self._space] else one for one in classes]
 
     def decode(self, classes: Iterable[int]) -> str:
         """Classes (blanks removed) to text."""

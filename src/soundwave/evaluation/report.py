@@ -70,13 +70,16 @@ def report(
 def _method(evaluation: Evaluation, engine: Engine) -> str:
     """How the words were chosen."""
     task, config = evaluation.task, engine.model.config
+    searches = bool(config.joint_ctc_weight and engine.search and task.listens)
     if task.name.value == "ctc":
-        return "best CTC path"
-    if not (config.joint_ctc_weight and engine.search and task.listens):
+        return "best CTC path, then known words" if searches else "best CTC path"
+    if not searches:
         return "greedy"
     search = f"search of the language model and CTC (weight {config.joint_ctc_weight:g}), then known words"
     if config.rescoring_weight:
         search += f", then the plain language model's choice (weight {config.rescoring_weight:g})"
+    if config.rewording_weight:
+        search += f", then other known words by CTC and the plain language model (weight {config.rewording_weight:g})"
     if evaluation.asking.prompt in (None, config.transcribe_prompt):
         return search
     if evaluation.asking.prompt == config.answer_prompt:

@@ -120,7 +120,7 @@ def _transcribe(
 def _read_ctc(
     engine: Engine, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
 ) -> list[dict[str, str]]:
-    return [{"reply": engine.encode(one).ctc_text} for one in audio]
+    return [{"reply": one.text, "ctc": one.ctc_text} for one in engine.read_batch(list(audio))]
 
 
 def _ask(

@@ -42,6 +42,32 @@ class Prefixes:
         """(N,) log-probability that the recording holds the prefix and nothing more."""
         return torch.logaddexp(self.token[:, -1], self.blank[:, -1])
 
+    def within(self, first: int, last: int, blank: int) -> Prefixes:
+        """The same in frames `first` to `last` (not included) alone: what was emitted before is forgotten."""
+        inner = self.last if first == 0 else self.last.clamp(min=blank)  # no empty prefix begins in the middle
+        return Prefixes(self.token[:, first:last], self.blank[:, first:last], inner, self.begins)
+
+
+@dataclass(frozen=True)
+class Rest:
+    """What follows from each frame on: the log-probability that the frames from there to the end hold given classes.
+
+    Attributes:
+        token: (F + 1,) where the first of these frames emits the first class.
+        blank: (F + 1,) where it is blank; past the end there is nothing, which holds no classes.
+    """
+
+    token: Tensor
+    blank: Tensor
+
+    def any(self) -> Tensor:
+        """(F + 1,) of both."""
+        return torch.logaddexp(self.token, self.blank)
+
+    def within(self, first: int, last: int) -> Rest:
+        """The same from the frames `first` to `last` on, the latter included."""
+        return Rest(self.token[first : last + 1], self.blank[first : last + 1])
+
 
 def empty_prefix(scores: Tensor, blank: int) -> Prefixes:
     """The prefix without tokens (N = 1) over (F, C) log-probabilities in float64."""
@@ -69,6 +95,37 @@ def extend(scores: Tensor, prefixes: Prefixes, tokens: Tensor, blank: int) -> Pr
     token = _recursion(before + emitted, emitted)
     arrived = torch.cat([torch.full_like(start, NEVER), token[:, :-1]], dim=1)
     return Prefixes(token, _recursion(arrived + silent, silent), tokens, torch.logsumexp(before + emitted, dim=1))
+
+
+def beginnings(scores: Tensor, words: Sequence[Sequence[int]], blank: int) -> list[Prefixes]:
+    """The prefixes (N = 1) of the first 0, 1, … and of all words."""
+    found = [empty_prefix(scores, blank)]
+    for word in words:
+        found.append(_with_classes(scores, found[-1], word, blank))
+    return found
+
+
+def rests(scores: Tensor, words: Sequence[Sequence[int]], blank: int) -> list[Rest]:
+    """What follows the first 0, 1, … and all words: time runs backwards for it."""
+    backwards = scores.flip(0)
+    prefix = empty_prefix(backwards, blank)
+    found = [_rest(prefix, empty=True)]
+    for word in reversed(words):
+        prefix = _with_classes(backwards, prefix, list(reversed(word)), blank)
+        found.append(_rest(prefix, empty=bool(prefix.last < 0)))
+    return found[::-1]
+
+
+def _with_classes(scores: Tensor, prefix: Prefixes, classes: Sequence[int], blank: int) -> Prefixes:
+    for one in classes:
+        prefix = extend(scores, prefix, torch.tensor([one], device=scores.device), blank)
+    return prefix
+
+
+def _rest(prefix: Prefixes, empty: bool) -> Rest:
+    token, blank = prefix.token[0].flip(0), prefix.blank[0].flip(0)
+    never, end = token.new_full((1,), NEVER), token.new_full((1,), 0.0 if empty else NEVER)
+    return Rest(torch.cat([token, never]), torch.cat([blank, end]))
 
 
 def next_begins(scores: Tensor, prefixes: Prefixes) -> Tensor:

@@ -88,7 +88,7 @@ class Engine:
         name: what the user called it.
         folder: where it was read from.
         search: whether what is said is searched by LLM and CTC together, in models that are made for it; without that
-            the LLM alone writes it.
+            the LLM alone writes it, and CTC alone spells by ear.
     """
 
     def __init__(
@@ -212,7 +212,22 @@ class Engine:
     def transcribe_batch(self, audios: Sequence[AudioInput]) -> list[Transcript]:
         """Transcripts of several recordings, made at once: the LLM's, held against the frames where the model can."""
         heard = self._hearing.of(list(audios))
-        return [self._transcript(text, one) for text, one in zip(self._searched(heard), heard, strict=True)]
+        return [
+            self._transcript(text, one, "llm+ctc" if text and self._searches(one) else "llm")
+            for text, one in zip(self._searched(heard), heard, strict=True)
+        ]
+
+    def read(self, audio: AudioInput) -> Transcript:
+        """Writes down what CTC alone reads in a recording: words without capitals or marks. No LLM runs, so it is fast.
+
+        In models that are made for the search, known words stand where something was spelt by ear.
+        """
+        return self.read_batch([audio])[0]
+
+    def read_batch(self, audios: Sequence[AudioInput]) -> list[Transcript]:
+        """What CTC alone reads in several recordings."""
+        heard = self._hearing.of(list(audios))
+        return [self._transcript(self._transcription.read(one, self.search), one, "ctc") for one in heard]
 
     def _searched(self, heard: Sequence[Heard]) -> list[str]:
         """What is said in each recording, empty where nothing is."""
@@ -273,6 +288,6 @@ class Engine:
     def _text(self, ids: list[int]) -> str:
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _transcript(self, said: str, heard: Heard) -> Transcript:
+    def _transcript(self, said: str, heard: Heard, source: str) -> Transcript:
         assert heard.speech is not None
-        return transcript_of(said, heard.speech, "llm+ctc" if said and self._searches(heard) else "llm")
+        return transcript_of(said, heard.speech, source)

@@ -152,9 +152,13 @@ class JointScorer(LogitsProcessor):
 
     def _spell(self, word: str) -> list[int]:
         if word not in self._spelt:
-            letters = unicodedata.normalize("NFKD", word.lower().replace("’", "'"))  # é is an e and an accent
-            self._spelt[word] = self.ctc.encode(letters) if word else []
+            self._spelt[word] = self.ctc.encode_words([spoken(word)])[0] if word else []
         return self._spelt[word]
+
+
+def spoken(word: str) -> str:
+    """A word in the letters that CTC has: é is an e and an accent."""
+    return unicodedata.normalize("NFKD", word.lower().replace("’", "'"))
 
 
 def _split(text: str, end: bool) -> tuple[list[str], str]:

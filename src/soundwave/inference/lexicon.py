@@ -35,9 +35,11 @@ class Lexicon:
     Args:
         ranks: each word, in small letters, with its place among all: 0 is the most common.
         size: how many places there are.
+        names: how those are written that always have capitals.
     """
 
-    def __init__(self, ranks: Mapping[str, int], size: int):
+    def __init__(self, ranks: Mapping[str, int], size: int, names: Mapping[str, str] | None = None):
+        self.names = dict(names or {})
         self.bonus = {word: COMMON * math.log(size / (rank + 1)) for word, rank in ranks.items()}
         self.words = sorted(self.bonus)
 
@@ -52,7 +54,8 @@ class Lexicon:
     def of_list(cls, name: str) -> Lexicon:
         """The package's list of that name, one of `configuration.WORD_LISTS`."""
         words = (FOLDER / f"{name}.txt").read_text(encoding="utf-8").split()
-        return cls({word: rank for rank, word in enumerate(words)}, len(words))
+        names = {word.lower(): word for word in words if word != word.lower()}
+        return cls({word.lower(): rank for rank, word in enumerate(words)}, len(words), names)
 
     @classmethod
     def of_vocabulary(cls, tokenizer: Any) -> Lexicon:
@@ -78,7 +81,7 @@ class Lexicon:
             near = self._nearest(word.lower()) if self._is_odd(word.lower()) else []
             if not near:
                 continue
-            others = [_with(text, match, word, one) for one in near]
+            others = [_with(text, match, word, self.written(one, begins=word[:1].isupper())) for one in near]
             base, *scores = likelihoods([text, *others])
             best, chosen = max(
                 (score - base + self.bonus[one], other) for score, one, other in zip(scores, near, others, strict=True)
@@ -86,6 +89,15 @@ class Lexicon:
             if best > -SLACK:
                 text = chosen
         return text
+
+    def by_rank(self) -> list[str]:
+        """All words in small letters, the most common first."""
+        return sorted(self.bonus, key=lambda word: -self.bonus[word])
+
+    def written(self, word: str, begins: bool) -> str:
+        """A word of the list as it is written, also where a sentence begins."""
+        usual = self.names.get(word, word)
+        return usual[:1].upper() + usual[1:] if begins else usual
 
     def _is_odd(self, word: str) -> bool:
         return len(word) > 1 and word.isalpha() and word not in self.bonus
@@ -97,6 +109,5 @@ class Lexicon:
 
 
 def _with(text: str, match: re.Match[str], word: str, other: str) -> str:
-    """The text with another word in the place of a match, as large as it was."""
-    written = other.capitalize() if word[:1].isupper() else other
-    return text[: match.start()] + match.group().replace(word, written) + text[match.end() :]
+    """The text with another word in the place of a match."""
+    return text[: match.start()] + match.group().replace(word, other) + text[match.end() :]

@@ -80,10 +80,10 @@ class Speech:
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a person says. `segments` have start and end in seconds; `ctc_text` is what the CTC path alone reads.
+    """What a person says. `segments` have start and end in seconds; `ctc_text` is what the best CTC path spells.
 
     `source` is `llm`, or `llm+ctc` where the language model and the CTC path were searched together
-    (`inference/joint.py`).
+    (`inference/joint.py`), or `ctc` where no language model ran.
     """
 
     text: str

@@ -15,8 +15,10 @@ from torch import Tensor
 from soundwave.configuration import SoundwaveConfig
 from soundwave.ctc_text import CtcTokenizer
 from soundwave.inference.ctc_prefix import log_likelihoods
-from soundwave.inference.joint import WORD, JointScorer
+from soundwave.inference.joint import WORD, JointScorer, spoken
 from soundwave.inference.lexicon import Lexicon
+from soundwave.inference.rewording import Rewording
+from soundwave.inference.typed import TypedReader
 
 # A transcript needs about 4 tokens a second; three times that, and a start, bounds a loop without cutting real speech.
 TOKENS_PER_SECOND = 12
@@ -37,11 +39,15 @@ class TranscriptSearch:
         tokenizer: the LLM's.
         ctc: makes CTC classes from words.
         end_ids: tokens that end a text.
+        reader: the plain LLM.
     """
 
-    def __init__(self, config: SoundwaveConfig, tokenizer: Any, ctc: CtcTokenizer, end_ids: set[int]):
+    def __init__(
+        self, config: SoundwaveConfig, tokenizer: Any, ctc: CtcTokenizer, end_ids: set[int], reader: TypedReader
+    ):
         self.config, self.tokenizer, self.ctc, self.end_ids = config, tokenizer, ctc, end_ids
-        self.lexicon = Lexicon.named(config.word_list, tokenizer)
+        self.lexicon, self.reader = Lexicon.named(config.word_list, tokenizer), reader
+        self._rewording: Rewording | None = None
 
     def scorer(self, logits: Sequence[Tensor], limits: Sequence[int]) -> JointScorer:
         """Holds what the LLM proposes against recordings.
@@ -65,8 +71,8 @@ class TranscriptSearch:
         """
 
         def likelihoods(texts: list[str]) -> list[float]:
-            spoken = [" ".join(WORD.findall(one.lower())) for one in texts]
-            return log_likelihoods(logits, [self.ctc.encode(one) for one in spoken], self.config.blank_class)
+            said = [" ".join(map(spoken, WORD.findall(one))) for one in texts]
+            return log_likelihoods(logits, [self.ctc.encode(one) for one in said], self.config.blank_class)
 
         if not text:
             return text
@@ -74,3 +80,19 @@ class TranscriptSearch:
         if searched < greedy - LOST:
             text = heard[:1].upper() + heard[1:]
         return self.lexicon.respelt(text, likelihoods)
+
+    def reworded(self, text: str, logits: Tensor) -> str:
+        """A transcript in which other known words stand where they are better by CTC and the plain LLM together.
+
+        Args:
+            text: what was found.
+            logits: (F, C) CTC scores of the recording.
+        """
+        config = self.config
+        if not text or not config.rewording_weight:
+            return text
+        if self._rewording is None:
+            self._rewording = Rewording(
+                self.lexicon, self.ctc, self.reader, config.blank_class, config.rewording_weight
+            )
+        return self._rewording.reworded(text, logits)

@@ -1,7 +1,8 @@
 """Writing down what is said: by the LLM alone, or by the LLM and CTC together where a model is made for it.
 
 The search of both (`joint.py`) gives several texts. Words that were spelt by ear become known ones (`lexicon.py`), and
-the plain LLM, which knows what people write, has a say in which text it is: it reads each as if it had been typed.
+the plain LLM, which knows what people write, has a say in which text it is, and in which words fit it better
+(`rewording.py`): it reads each text as if it had been typed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from soundwave.inference.hearing import Heard
 from soundwave.inference.results import Speech
 from soundwave.inference.sampling import Sampling
 from soundwave.inference.search import TranscriptSearch, transcript_tokens
+from soundwave.inference.typed import TypedReader
 from soundwave.processing import SoundwaveProcessor
 
 
@@ -31,6 +33,7 @@ class Transcription:
     def __init__(self, processor: SoundwaveProcessor, ctc: CtcTokenizer, backend: TorchBackend):
         self.processor, self.ctc, self.backend = processor, ctc, backend
         self.config = backend.model.config
+        self._reader = TypedReader(processor, backend)
         self._search: TranscriptSearch | None = None
 
     def texts(self, heard: Sequence[Heard], prompt: Tensor, search: bool) -> list[str]:
@@ -54,7 +57,7 @@ class Transcription:
             scorer = self.searcher().scorer(logits, limits)
             found = self.backend.search(prompts, audio, sampling, scorer)
             scored = [[(ids, scorer.total(i, ids)) for ids in some] for i, some in enumerate(found)]
-            texts = [self._chosen(one, some) for one, some in zip(chosen, scored, strict=True)]
+            texts = [self._reworded(one, self._chosen(one, some)) for one, some in zip(chosen, scored, strict=True)]
         else:
             alone = self.backend.batch(prompts, audio, sampling)
             texts = [self._text(ids[:limit]) for ids, limit in zip(alone, limits, strict=True)]
@@ -62,10 +65,19 @@ class Transcription:
             said[i] = text
         return said
 
+    def read(self, heard: Heard, search: bool) -> str:
+        """What CTC alone reads in a recording, with known words where it is made for the search, which is wanted."""
+        text = _speech(heard).ctc_text
+        if not search or heard.ctc_logits is None:
+            return text
+        return self.searcher().respelt(text, heard.ctc_logits, text).lower()  # as all that CTC reads
+
     def searcher(self) -> TranscriptSearch:
         """Made when it is first needed: it collects the words of the LLM's vocabulary."""
         if self._search is None:
-            self._search = TranscriptSearch(self.config, self.processor.tokenizer, self.ctc, self.backend.end_ids)
+            self._search = TranscriptSearch(
+                self.config, self.processor.tokenizer, self.ctc, self.backend.end_ids, self._reader
+            )
         return self._search
 
     def _chosen(self, heard: Heard, found: Sequence[tuple[list[int], float]]) -> str:
@@ -78,12 +90,13 @@ class Transcription:
             scores.setdefault(text, score)
         if len(scores) == 1:
             return next(iter(scores))
-        written = self.backend.log_likelihoods([self._typed(text) for text in scores])
+        written = self._reader.likelihoods(list(scores))
         joint = zip(scores, scores.values(), written, strict=True)
         return max(joint, key=lambda one: one[1] + weight * one[2])[0]
 
-    def _typed(self, text: str) -> list[int]:
-        return self.processor.tokenize([{"role": "user", "content": text}]).ids
+    def _reworded(self, heard: Heard, text: str) -> str:
+        assert heard.ctc_logits is not None
+        return self.searcher().reworded(text, heard.ctc_logits)
 
     def _text(self, ids: list[int]) -> str:
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)

@@ -101,6 +101,13 @@ class TorchBackend:
         each = scores.gather(-1, padded[:, 1:, None])[..., 0]
         return [row[: len(one) - 1].sum().item() for row, one in zip(each, rest, strict=True)]
 
+    @torch.no_grad()
+    def next_scores(self, tokens: list[int]) -> Tensor:
+        """(L, V) log-probabilities of what follows each of L token ids, by the LLM that answers typed turns."""
+        ids = torch.tensor([tokens], device=self.model.device)
+        with self._lock, self.model.plain_language_model(self.model.config.text_only == "adapted"):
+            return self.model.language_model(ids, use_cache=False).logits[0].float().log_softmax(-1)
+
     def single(
         self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling, on_token: Callable[[int], None],
         stopping: StoppingCriteria | None = None,
