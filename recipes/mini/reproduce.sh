@@ -18,7 +18,8 @@
 # SCALE=0.01 before the command rehearses it: a hundredth of the speech, of the clips that are scored and of the steps,
 # in WORK alone (WORK/soundwave-mini, WORK/results); all parts run, in about ten minutes, and the model is good for nothing.
 #
-# MORE=1 before it trains stage I further, on 17 hours more of made speech (stage1-more.yaml), beside the shipped model.
+# MORE=1 before it trains stages I and II further, on 17 hours more of made speech (stage1-more.yaml, stage2-more.yaml),
+# beside the shipped model.
 #
 # Needs: pip install -e '.[train,eval]', and the Debian packages flite and espeak-ng.
 # On two cores of a 2024 processor with bfloat16: about 25 minutes of synthesis, 25 of labels and answers, 15 of encoder
@@ -90,7 +91,7 @@ train() {
     soundwave train "$here/stage$1.yaml" "${fewer[@]}"
 }
 train 1 2600
-if [ "${MORE:-}" = 1 ]; then train 1-more 1600; fi
+if [ "${MORE:-}" = 1 ]; then train 1-more 1600; train 2-more 650; fi
 train 2 650
 train 3 150
 python "$here/ship.py" "$WORK/runs/stage3/final" --out "$shipped"
