@@ -25,7 +25,7 @@
 # On two cores of a 2024 processor with bfloat16: about 25 minutes of synthesis, 25 of labels and answers, 15 of encoder
 # features, 76 of training, 15 of scores. On a GPU it has not been run.
 set -euo pipefail
-if [ $# -ne 3 ]; then sed -n '2,25p' "$0" | cut -c3-; exit 2; fi
+if [ $# -ne 3 ]; then sed -n '2,26p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
 SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
 export SPEECH TEXTS WORK
