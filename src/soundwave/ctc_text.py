@@ -37,7 +37,7 @@ class CtcTokenizer:
         if self.vocabulary is not None:
             self.class_of = {token: i for i, token in enumerate(self.vocabulary)}
             self._pieces = _restricted(tokenizer, set(self.vocabulary))
-            self._space = self.class_of.get(tokenizer.convert_tokens_to_ids(SPACE_BYTE))
+            self._space = self.class_of.get(self._pieces.token_to_id(SPACE_BYTE))
 
     def encode(self, text: str) -> list[int]:
         """Text to classes. Characters outside the vocabulary are left out."""

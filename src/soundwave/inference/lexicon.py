@@ -35,7 +35,7 @@ class Lexicon:
     Args:
         ranks: each word, in small letters, with its place among all: 0 is the most common.
         size: how many places there are.
-        names: how those are written that always have capitals.
+        names: how those are written that mostly have capitals.
     """
 
     def __init__(self, ranks: Mapping[str, int], size: int, names: Mapping[str, str] | None = None):

@@ -1,4 +1,4 @@
-"""Other words for those that were misheard: "the capital of friends" becomes "the capital of France".
+"""Other words for those that were misheard, where recording and language speak for them together.
 
 A search that writes from left to right drops a word before it knows what follows. Here the whole text stands, and
 known words (`word_tree.py`) are tried in the place of one of its words or of two. CTC says how well the recording bears
