@@ -37,7 +37,7 @@ class CtcTokenizer:
         if self.vocabulary is not None:
             self.class_of = {token: i for i, token in enumerate(self.vocabulary)}
             self._pieces = _restricted(tokenizer, set(self.vocabulary))
-            self._space = self.class_of.get(self._pieces.token_to_id(SPACE_BYTE))
+            self._space = [one for token, one in self.class_of.items() if self._pieces.id_to_token(token) == SPACE_BYTE]
 
     def encode(self, text: str) -> list[int]:
         """Text to classes. Characters outside the vocabulary are left out."""
@@ -52,7 +52,7 @@ class CtcTokenizer:
             return [self.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
         found = self._pieces.encode_batch([f" {word}" for word in words], add_special_tokens=False)
         classes = [[self.class_of[token] for token in one.ids if token in self.class_of] for one in found]
-        return [[] if one == [self._space] else one for one in classes]
+        return [[] if one == self._space else one for one in classes]
 
     def decode(self, classes: Iterable[int]) -> str:
         """Classes (blanks removed) to text."""

@@ -40,7 +40,8 @@ class WordTree:
                 node = after
             if node and not ends[node]:
                 ends[node] = word
-        self.children = [(list(found), list(found.values())) for found in children]
+        leaf: tuple[list[int], list[int]] = ([], [])
+        self.children = [(list(found), list(found.values())) if found else leaf for found in children]
         self.ends = ends
 
     def words_between(

@@ -97,9 +97,12 @@ class TorchBackend:
         with self._lock, self.model.plain_language_model(self.model.config.text_only == "adapted"):
             embedded = language_model.get_input_embeddings()(beginning)
             held = read_once(language_model, embedded, torch.ones_like(beginning), len(texts)) if common > 1 else {}
-            scores = language_model(padded, use_cache=bool(held), **held).logits[:, :-1].float().log_softmax(-1)
-        each = scores.gather(-1, padded[:, 1:, None])[..., 0]
-        return [row[: len(one) - 1].sum().item() for row, one in zip(each, rest, strict=True)]
+            read = language_model.get_decoder()(padded, use_cache=bool(held), **held).last_hidden_state
+            head, totals = language_model.get_output_embeddings(), []
+            for states, one in zip(read, rest, strict=True):  # the vocabulary's scores of one text at a time
+                scores = head(states[: len(one) - 1]).float().log_softmax(-1)
+                totals.append(scores.gather(-1, one[1:, None]).sum().item())
+        return totals
 
     @torch.no_grad()
     def next_scores(self, tokens: list[int]) -> Tensor:
