@@ -13,11 +13,12 @@ from torch import Tensor
 from soundwave.ctc_text import CtcTokenizer, build_vocabulary
 from soundwave.errors import ConfigurationError
 from soundwave.inference import rewording
+from soundwave.inference.backends.torch import Read
 from soundwave.inference.ctc_prefix import log_likelihoods
 from soundwave.inference.engine import Engine
 from soundwave.inference.lexicon import Lexicon
 from soundwave.inference.rewording import Rewording
-from soundwave.inference.typed import Following, TypedReader
+from soundwave.inference.typed import Typed, TypedReader
 
 WORDS = ["the", "a", "cat", "cart", "hat", "sat", "on", "person", "son", "persia", "into", "in", "to"]
 
@@ -27,18 +28,20 @@ class Reader:
 
     def __init__(self, tokenizer: Any, cost: Callable[[str], float]):
         self.tokenizer, self.cost = tokenizer, cost
-        self.read: list[str] = []
+        self.texts: list[str] = []
 
-    def likelihoods(self, texts: list[str]) -> list[float]:
-        self.read += texts
+    def likelihoods(self, texts: list[str], beside: Typed) -> list[float]:
+        self.texts += texts
         return [-self.cost(text) for text in texts]
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
 
-    def following(self, text: str) -> Following:
-        read = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        return Following(torch.zeros(len(read.input_ids), len(self.tokenizer)), read.input_ids, read.offset_mapping)
+    def read(self, text: str) -> Typed:
+        self.texts.append(text)
+        found = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        turn = Read(found.input_ids, torch.empty(0), [-self.cost(text)], {})
+        return Typed(torch.zeros(len(turn.tokens), len(self.tokenizer)), turn.tokens, found.offset_mapping, turn)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +134,7 @@ def test_no_more_texts_are_read_than_allowed(ctc: CtcTokenizer, monkeypatch: pyt
     monkeypatch.setattr(rewording, "ROUNDS", 1)
     better = rewording_of(ctc, lambda text: 0.0)
     better.reworded("The hat sat on a person", frames(ctc, "the cat sat on a person"))
-    assert len(better.reader.read) <= 2 + 1 + 2
+    assert len(better.reader.texts) <= 1 + 2 + 1
 
 
 def engine(weight: float) -> Engine:
@@ -143,26 +146,17 @@ def clips() -> list[tuple[Any, int]]:
     return [(tiny.sound(seconds, seed=seed), 16_000) for seed, seconds in enumerate((1.0, 2.3, 0.7))]
 
 
-def test_what_the_reader_expects_in_a_text_adds_up_to_the_likelihood_of_the_text() -> None:
+def test_what_the_reader_expects_in_a_text_and_of_its_end_adds_up_to_the_likelihood_of_the_turn() -> None:
     one = engine(0.6)
     reader = TypedReader(one.processor, one.backend)
-    texts = ["the cat", "a son on the cat"]
-    sums = []
-    for text in texts:
-        expected = reader.following(text)
-        assert expected.between(0, len(text))[0] == 0
-        sums.append(expected.between(0, len(text))[1])
-    ends = [reader.backend.next_scores(reader.turn(text)) for text in texts]
-    rest = len(reader.turn("")) - next(
-        i for i, (a, b) in enumerate(zip(reader.turn("a"), reader.turn("b"), strict=True)) if a != b
-    )
-    whole = []
-    for text, scores, total in zip(texts, ends, sums, strict=True):
-        ids = reader.turn(text)
-        after = sum(scores[i - 1, ids[i]].item() for i in range(len(ids) - rest, len(ids)))
-        whole.append(total + after)
-    first, second = reader.likelihoods(texts)
-    assert second - first == pytest.approx(whole[1] - whole[0], abs=1e-3)
+    for text in ("the cat", "a son on the cat"):
+        read = reader.read(text)
+        first, total = read.between(0, len(text))
+        before = next(i for i, (a, b) in enumerate(zip(reader.turn("a"), reader.turn("b"), strict=True)) if a != b)
+        after = before + len(read.tokens)
+        assert first == 0
+        assert total == pytest.approx(read.turn.so_far[after - 1] - read.turn.so_far[before - 1], abs=1e-3)
+        assert read.likelihood == read.turn.so_far[-1]
 
 
 def test_a_batch_of_reworded_transcripts_gives_what_single_calls_give() -> None:

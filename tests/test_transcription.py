@@ -40,20 +40,41 @@ def alone(engine: Engine, text: list[int]) -> float:
 
 
 @pytest.mark.parametrize(
-    "texts", [["the cat", "the son", "the cat on a son"], ["the", "a person on the cat"], ["so", "so so"]]
+    "texts",
+    [
+        ["the cat", "the son", "the cat on a son"],
+        ["the", "a person on the cat"],
+        ["so", "so so"],
+        ["so so", "so"],
+        ["the cat on a son", "the cat on a son", "the son on a cat", "a cat"],
+    ],
 )
-def test_texts_that_share_a_beginning_are_read_as_if_each_were_alone(texts: list[str]) -> None:
+@pytest.mark.parametrize("at_once", [1, 2, 8])
+def test_texts_are_read_from_where_they_differ_as_if_each_were_read_whole(
+    texts: list[str], at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch_backend, "READ_AT_ONCE", at_once)
     engine = engine_with(0.5, lora=True)
-    ids = [engine._transcription._reader.turn(text) for text in texts]
-    together = engine.backend.log_likelihoods(ids)
-    for one, other in zip(ids, together, strict=True):
-        assert other - together[0] == pytest.approx(alone(engine, one) - alone(engine, ids[0]), abs=1e-4)
+    reader = engine._transcription._reader
+    read = reader.read(texts[0])
+    assert read.likelihood == pytest.approx(alone(engine, reader.turn(texts[0])), abs=1e-4)
+    found = reader.likelihoods(texts[1:], beside=read)
+    assert found == pytest.approx([alone(engine, reader.turn(text)) for text in texts[1:]], abs=1e-4)
+    assert reader.likelihoods(texts[1:], beside=read) == found, "what was read of the first text was changed"
 
 
 def test_texts_that_share_nothing_are_read_whole() -> None:
+    backend = (engine := engine_with(0.5)).backend
+    texts = [[7, 9, 11, 13], [5, 8], [6, 8]]
+    found = backend.log_likelihoods(backend.read([5, 9, 11]), texts)
+    assert found == pytest.approx([alone(engine, text) for text in texts], abs=1e-4)
+
+
+@pytest.mark.parametrize("text", ["", "so", "What is the cat on?", "the cat\nand a person"])
+def test_what_is_read_is_the_turn_that_is_answered(text: str) -> None:
     engine = engine_with(0.5)
-    texts = [[5, 9, 11], [7, 9, 11, 13]]
-    assert engine.backend.log_likelihoods(texts) == pytest.approx([alone(engine, text) for text in texts], abs=1e-4)
+    turn = engine.processor.tokenize([{"role": "user", "content": text}]).ids
+    assert engine._transcription._reader.turn(text) == turn
 
 
 def found_by(engine: Engine, sound: tuple[Any, int], monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:

@@ -19,7 +19,7 @@ from soundwave.ctc_text import CtcTokenizer
 from soundwave.inference.ctc_prefix import NEVER, Prefixes, Rest, beginnings, log_likelihoods, rests
 from soundwave.inference.joint import WORD, spoken
 from soundwave.inference.lexicon import Lexicon
-from soundwave.inference.typed import TypedReader
+from soundwave.inference.typed import Typed, TypedReader
 from soundwave.inference.word_tree import WordTree
 
 MARGIN = 12  # frames around the words that are replaced
@@ -69,37 +69,36 @@ class Rewording:
         scores = logits.detach().cpu().double().log_softmax(-1)
         seen = {text}
         for _ in range(ROUNDS):
-            edits = {edit.applied(text): edit for edit in self._edits(text, scores)}
+            read = self.reader.read(text)
+            edits = {edit.applied(text): edit for edit in self._edits(text, scores, read)}
             tried = [other for other in edits if other not in seen][:TRIED]
             if not tried:
                 break
             seen.update(tried)
-            base, *totals = self._totals([text, *tried], logits)
+            (base,) = self._totals([text], [read.likelihood], logits)
+            totals = self._totals(tried, self.reader.likelihoods(tried, beside=read), logits)
             better = sorted(((total, other) for total, other in zip(totals, tried, strict=True) if total > base))[::-1]
             if not better:
                 break
-            all_at_once = _together(text, [edits[other] for _, other in better])
-            best = better[0][1]
-            if all_at_once != best:
-                one, several = self._totals([best, all_at_once], logits)
-                best = all_at_once if several > one else best
-            text = best
+            total, text_of_best = better[0]
+            together = _together(text, [edits[other] for _, other in better])
+            (several,) = self._totals([together], self.reader.likelihoods([together], beside=read), logits)
+            text = together if several > total else text_of_best
             seen.add(text)
         return text
 
-    def _totals(self, texts: list[str], logits: Tensor) -> list[float]:
+    def _totals(self, texts: list[str], written: list[float], logits: Tensor) -> list[float]:
+        """CTC and the LLM together, from what the LLM says."""
         spelt = [self.ctc.encode_words([spoken(word) for word in WORD.findall(one)]) for one in texts]
         heard = log_likelihoods(logits, [[one for word in words for one in word] for words in spelt], self.blank)
-        written = self.reader.likelihoods(texts)
         return [one + self.weight * two for one, two in zip(heard, written, strict=True)]
 
-    def _edits(self, text: str, scores: Tensor) -> list[_Edit]:
+    def _edits(self, text: str, scores: Tensor, read: Typed) -> list[_Edit]:
         """What could be written instead, the most promising first: by CTC, and by the LLM up to the next token."""
         places = list(WORD.finditer(text))
         words = self.ctc.encode_words([spoken(place.group()) for place in places])
         before, after = beginnings(scores, words, self.blank), rests(scores, words, self.blank)
         whole = before[-1].whole().item()
-        expected = self.reader.following(text)
         found: list[tuple[float, _Edit]] = []
         for first in range(len(places)):
             # what CTC cannot spell, such as digits, stays
@@ -114,13 +113,13 @@ class Rewording:
             )
             for end, candidates in zip(ends, others, strict=True):
                 start, last = places[first].start(), places[end - 1].end()
-                at, replaced = expected.between(start, last)
+                at, replaced = read.between(start, last)
                 for heard, word in sorted(candidates, reverse=True)[:PER_PLACE]:
                     new = self.lexicon.written(word, begins=_begins(text, start))
                     if new.lower() == text[start:last].lower():
                         continue
                     token, *later = self.reader.tokens(" " * text[:start].endswith(" ") + new)
-                    gained = expected.scores[at, token].item() - LATER_TOKENS * len(later) - replaced
+                    gained = read.scores[at, token].item() - LATER_TOKENS * len(later) - replaced
                     found.append((heard - whole + self.weight * gained, _Edit(start, last, new)))
         return [edit for _, edit in sorted(found, key=lambda one: -one[0])]
 

@@ -90,7 +90,9 @@ class Transcription:
             scores.setdefault(text, score)
         if len(scores) == 1:
             return next(iter(scores))
-        written = self._reader.likelihoods(list(scores))
+        first, *others = scores
+        read = self._reader.read(first)
+        written = [read.likelihood, *self._reader.likelihoods(others, beside=read)]
         joint = zip(scores, scores.values(), written, strict=True)
         return max(joint, key=lambda one: one[1] + weight * one[2])[0]
 

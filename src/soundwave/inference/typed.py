@@ -6,26 +6,34 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from torch import Tensor
 
-from soundwave.inference.backends.torch import TorchBackend
+from soundwave.inference.backends.torch import Read, TorchBackend
 from soundwave.processing import SoundwaveProcessor
 
 
 @dataclass(frozen=True)
-class Following:
-    """What the plain LLM expects in a text.
+class Typed:
+    """A text that the plain LLM has read as a typed turn.
 
     Attributes:
-        scores: (L, V) log-probabilities, in the place of each token.
+        scores: (L, V) log-probabilities, in the place of each token of the text.
         tokens: those that are there.
         places: where in the text each begins and ends.
+        turn: what was read: the text, and what the chat template writes around it.
     """
 
     scores: Tensor
     tokens: list[int]
     places: list[tuple[int, int]]
+    turn: Read
+
+    @property
+    def likelihood(self) -> float:
+        """The log-probability of the turn, its end included."""
+        return self.turn.so_far[-1]
 
     def between(self, start: int, end: int) -> tuple[int, float]:
         """The first token of a stretch of the text, and the log-probability of all tokens in it."""
@@ -46,20 +54,28 @@ class TypedReader:
 
     def turn(self, text: str) -> list[int]:
         """The tokens of a conversation in which a person typed the text, to where the answer would begin."""
-        return self.processor.tokenize([{"role": "user", "content": text}]).ids
-
-    def likelihoods(self, texts: Sequence[str]) -> list[float]:
-        """The log-probability of each of at least two texts, beyond what all begin with."""
-        return self.backend.log_likelihoods([self.turn(text) for text in texts])
+        before, after = self._around
+        return [*before, *self.tokens(text), *after]
 
     def tokens(self, text: str) -> list[int]:
         """The LLM's tokens of a piece of text."""
         return self.processor.tokenizer(text, add_special_tokens=False).input_ids
 
-    def following(self, text: str) -> Following:
-        """What is expected in the places of a text's tokens, each after those before it."""
-        read = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        turns = self.turn("a"), self.turn("b")
-        begun = next(i for i, (one, other) in enumerate(zip(*turns, strict=False)) if one != other)
-        scores = self.backend.next_scores([*turns[0][:begun], *read.input_ids])
-        return Following(scores[begun - 1 : -1].cpu(), read.input_ids, read.offset_mapping)
+    def read(self, text: str) -> Typed:
+        """Reads a text whole; others are compared with it."""
+        found = self.processor.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        turn, first = self.backend.read(self.turn(text)), len(self._around[0])
+        scores = turn.scores[first - 1 : first - 1 + len(found.input_ids)].cpu()
+        return Typed(scores, found.input_ids, found.offset_mapping, turn)
+
+    def likelihoods(self, others: Sequence[str], beside: Typed) -> list[float]:
+        """The log-probabilities of other texts, each read from where it differs from one that was read."""
+        return self.backend.log_likelihoods(beside.turn, [self.turn(one) for one in others])
+
+    @cached_property
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What the chat template writes before a person's text and after it."""
+        one, other = (self.processor.tokenize([{"role": "user", "content": text}]).ids for text in ("a", "b"))
+        at = next(i for i, (left, right) in enumerate(zip(one, other, strict=True)) if left != right)
+        # where a template begins with the text, something must come before it, for the LLM to expect it
+        return one[:at] or [min(self.backend.end_ids)], one[at + 1 :]

@@ -345,7 +345,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         return decoder.generate(inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options)
 
 
-def read_once(decoder: Any, embeddings: Tensor, mask: Tensor, times: int) -> dict[str, Any]:
+def read_once(decoder: Any, embeddings: Tensor, mask: Tensor, times: int) -> dict[str, DynamicCache]:
     """Keys and values of all of a prompt but its end, for several continuations; else each reads the prompt anew.
 
     Args:
@@ -359,13 +359,19 @@ def read_once(decoder: Any, embeddings: Tensor, mask: Tensor, times: int) -> dic
     """
     mask = mask[:, :-1]
     places = (mask.long().cumsum(-1) - 1).clamp(min=0)  # as in `generate`: padding on the left has none
-    held, inner = DynamicCache(config=decoder.config), decoder.get_decoder()
-    # its name in transformers 5.24 and newer, and before
-    name = "cache" if "cache" in inspect.signature(inner.forward).parameters else "past_key_values"
+    held = cache_for(decoder)
     read = {"inputs_embeds": embeddings[:, :-1], "attention_mask": mask, "position_ids": places}
-    inner(**read, use_cache=True, **{name: held})
-    held.batch_repeat_interleave(times)
-    return {name: held}
+    decoder.get_decoder()(**read, use_cache=True, **held)
+    for cache in held.values():
+        cache.batch_repeat_interleave(times)
+    return held
+
+
+def cache_for(decoder: Any) -> dict[str, DynamicCache]:
+    """An empty cache, as the keyword argument for the LLM's `forward` and `generate`."""
+    # its name in transformers 5.24 and newer, and before
+    parameters = inspect.signature(decoder.get_decoder().forward).parameters
+    return {"cache" if "cache" in parameters else "past_key_values": DynamicCache(config=decoder.config)}
 
 
 def _file_of(name_or_path: str | os.PathLike, file: str, source: dict[str, Any]) -> Path | None:

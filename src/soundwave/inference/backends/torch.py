@@ -3,18 +3,21 @@
 Where LoRA is attached, spoken turns run through a merged twin of the LLM, and typed ones through the plain weights.
 """
 
-# R rows, L tokens, S audio positions, D width
+# R rows, L tokens, S audio positions, D width, V vocabulary
 
 from __future__ import annotations
 
+import copy
 import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers import (
+    DynamicCache,
     LogitsProcessor,
     LogitsProcessorList,
     PreTrainedModel,
@@ -25,9 +28,27 @@ from transformers.generation.streamers import BaseStreamer
 
 from soundwave.checkpoints.lora import lora_state, merged_twin
 from soundwave.inference.sampling import Sampling
-from soundwave.model.soundwave import SoundwaveForConditionalGeneration, read_once
+from soundwave.model.soundwave import SoundwaveForConditionalGeneration, cache_for
 
 BEAMS = 8  # of a search; `length_penalty=0.0` adds log-probabilities up as they are
+READ_AT_ONCE = 8  # texts: those of one batch are padded to the longest
+
+
+@dataclass(frozen=True)
+class Read:
+    """A text that the LLM has read.
+
+    Attributes:
+        tokens: its L ids.
+        scores: (L, V) log-probabilities of what follows each.
+        so_far: L log-probabilities of the text up to each token, after the first.
+        held: the LLM's keys and values, as a keyword argument for it.
+    """
+
+    tokens: list[int]
+    scores: Tensor
+    so_far: list[float]
+    held: dict[str, DynamicCache]
 
 
 class TorchBackend:
@@ -81,35 +102,56 @@ class TorchBackend:
         return [ended[first : first + BEAMS] for first in range(0, len(ended), BEAMS)]
 
     @torch.no_grad()
-    def log_likelihoods(self, texts: Sequence[list[int]]) -> list[float]:
-        """How likely the LLM that answers typed turns finds each of several texts, beyond what all begin with.
+    def read(self, tokens: list[int]) -> Read:
+        """What the LLM that answers typed turns makes of a text.
 
         Args:
-            texts: token ids, at least two texts, from the beginning of a conversation on.
+            tokens: ids, from the beginning of a conversation on.
         """
-        columns = enumerate(zip(*(text[:-1] for text in texts), strict=False))
-        differs = (at for at, column in columns if len(set(column)) > 1)
-        common = max(1, next(differs, min(map(len, texts)) - 1))
-        language_model, device = self.model.language_model, self.model.device
-        rest = [torch.tensor(text[common - 1 :], device=device) for text in texts]
-        padded = nn.utils.rnn.pad_sequence(rest, batch_first=True)  # on the right, where nothing looks back at it
-        beginning = torch.tensor([texts[0][:common]], device=device)
+        language_model, ids = self.model.language_model, torch.tensor([tokens], device=self.model.device)
+        held = cache_for(language_model)
         with self._lock, self.model.plain_language_model(self.model.config.text_only == "adapted"):
-            embedded = language_model.get_input_embeddings()(beginning)
-            held = read_once(language_model, embedded, torch.ones_like(beginning), len(texts)) if common > 1 else {}
-            read = language_model.get_decoder()(padded, use_cache=bool(held), **held).last_hidden_state
-            head, totals = language_model.get_output_embeddings(), []
-            for states, one in zip(read, rest, strict=True):  # the vocabulary's scores of one text at a time
-                scores = head(states[: len(one) - 1]).float().log_softmax(-1)
-                totals.append(scores.gather(-1, one[1:, None]).sum().item())
-        return totals
+            scores = language_model(ids, use_cache=True, **held).logits[0].float().log_softmax(-1)
+        each = scores[:-1].gather(-1, ids[0, 1:, None])[:, 0]
+        return Read(tokens, scores, [0.0, *each.double().cumsum(0).tolist()], held)
 
     @torch.no_grad()
-    def next_scores(self, tokens: list[int]) -> Tensor:
-        """(L, V) log-probabilities of what follows each of L token ids, by the LLM that answers typed turns."""
-        ids = torch.tensor([tokens], device=self.model.device)
+    def log_likelihoods(self, read: Read, texts: Sequence[list[int]]) -> list[float]:
+        """How likely the LLM that answers typed turns finds other texts, after their first tokens.
+
+        Args:
+            read: one text: the others are read from where they differ from it.
+            texts: token ids of the others.
+        """
+        totals = [0.0] * len(texts)
+        # the last token that both have is read again: what follows it is expected there
+        kept = [max(0, min(_common(read.tokens, text), len(text) - 1) - 1) for text in texts]
+        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]) - kept[i])
         with self._lock, self.model.plain_language_model(self.model.config.text_only == "adapted"):
-            return self.model.language_model(ids, use_cache=False).logits[0].float().log_softmax(-1)
+            for first in range(0, len(texts), READ_AT_ONCE):
+                rows = by_length[first : first + READ_AT_ONCE]
+                some = self._rests(read, [texts[i] for i in rows], [kept[i] for i in rows])
+                for i, total in zip(rows, some, strict=True):
+                    totals[i] = total
+        return totals
+
+    def _rests(self, read: Read, texts: Sequence[list[int]], kept: Sequence[int]) -> list[float]:
+        language_model, device = self.model.language_model, self.model.device
+        rests = [torch.tensor(text[start:], device=device) for text, start in zip(texts, kept, strict=True)]
+        padded = nn.utils.rnn.pad_sequence(rests, batch_first=True)  # on the right, where nothing looks back at it
+        starts, held = torch.tensor(kept, device=device)[:, None], copy.deepcopy(read.held)
+        for cache in held.values():
+            cache.batch_repeat_interleave(len(texts))
+        known = torch.arange(len(read.tokens), device=device) < starts
+        decoded = language_model.get_decoder()(
+            padded, attention_mask=torch.cat([known, torch.ones_like(padded, dtype=torch.bool)], 1).long(),
+            position_ids=starts + torch.arange(padded.shape[1], device=device), use_cache=True, **held,
+        ).last_hidden_state
+        head, totals = language_model.get_output_embeddings(), []
+        for states, rest, start in zip(decoded, rests, kept, strict=True):  # the vocabulary's scores of one at a time
+            scores = head(states[: len(rest) - 1]).float().log_softmax(-1)
+            totals.append(read.so_far[start] + scores.gather(-1, rest[1:, None]).sum().item())
+        return totals
 
     def single(
         self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling, on_token: Callable[[int], None],
@@ -187,6 +229,12 @@ class TorchBackend:
             if token in self.end_ids:
                 return answer[: i + 1]
         return answer
+
+
+def _common(one: Sequence[int], other: Sequence[int]) -> int:
+    """How many tokens both begin with."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((i for i, (left, right) in pairs if left != right), min(len(one), len(other)))
 
 
 class _Tokens(BaseStreamer):
