@@ -107,3 +107,8 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, overrides: list[str], mes
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match=r"There is no recipe .*gone.yaml; give the path of a YAML file"):
         read_recipe(tmp_path / "gone.yaml")
+
+
+def test_no_needs_no_quotes(tmp_path: Path) -> None:
+    assert read(tmp_path, "mixed_precision: no").mixed_precision == "no"
+    assert read(tmp_path, "", "mixed_precision=no").mixed_precision == "no"

@@ -13,6 +13,7 @@ import pytest
 import tiny
 import tiny_runs
 import torch
+from accelerate.state import AcceleratorState
 from torch import nn
 
 from soundwave.checkpoints import four_bit
@@ -53,6 +54,17 @@ def test_features_on_the_fly_train_as_stored_ones(first: Recipe, tmp_path: Path)
     found = tiny_runs.weights(tmp_path / "fly" / "final")
     for name, value in tiny_runs.weights(Path(first.output_dir) / "final").items():
         torch.testing.assert_close(found[name], value, rtol=0, atol=2e-2)
+
+
+def test_features_on_the_fly_are_made_beside_bfloat16(first: Recipe, tmp_path: Path) -> None:
+    flying = dataclasses.replace(
+        first, features=None, mixed_precision="bf16", output_dir=str(tmp_path / "low"), max_steps=2
+    )
+    AcceleratorState._reset_state()  # one process has one precision
+    try:
+        assert losses_of(flying)[0] == pytest.approx(tiny_runs.losses(first.output_dir)[0]["loss"], rel=0.02)
+    finally:
+        AcceleratorState._reset_state()
 
 
 def test_a_batch_on_the_fly_is_the_stored_one_to_float16s_rounding(first: Recipe) -> None:

@@ -159,8 +159,9 @@ class _Run:
         made = self.epoch_batches(0)
         longest = max(made, key=lambda batch: sum(item.seconds for item in batch))
         for items in (longest, made[0]):
+            batch = self.collate(items, None).to(self.accelerator.device)  # NumPy's part of it knows no bfloat16
             with torch.no_grad(), autocast(self.accelerator):
-                losses = self.module(self.collate(items, None).to(self.accelerator.device))
+                losses = self.module(batch)
             if not torch.isfinite(losses.total):
                 names = _shown([item.name for item in items])
                 raise TrainingError(f"The loss of the first batch is {losses.total.item()}; it holds {names}.")

@@ -206,6 +206,8 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
         return value
     if hint is str and isinstance(value, str):
         return os.path.expandvars(value)  # so that a recipe can say $SPEECH/train/manifest.jsonl
+    if hint is str and value is False:
+        return "no"  # which YAML takes for false, where it is not in quotes
     if hint is float and isinstance(value, (int, str)) and not isinstance(value, bool):
         try:
             return float(value)  # YAML reads 1e-3 as text
