@@ -30,9 +30,9 @@ class Reader:
         self.tokenizer, self.cost = tokenizer, cost
         self.texts: list[str] = []
 
-    def likelihoods(self, texts: list[str], beside: Typed) -> list[float]:
-        self.texts += texts
-        return [-self.cost(text) for text in texts]
+    def gains(self, beside: Typed, others: list[str], ahead: int | None = None) -> list[float]:
+        self.texts += others
+        return [-self.cost(text) - beside.likelihood for text in others]
 
     def tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False).input_ids
@@ -134,7 +134,7 @@ def test_no_more_texts_are_read_than_allowed(ctc: CtcTokenizer, monkeypatch: pyt
     monkeypatch.setattr(rewording, "ROUNDS", 1)
     better = rewording_of(ctc, lambda text: 0.0)
     better.reworded("The hat sat on a person", frames(ctc, "the cat sat on a person"))
-    assert len(better.reader.texts) <= 1 + 2 + 1
+    assert len(better.reader.texts) <= 1 + 2 + 2
 
 
 def engine(weight: float) -> Engine:

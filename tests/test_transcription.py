@@ -32,23 +32,23 @@ def clip(seconds: float, seed: int) -> tuple[Any, int]:
     return tiny.sound(seconds, seed=seed), 16_000
 
 
-def alone(engine: Engine, text: list[int]) -> float:
-    """The plain LLM's log-probability of a whole text, read by itself."""
+def each_alone(engine: Engine, text: list[int]) -> list[float]:
+    """The plain LLM's log-probabilities of the tokens of a text after its first, read whole and by itself."""
     with torch.no_grad(), engine.model.plain_language_model():
         scores = engine.model.language_model(torch.tensor([text])).logits[0, :-1].log_softmax(-1)
-    return scores[torch.arange(len(text) - 1), torch.tensor(text[1:])].sum().item()
+    return scores[torch.arange(len(text) - 1), torch.tensor(text[1:])].tolist()
 
 
-@pytest.mark.parametrize(
-    "texts",
-    [
-        ["the cat", "the son", "the cat on a son"],
-        ["the", "a person on the cat"],
-        ["so", "so so"],
-        ["so so", "so"],
-        ["the cat on a son", "the cat on a son", "the son on a cat", "a cat"],
-    ],
-)
+TEXTS = [
+    ["the cat", "the son", "the cat on a son"],
+    ["the", "a person on the cat"],
+    ["so", "so so"],
+    ["so so", "so"],
+    ["the cat on a son", "the cat on a son", "the son on a cat", "a cat"],
+]
+
+
+@pytest.mark.parametrize("texts", TEXTS)
 @pytest.mark.parametrize("at_once", [1, 2, 8])
 def test_texts_are_read_from_where_they_differ_as_if_each_were_read_whole(
     texts: list[str], at_once: int, monkeypatch: pytest.MonkeyPatch
@@ -56,25 +56,39 @@ def test_texts_are_read_from_where_they_differ_as_if_each_were_read_whole(
     monkeypatch.setattr(torch_backend, "READ_AT_ONCE", at_once)
     engine = engine_with(0.5, lora=True)
     reader = engine._transcription._reader
-    read = reader.read(texts[0])
-    assert read.likelihood == pytest.approx(alone(engine, reader.turn(texts[0])), abs=1e-4)
-    found = reader.likelihoods(texts[1:], beside=read)
-    assert found == pytest.approx([alone(engine, reader.turn(text)) for text in texts[1:]], abs=1e-4)
-    assert reader.likelihoods(texts[1:], beside=read) == found, "what was read of the first text was changed"
+    read, first = reader.read(texts[0]), sum(each_alone(engine, reader.turn(texts[0])))
+    assert read.likelihood == pytest.approx(first, abs=1e-4)
+    expected = [sum(each_alone(engine, reader.turn(text))) - first for text in texts[1:]]
+    gains = reader.gains(read, texts[1:])
+    assert gains == pytest.approx(expected, abs=1e-4)
+    assert reader.gains(read, texts[1:]) == gains, "what was read of the first text was changed"
+
+
+@pytest.mark.parametrize("ahead", [0, 1, 3, 50])
+def test_a_guess_reads_some_tokens_of_what_is_the_same_again(ahead: int) -> None:
+    backend = (engine := engine_with(0.5, lora=True)).backend
+    first, other = [5, 9, 11, 7, 12, 13, 8, 6], [5, 9, 14, 15, 16, 12, 13, 8, 6]  # 12, 13, 8, 6 is in both
+    left_out = max(0, 4 - ahead)
+    expected = sum(each_alone(engine, other[: len(other) - left_out])) - sum(
+        each_alone(engine, first[: len(first) - left_out])
+    )
+    assert backend.gains(backend.read(first), [other], ahead) == pytest.approx([expected], abs=1e-4)
 
 
 def test_texts_that_share_nothing_are_read_whole() -> None:
     backend = (engine := engine_with(0.5)).backend
-    texts = [[7, 9, 11, 13], [5, 8], [6, 8]]
-    found = backend.log_likelihoods(backend.read([5, 9, 11]), texts)
-    assert found == pytest.approx([alone(engine, text) for text in texts], abs=1e-4)
+    first, texts = [5, 9, 11], [[7, 9, 11, 13], [5, 8], [6, 8], [5, 9, 11]]
+    expected = [sum(each_alone(engine, text)) - sum(each_alone(engine, first)) for text in texts]
+    assert backend.gains(backend.read(first), texts) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("text", ["", "so", "What is the cat on?", "the cat\nand a person"])
-def test_what_is_read_is_the_turn_that_is_answered(text: str) -> None:
+def test_what_is_read_begins_the_turn_that_is_answered_and_ends_with_its_end(text: str) -> None:
     engine = engine_with(0.5)
     turn = engine.processor.tokenize([{"role": "user", "content": text}]).ids
-    assert engine._transcription._reader.turn(text) == turn
+    read = engine._transcription._reader.turn(text)
+    assert read == turn[: len(read)]
+    assert engine.processor.tokenizer.decode(read).endswith(text + engine.processor.tokenizer.decode(read[-1:]))
 
 
 def found_by(engine: Engine, sound: tuple[Any, int], monkeypatch: pytest.MonkeyPatch) -> tuple[str, list[str]]:
@@ -96,7 +110,7 @@ def test_the_plain_llm_chooses_among_what_was_found(monkeypatch: pytest.MonkeyPa
     engine = engine_with(1e6, lora=True)
     written, texts = found_by(engine, clip(1.7, 3), monkeypatch)
     assert len(set(texts)) > 1
-    assert written == max(texts, key=lambda text: alone(engine, engine._transcription._reader.turn(text)))
+    assert written == max(texts, key=lambda text: sum(each_alone(engine, engine._transcription._reader.turn(text))))
 
 
 def test_without_a_weight_the_searchs_best_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,10 @@ from soundwave.inference.word_tree import WordTree
 MARGIN = 12  # frames around the words that are replaced
 WORSE = 16.0  # nats that CTC may lose on a beginning of another word
 PER_PLACE = 16  # words of a place that the LLM has a first look at
-TRIED = 12  # texts that it reads whole, each time
+TRIED = 12  # texts of which it reads what differs, each time
+AHEAD = 6  # tokens that it reads after that
 ROUNDS = 6
-LATER_TOKENS = 2.0  # nats of each token of a word after its first one, until the text is read whole
+LATER_TOKENS = 2.0  # nats of each token of a word after its first one, until they are read
 
 
 @dataclass(frozen=True)
@@ -67,31 +68,36 @@ class Rewording:
             logits: (F, C) CTC scores of the recording.
         """
         scores = logits.detach().cpu().double().log_softmax(-1)
-        seen = {text}
+        seen, read, (heard,) = {text}, self.reader.read(text), self._heard([text], logits)
         for _ in range(ROUNDS):
-            read = self.reader.read(text)
             edits = {edit.applied(text): edit for edit in self._edits(text, scores, read)}
             tried = [other for other in edits if other not in seen][:TRIED]
             if not tried:
                 break
             seen.update(tried)
-            (base,) = self._totals([text], [read.likelihood], logits)
-            totals = self._totals(tried, self.reader.likelihoods(tried, beside=read), logits)
-            better = sorted(((total, other) for total, other in zip(totals, tried, strict=True) if total > base))[::-1]
+            written = self.reader.gains(read, tried, AHEAD)
+            gains = [
+                new - heard + self.weight * gain
+                for new, gain in zip(self._heard(tried, logits), written, strict=True)
+            ]
+            better = [other for gain, other in sorted(zip(gains, tried, strict=True))[::-1] if gain > 0]
             if not better:
                 break
-            total, text_of_best = better[0]
-            together = _together(text, [edits[other] for _, other in better])
-            (several,) = self._totals([together], self.reader.likelihoods([together], beside=read), logits)
-            text = together if several > total else text_of_best
-            seen.add(text)
+            # what was guessed word by word must hold for the whole text
+            for other in dict.fromkeys([_together(text, [edits[one] for one in better]), better[0]]):
+                whole, (new,) = self.reader.read(other), self._heard([other], logits)
+                if new - heard + self.weight * (whole.likelihood - read.likelihood) > 0:
+                    text, read, heard = other, whole, new
+                    seen.add(text)
+                    break
+            else:
+                break
         return text
 
-    def _totals(self, texts: list[str], written: list[float], logits: Tensor) -> list[float]:
-        """CTC and the LLM together, from what the LLM says."""
+    def _heard(self, texts: list[str], logits: Tensor) -> list[float]:
+        """CTC's log-likelihoods of the words of texts."""
         spelt = [self.ctc.encode_words([spoken(word) for word in WORD.findall(one)]) for one in texts]
-        heard = log_likelihoods(logits, [[one for word in words for one in word] for words in spelt], self.blank)
-        return [one + self.weight * two for one, two in zip(heard, written, strict=True)]
+        return log_likelihoods(logits, [[one for word in words for one in word] for words in spelt], self.blank)
 
     def _edits(self, text: str, scores: Tensor, read: Typed) -> list[_Edit]:
         """What could be written instead, the most promising first: by CTC, and by the LLM up to the next token."""

@@ -91,8 +91,7 @@ class Transcription:
         if len(scores) == 1:
             return next(iter(scores))
         first, *others = scores
-        read = self._reader.read(first)
-        written = [read.likelihood, *self._reader.likelihoods(others, beside=read)]
+        written = [0.0, *self._reader.gains(self._reader.read(first), others)]
         joint = zip(scores, scores.values(), written, strict=True)
         return max(joint, key=lambda one: one[1] + weight * one[2])[0]
 

@@ -22,7 +22,7 @@ class Typed:
         scores: (L, V) log-probabilities, in the place of each token of the text.
         tokens: those that are there.
         places: where in the text each begins and ends.
-        turn: what was read: the text, and what the chat template writes around it.
+        turn: what was read: what the chat template writes before the text, the text, and the end of the turn.
     """
 
     scores: Tensor
@@ -32,7 +32,7 @@ class Typed:
 
     @property
     def likelihood(self) -> float:
-        """The log-probability of the turn, its end included."""
+        """The log-probability of the turn."""
         return self.turn.so_far[-1]
 
     def between(self, start: int, end: int) -> tuple[int, float]:
@@ -53,9 +53,9 @@ class TypedReader:
         self.processor, self.backend = processor, backend
 
     def turn(self, text: str) -> list[int]:
-        """The tokens of a conversation in which a person typed the text, to where the answer would begin."""
-        before, after = self._around
-        return [*before, *self.tokens(text), *after]
+        """The tokens of a conversation in which a person typed the text, to the token that ends it."""
+        before, end = self._around
+        return [*before, *self.tokens(text), *end]
 
     def tokens(self, text: str) -> list[int]:
         """The LLM's tokens of a piece of text."""
@@ -68,14 +68,20 @@ class TypedReader:
         scores = turn.scores[first - 1 : first - 1 + len(found.input_ids)].cpu()
         return Typed(scores, found.input_ids, found.offset_mapping, turn)
 
-    def likelihoods(self, others: Sequence[str], beside: Typed) -> list[float]:
-        """The log-probabilities of other texts, each read from where it differs from one that was read."""
-        return self.backend.log_likelihoods(beside.turn, [self.turn(one) for one in others])
+    def gains(self, beside: Typed, others: Sequence[str], ahead: int | None = None) -> list[float]:
+        """How much likelier other texts are than one that was read.
+
+        Args:
+            beside: that one.
+            others: texts.
+            ahead: tokens that are read after what differs, for a close guess; None: all.
+        """
+        return self.backend.gains(beside.turn, [self.turn(one) for one in others], ahead)
 
     @cached_property
     def _around(self) -> tuple[list[int], list[int]]:
-        """What the chat template writes before a person's text and after it."""
+        """What the chat template writes before a person's text, and its first token after it: the rest is certain."""
         one, other = (self.processor.tokenize([{"role": "user", "content": text}]).ids for text in ("a", "b"))
         at = next(i for i, (left, right) in enumerate(zip(one, other, strict=True)) if left != right)
         # where a template begins with the text, something must come before it, for the LLM to expect it
-        return one[:at] or [min(self.backend.end_ids)], one[at + 1 :]
+        return one[:at] or [min(self.backend.end_ids)], one[at + 1 : at + 2]

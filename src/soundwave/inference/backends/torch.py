@@ -31,7 +31,7 @@ from soundwave.inference.sampling import Sampling
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration, cache_for
 
 BEAMS = 8  # of a search; `length_penalty=0.0` adds log-probabilities up as they are
-READ_AT_ONCE = 8  # texts: those of one batch are padded to the longest
+READ_AT_ONCE = 16  # texts: those of one batch are padded to the longest
 
 
 @dataclass(frozen=True)
@@ -116,30 +116,32 @@ class TorchBackend:
         return Read(tokens, scores, [0.0, *each.double().cumsum(0).tolist()], held)
 
     @torch.no_grad()
-    def log_likelihoods(self, read: Read, texts: Sequence[list[int]]) -> list[float]:
-        """How likely the LLM that answers typed turns finds other texts, after their first tokens.
+    def gains(self, read: Read, texts: Sequence[list[int]], ahead: int | None = None) -> list[float]:
+        """How much likelier than a text that was read the LLM that answers typed turns finds others.
+
+        Each is read from where it differs on. First tokens count for nothing.
 
         Args:
-            read: one text: the others are read from where they differ from it.
+            read: one text.
             texts: token ids of the others.
+            ahead: tokens that are read where the rest of both is the same, which gives a close guess; None: all.
         """
-        totals = [0.0] * len(texts)
-        # the last token that both have is read again: what follows it is expected there
-        kept = [max(0, min(_common(read.tokens, text), len(text) - 1) - 1) for text in texts]
-        by_length = sorted(range(len(texts)), key=lambda i: len(texts[i]) - kept[i])
+        spans = [_Span.between(read.tokens, text, ahead) for text in texts]
+        by_length = sorted(range(len(texts)), key=lambda i: spans[i].end - spans[i].start)
+        found = [0.0] * len(texts)
         with self._lock, self.model.plain_language_model(self.model.config.text_only == "adapted"):
             for first in range(0, len(texts), READ_AT_ONCE):
                 rows = by_length[first : first + READ_AT_ONCE]
-                some = self._rests(read, [texts[i] for i in rows], [kept[i] for i in rows])
-                for i, total in zip(rows, some, strict=True):
-                    totals[i] = total
-        return totals
+                some = self._gains(read, [texts[i] for i in rows], [spans[i] for i in rows])
+                for i, gain in zip(rows, some, strict=True):
+                    found[i] = gain
+        return found
 
-    def _rests(self, read: Read, texts: Sequence[list[int]], kept: Sequence[int]) -> list[float]:
+    def _gains(self, read: Read, texts: Sequence[list[int]], spans: Sequence[_Span]) -> list[float]:
         language_model, device = self.model.language_model, self.model.device
-        rests = [torch.tensor(text[start:], device=device) for text, start in zip(texts, kept, strict=True)]
-        padded = nn.utils.rnn.pad_sequence(rests, batch_first=True)  # on the right, where nothing looks back at it
-        starts, held = torch.tensor(kept, device=device)[:, None], copy.deepcopy(read.held)
+        parts = [torch.tensor(text[at.start : at.end], device=device) for text, at in zip(texts, spans, strict=True)]
+        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)  # on the right, where nothing looks back at it
+        starts, held = torch.tensor([[at.start] for at in spans], device=device), copy.deepcopy(read.held)
         for cache in held.values():
             cache.batch_repeat_interleave(len(texts))
         known = torch.arange(len(read.tokens), device=device) < starts
@@ -147,11 +149,12 @@ class TorchBackend:
             padded, attention_mask=torch.cat([known, torch.ones_like(padded, dtype=torch.bool)], 1).long(),
             position_ids=starts + torch.arange(padded.shape[1], device=device), use_cache=True, **held,
         ).last_hidden_state
-        head, totals = language_model.get_output_embeddings(), []
-        for states, rest, start in zip(decoded, rests, kept, strict=True):  # the vocabulary's scores of one at a time
-            scores = head(states[: len(rest) - 1]).float().log_softmax(-1)
-            totals.append(read.so_far[start] + scores.gather(-1, rest[1:, None]).sum().item())
-        return totals
+        head, found = language_model.get_output_embeddings(), []
+        for states, part, at in zip(decoded, parts, spans, strict=True):  # the vocabulary's scores of one at a time
+            scores = head(states[: len(part) - 1]).float().log_softmax(-1)
+            total = scores.gather(-1, part[1:, None]).sum().item()
+            found.append(total - (read.so_far[at.read_end - 1] - read.so_far[at.start]))
+        return found
 
     def single(
         self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling, on_token: Callable[[int], None],
@@ -229,6 +232,28 @@ class TorchBackend:
             if token in self.end_ids:
                 return answer[: i + 1]
         return answer
+
+
+@dataclass(frozen=True)
+class _Span:
+    """Where a text differs from one that was read, with a token before it: what comes next is expected there.
+
+    Attributes:
+        start: of that token, in both.
+        end, read_end: in the text, and in the one that was read; not included.
+    """
+
+    start: int
+    end: int
+    read_end: int
+
+    @classmethod
+    def between(cls, read: Sequence[int], text: Sequence[int], ahead: int | None) -> _Span:
+        """The span of a text, up to `ahead` tokens into what is the same again in both; None: to the end."""
+        start = max(0, min(_common(read, text), len(text) - 1) - 1)
+        same = min(_common(read[::-1], text[::-1]), min(len(read), len(text)) - start - 1)
+        left_out = 0 if ahead is None else max(0, same - ahead)
+        return cls(start, len(text) - left_out, len(read) - left_out)
 
 
 def _common(one: Sequence[int], other: Sequence[int]) -> int:
