@@ -46,6 +46,15 @@ def test_what_is_asked_aloud_gets_the_answer_that_it_gets_typed(engine: Engine) 
     assert "".join(chunk.text for chunk in engine.stream(SOUND, PROMPT, temperature=0)) == spoken.text
 
 
+@pytest.mark.parametrize("prompt", ["answer what is asked", "  ANSWER what\n is asked!", "Answer what is asked ."])
+def test_case_spaces_and_marks_make_no_other_prompt(engine: Engine, prompt: str) -> None:
+    assert engine.ask(SOUND, prompt, temperature=0).token_ids == engine.ask(SOUND, PROMPT, temperature=0).token_ids
+    told = engine.ask(SOUND, "what does the person say", temperature=0)
+    assert told.text == engine.transcribe(SOUND).text
+    typed = [engine.ask(None, one, temperature=0).usage.prompt_tokens for one in (PROMPT, PROMPT.upper())]
+    assert typed[0] != typed[1], "a typed text was changed"
+
+
 def test_other_prompts_and_a_model_without_that_prompt_answer_the_audio_itself(engine: Engine) -> None:
     other = engine.ask(SOUND, "Who speaks?", temperature=0)
     assert other.heard is None

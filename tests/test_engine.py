@@ -140,9 +140,9 @@ def test_transcribe_takes_the_trained_prefix_away() -> None:
     plain = engine.transcribe(clip(2.0))
     prompt = config.transcribe_prompt
     said = engine.ask(clip(2.0), prompt, temperature=0, max_new_tokens=56).text
-    assert plain.text == said.strip()
+    assert plain.text == " ".join(said.split()), "a transcript is one line"
     config.transcript_prefixes = [said[:3]]
-    assert engine.transcribe(clip(2.0)).text == said[3:].strip()
+    assert engine.transcribe(clip(2.0)).text == " ".join(said[3:].split())
 
 
 def test_where_no_token_is_heard_nothing_is_written() -> None:

@@ -280,6 +280,15 @@ def test_every_weight_file_is_named_by_its_hash_and_no_folder_is(tmp_path: Path)
     assert hashes["adapters.safetensors"].startswith("ba7816bf")  # sha256 of "abc"
 
 
+def test_folders_that_a_variable_names_are_told_by_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPEECH", str(tmp_path))
+    manifest = tmp_path / "tasks" / "sounds" / "manifest.jsonl"
+    assert provenance.command_line(["eval", str(manifest)]) == "soundwave eval $SPEECH/tasks/sounds/manifest.jsonl"
+    assert provenance.shown_path(str(tmp_path.parent / "other" / "a.jsonl")) == "other/a.jsonl"
+    monkeypatch.setenv("SPEECH", "")
+    assert provenance.shown_path(str(manifest)) == "sounds/manifest.jsonl"
+
+
 def test_absolute_paths_are_cut_out_of_the_command_line() -> None:
     assert provenance.command_line(["eval", "/a/b/c.jsonl", "--prompt", "Say it."]) == (
         'soundwave eval b/c.jsonl --prompt "Say it."'

@@ -125,7 +125,7 @@ def plot(points: Sequence[dict[str, Any]], path: Path) -> None:
     hours = sorted({point["hours"] for point in points})
     axes.set_xticks(hours, [f"{one:g}" for one in hours])
     axes.minorticks_off()
-    axes.margins(y=0.12)
+    axes.margins(x=0.12, y=0.12)
     axes.grid(alpha=0.3)
     if len({point["seed"] for point in points}) > 1:
         axes.legend()

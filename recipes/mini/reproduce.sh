@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a folder of human speech and a folder of texts to soundwave-mini's shipped weights and its scores.
+# From a folder of human speech and a folder of texts to the weights of a soundwave-mini and its scores.
 #
 #   recipes/mini/reproduce.sh SPEECH TEXTS WORK
 #
@@ -13,19 +13,24 @@
 #           dev-librispeech, dev-nonnative, dev-questions   for scores only, never for training
 # TEXTS   .jsonl.gz files: Common Voice sentences, LibriTTS and LJ Speech texts, Harvard sentences, TriviaQA and
 #         WebQuestions questions, CLINC150, Snips and Banking77 commands, Tatoeba's English-German pairs
-# WORK    everything made on the way. A run that was stopped goes on where it was.
+# WORK    everything made on the way, and what comes of it: WORK/soundwave-mini, WORK/results. A run that was stopped goes
+#         on where it was.
+#
+# SHIP=1 before the command puts weights and scores in their places in this checkout instead: models/, docs/results.
 #
 # SCALE=0.01 before the command rehearses it: a hundredth of the speech, of the clips that are scored and of the steps,
-# in WORK alone (WORK/soundwave-mini, WORK/results); all parts run, in about ten minutes, and the model is good for nothing.
+# in WORK alone; all parts run, in about ten minutes, and the model is good for nothing.
 #
 # MORE=1 before it trains stages I and II further, on 17 hours more of made speech (stage1-more.yaml, stage2-more.yaml),
 # beside the shipped model.
 #
 # Needs: pip install -e '.[train,eval]', and the Debian packages flite and espeak-ng.
 # On two cores of a 2024 processor with bfloat16: about 25 minutes of synthesis, 25 of labels and answers, 15 of encoder
-# features, 76 of training, 15 of scores. On a GPU it has not been run.
+# features, 75 of training, 20 of scores. On a GPU it has not been run. An estimate for one GPU: synthesis, labels and answers
+# stay with the CPU (50); features and scores take minutes; so small a model's steps are bound by starting kernels, at some
+# five steps a second its 3,400 take 12 minutes: about an hour and a quarter.
 set -euo pipefail
-if [ $# -ne 3 ]; then sed -n '2,26p' "$0" | cut -c3-; exit 2; fi
+if [ $# -ne 3 ]; then sed -n '2,34p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
 SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
 export SPEECH TEXTS WORK
@@ -38,10 +43,13 @@ SCALE=${SCALE:-1}
 export SCALE
 hours() { awk -v all="$1" -v scale="$SCALE" 'BEGIN { print all * scale }'; }
 count() { awk -v all="$1" -v scale="$SCALE" 'BEGIN { n = int(all * scale); print n < 2 ? 2 : n }'; }
-shipped=$here/../../models/soundwave-mini scores=$here/../../docs/results fewer=()
+shipped=$WORK/soundwave-mini scores=$WORK/results fewer=()
+if [ "${SHIP:-}" = 1 ] && [ "$SCALE" = 1 ]; then
+    shipped=$here/../../models/soundwave-mini scores=$here/../../docs/results
+fi
 if [ "$SCALE" != 1 ]; then
     python "$here/cut_speech.py" "$SPEECH" --out "$WORK/speech" --share "$SCALE"
-    SPEECH=$WORK/speech shipped=$WORK/soundwave-mini scores=$WORK/results
+    SPEECH=$WORK/speech
 fi
 mkdir -p "$scores"
 

@@ -4,7 +4,8 @@
 # With WORK, where tasks.sh made them, also on its held-out commands, sounds and translations.
 set -euo pipefail
 [ $# -eq 3 ] || [ $# -eq 4 ] || { sed -n '2,4p' "$0" | cut -c3-; exit 2; }
-speech=$1 model=$2 results=$3
+speech=$(cd "$1" && pwd) model=$2 results=$3
+export SPEECH=$speech  # so that the files say $SPEECH
 score() { soundwave eval "$speech/$1/manifest.jsonl" --task "$2" --model "$model" --out "$results/mini-$1-$2.json" "${@:3}"; }
 score dev-librispeech transcribe
 score dev-librispeech ctc
@@ -24,7 +25,9 @@ soundwave eval "$speech/dev-questions/manifest.jsonl" --task questions --model "
 
 if [ $# -eq 4 ]; then
     score_task() { soundwave eval "$tasks/$1/dev/manifest.jsonl" --task "$2" --model "$model" --out "$results/mini-$1.json"; }
-    tasks=$4/tasks
+    WORK=$(cd "$4" && pwd)
+    export WORK
+    tasks=$WORK/tasks
     score_task commands intent
     score_task sounds sounds
     score_task translation translate
@@ -33,6 +36,6 @@ fi
 # Nobody speaks: noises and silence of another seed than the training's.
 made=$(mktemp -d)
 trap 'rm -rf "$made"' EXIT
-nothing=$made/nothing
+nothing=$made/make_noise-60-clips-seed-1000
 python "$(dirname "${BASH_SOURCE[0]}")/make_noise.py" --out "$nothing" --clips 60 --seed 1000
 soundwave eval "$nothing/manifest.jsonl" --task no-speech --model "$model" --out "$results/mini-no-speech.json"

@@ -126,7 +126,11 @@ def _options_of_all(
 def ask(
     audio: Annotated[str, typer.Argument(help="A recording (any format FFmpeg reads), or - for standard input.")],
     prompt: Annotated[
-        str | None, typer.Argument(help="What to do with it; the model's own prompt if left out.")
+        str | None,
+        typer.Argument(
+            help="What to do with it; the model's own prompt if left out. Mini answers a spoken question, or with "
+            "'What does the person say?' writes it down; to other prompts its replies are weak (its card has figures)."
+        ),
     ] = None,
     model: ModelOption = "mini",
     device: DeviceOption = "auto",
@@ -157,6 +161,8 @@ def ask(
     sys.stdout.write("\n")
     if reply.finish_reason == "length":
         say(f"cut after {max_new_tokens} tokens; --max-new-tokens allows more", quiet)
+    if not reply.text:
+        say("no speech was heard, so there is no answer", quiet)
     if reply.heard:
         say(f"heard: {reply.heard}", quiet)
     say(f"first words after {reply.timings.first_token:.2f} s, all after {reply.timings.total:.2f} s", quiet)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import subprocess
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from soundwave.inference.engine import Engine
 PACKAGE = Path(__file__).resolve().parents[1]
 # What cannot change a reply: the layers beside and above the engine.
 NOT_IN_A_REPLY = {"training", "evaluation", "serving", "export", "cli.py", "terminal.py", "doctor.py"}
+FOLDERS = ("SPEECH", "TEXTS", "WORK", "DATA", "RUNS")  # the variables by which recipes name folders of data and runs
 LIBRARIES = ("soundwave-llm", "torch", "transformers", "tokenizers", "peft", "jiwer", "whisper-normalizer", "sacrebleu")
 
 
@@ -97,13 +99,21 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def command_line(arguments: Sequence[str]) -> str:
-    """The command as it was given, each absolute path cut to its last two parts."""
-    shown = []
-    for argument in arguments:
-        path = Path(argument)
-        short = Path(*path.parts[-2:]).as_posix() if path.is_absolute() and len(path.parts) > 2 else argument
-        shown.append(json.dumps(short, ensure_ascii=False) if " " in short else short)
-    return " ".join(["soundwave", *shown])
+    """The command as it was given; of the folders of one machine no name stays (`shown_path`)."""
+    shown = [shown_path(argument) for argument in arguments]
+    return " ".join(["soundwave", *(json.dumps(one, ensure_ascii=False) if " " in one else one for one in shown)])
+
+
+def shown_path(path: str) -> str:
+    """An absolute path by the variable that names its folder, such as $SPEECH, or else its last two parts."""
+    place = Path(path)
+    if not place.is_absolute():
+        return path
+    for name in FOLDERS:
+        folder = Path(os.environ.get(name, ""))
+        if folder.is_absolute() and place != folder and place.is_relative_to(folder):
+            return f"${name}/{place.relative_to(folder).as_posix()}"
+    return Path(*place.parts[-2:]).as_posix() if len(place.parts) > 2 else path
 
 
 def _processor() -> str:

@@ -8,6 +8,7 @@ It knows audio, prompts and results; what a model computes is in `model`, how to
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -117,7 +118,8 @@ class Engine:
 
         Args:
             audio: a path, bytes, a file object, `(samples, sampling_rate)`, or None for a typed question.
-            prompt: what to do with it; None: the model's default prompt.
+            prompt: what to do with it; None: the model's default prompt. In the prompts that the model has of its own,
+                case, spaces and marks do not matter.
             temperature, top_p, max_new_tokens, seed: see `Sampling`.
             on_chunk: is called with each piece of the answer as it is made, those that `stream` gives. On a CPU this is
                 faster than `stream`, which computes in a thread of its own.
@@ -172,12 +174,19 @@ class Engine:
 
     def _turns(self, heard: Sequence[Heard], prompts: Sequence[str | None]) -> list[_Turn]:
         """What the LLM is to go on from in each request, after the words are found of those that ask for them."""
-        asked = [self.default_prompt if prompt is None else prompt for prompt in prompts]
+        asked = [self._asked(one, prompt) for one, prompt in zip(heard, prompts, strict=True)]
         config = self.model.config
         finding = (config.transcribe_prompt, config.answer_prompt)
         chosen = [i for i, one in enumerate(heard) if self._searches(one) and asked[i] in finding]
         found = dict(zip(chosen, self._searched([heard[i] for i in chosen]), strict=True))
         return [self._turn(one, asked[i], found.get(i)) for i, one in enumerate(heard)]
+
+    def _asked(self, heard: Heard, prompt: str | None) -> str:
+        """A prompt, as the model knows it where it has that one: case, spaces and marks make no other prompt of it."""
+        if prompt is None or heard.speech is None:
+            return self.default_prompt if prompt is None else prompt
+        own = (self.default_prompt, self.model.config.answer_prompt, self.model.config.transcribe_prompt)
+        return next((one for one in own if one and _plain(one) == _plain(prompt)), prompt)
 
     def _turn(self, heard: Heard, prompt: str, words: str | None) -> _Turn:
         # where nobody speaks nothing is asked, and nothing is answered
@@ -251,9 +260,8 @@ class Engine:
             "backend": "torch", "parameters": sizes | {"total": sum(sizes.values())},
         }
 
-    def _prompt(self, has_audio: bool, prompt: str | None) -> Tensor:
-        text = self.default_prompt if prompt is None else prompt
-        content: list[dict[str, Any]] = [{"type": "text", "text": text}]
+    def _prompt(self, has_audio: bool, prompt: str) -> Tensor:
+        content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
         if has_audio:
             content.insert(0, {"type": "audio"})
         ids = self.processor.tokenize([{"role": "user", "content": content}]).ids
@@ -291,3 +299,8 @@ class Engine:
     def _transcript(self, said: str, heard: Heard, source: str) -> Transcript:
         assert heard.speech is not None
         return transcript_of(said, heard.speech, source)
+
+
+def _plain(prompt: str) -> str:
+    """Its words in small letters."""
+    return " ".join(re.findall(r"[^\W_]+", prompt.lower()))

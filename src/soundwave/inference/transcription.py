@@ -103,7 +103,7 @@ class Transcription:
         text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
         for prefix in self.config.transcript_prefixes:
             text = text.removeprefix(prefix)
-        return text.strip()
+        return " ".join(text.split())  # a line, whatever the LLM wrote
 
 
 def _speech(heard: Heard) -> Speech:
