@@ -1,4 +1,4 @@
-"""The figures of mini's card and of the README are those of the files in docs/results, and those are of these weights."""
+"""The figures of mini's card and of the README are those of docs/results, and these are of the shipped weights."""
 
 from __future__ import annotations
 

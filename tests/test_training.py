@@ -233,6 +233,24 @@ def three_stages(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Recipe,
     return [(stage, train(stage)) for stage in (first, second, third)]
 
 
+def test_a_new_models_ctc_spells_with_few_tokens_which_stage_two_joins(tmp_path: Path) -> None:
+    plain = Recipe(stage="alignment", output_dir=str(tmp_path))
+    assert (plain.ctc_vocabulary_size, plain.merge_words) == (250, None)
+    first = tiny_runs.recipe(tmp_path, output_dir=str(tmp_path / "one"), max_steps=1)
+    second = dataclasses.replace(first, stage="shrinking", start_from=str(tmp_path / "one" / "final"))
+
+    def merges(recipe: Recipe) -> int:
+        return prepare(recipe, torch.device("cpu"), "no", main=False).model.config.ctc_merges
+
+    assert merges(first) == 0
+    train(first)
+    assert merges(second) > 0
+    assert merges(dataclasses.replace(second, merge_words=False)) == 0
+    whole = dataclasses.replace(first, ctc_vocabulary_size=None, output_dir=str(tmp_path / "whole"))
+    train(whole)
+    assert merges(dataclasses.replace(second, start_from=str(tmp_path / "whole" / "final"))) == 0
+
+
 def test_each_stage_goes_on_from_the_one_before_and_changes_only_its_parts(three_stages: Any) -> None:
     one, two, three = (weights(final) for _, final in three_stages)
     adapters = {name: value for name, value in two.items() if "lora_" not in name and name != "shrinking.merges"}

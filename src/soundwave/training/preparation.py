@@ -221,10 +221,14 @@ def _lasting_name(recipe: Recipe) -> str:
 
 
 def _with_merges(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
-    if recipe.merge_words and not config.ctc_merges:
+    wanted = recipe.merge_words
+    if wanted is None:
+        wanted = recipe.stage == "shrinking" and config.ctc_vocabulary is not None
+    if wanted and not config.ctc_merges:
         if config.ctc_vocabulary is None:
             raise ConfigurationError(
-                "merge_words=true joins what a restricted CTC vocabulary spells; set ctc_vocabulary_size in stage I."
+                "merge_words=true joins what a restricted CTC vocabulary spells; set ctc_vocabulary_size in stage I, "
+                "or leave merge_words out."
             )
         config.ctc_merges = len(merge_table(load_processor(config).tokenizer, config.ctc_vocabulary))
     config.check()

@@ -52,8 +52,8 @@ class Recipe:
     audio_tower: str | None = None  # frozen encoder: part, folder or hub id; null: start_from's, or mini's
     language_model: str | None = None  # likewise of the LLM
     model: dict[str, Any] = field(default_factory=dict)  # switches of SoundwaveConfig for a new model
-    ctc_vocabulary_size: int | None = None  # a restricted CTC vocabulary of about this many LLM tokens; none: all
-    merge_words: bool = False  # join what a restricted CTC spells into the LLM's own tokens; from stage II on
+    ctc_vocabulary_size: int | None = 250  # about how many of the LLM's tokens CTC emits; null: all (paper)
+    merge_words: bool | None = None  # join what such a CTC spells into the LLM's tokens; null: in stage II, yes
     train: list[DataSource] = field(default_factory=list)
     evaluation: list[DataSource] = field(default_factory=list)
     mixture: str = "none"  # none: each manifest as often as it says; dynamic: by task, ever more alike (mixture.py)
