@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
@@ -13,6 +14,8 @@ from statistics import median
 from typing import Any
 
 import torch
+
+from soundwave.evaluation.provenance import command_line, commit
 
 # What a second is. `wall` is what a person waits; `processor` is what this process computed, all its threads together:
 # other processes take nothing of it but caches, so with one thread it can be measured on a busy machine.
@@ -44,8 +47,10 @@ def medians(seconds: Mapping[str, list[float]]) -> dict[str, float]:
 
 
 def machine_facts() -> dict[str, Any]:
-    """What decides a time besides the code."""
+    """What decides a time: the command, the code and the machine."""
+    command = command_line(sys.argv[1:]).split()[1:]
     return {
+        "run": " ".join(["python", f"benchmarks/{Path(sys.argv[0]).name}", *command]), "commit": commit(),
         "processor": processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "system": platform.platform(), "python": platform.python_version(), "torch": torch.__version__,

@@ -89,6 +89,13 @@ def test_two_words_become_one(ctc: CtcTokenizer) -> None:
     assert better.reworded("The cat in to person", frames(ctc, "the cat into person")) == "The cat into person"
 
 
+def test_one_word_becomes_two(ctc: CtcTokenizer) -> None:
+    better = rewording_of(ctc, unlike("the", "cat", "in", "to", "person"))
+    assert better.reworded("The cat into person", frames(ctc, "the cat in to person")) == "The cat in to person"
+    named = rewording_of(ctc, unlike("a", "cat", "on", "persia"), persia="Persia")
+    assert named.reworded("Person sat.", frames(ctc, "a cat on persia")) == "A cat on Persia."
+
+
 def test_several_words_give_way_at_once(ctc: CtcTokenizer) -> None:
     better, said = rewording_of(ctc, unlike("a", "cat", "sat", "on", "the", "person")), "a cat sat on the person"
     assert better.reworded("A hat sat in the son?", frames(ctc, said)) == "A cat sat on the person?"

@@ -135,7 +135,9 @@ def next_begins(scores: Tensor, prefixes: Prefixes) -> Tensor:
     """
     start = torch.where(prefixes.last < 0, 0.0, NEVER).to(scores.dtype)[:, None]
     before = torch.cat([start, torch.logaddexp(prefixes.token, prefixes.blank)[:, :-1]], dim=1)  # (N, F)
-    return torch.logsumexp(before[:, :, None] + scores, dim=1)
+    most = before.amax(dim=1, keepdim=True)
+    # a sum over frames of products is a product of matrices; what float64 cannot hold beside the largest never happens
+    return ((before - most).exp() @ scores.exp()).log().clamp(min=NEVER) + most
 
 
 def log_likelihoods(logits: Tensor, targets: Sequence[Sequence[int]], blank: int) -> list[float]:

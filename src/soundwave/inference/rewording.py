@@ -1,8 +1,9 @@
 """Other words for those that were misheard, where recording and language speak for them together.
 
 A search that writes from left to right drops a word before it knows what follows. Here the whole text stands, and
-known words (`word_tree.py`) are tried in the place of one of its words or of two. CTC says how well the recording bears
-a text out, the plain LLM how likely a person would write it; the text gives way to one that both together find better.
+known words (`word_tree.py`), one or two, are tried in the place of one of its words or of two. CTC says how well the
+recording bears a text out, the plain LLM how likely a person would write it; the text gives way to one that both
+together find better.
 """
 
 # F frames, C CTC classes, V LLM vocabulary
@@ -24,7 +25,7 @@ from soundwave.inference.word_tree import WordTree
 
 MARGIN = 12  # frames around the words that are replaced
 WORSE = 16.0  # nats that CTC may lose on a beginning of another word
-PER_PLACE = 16  # words of a place that the LLM has a first look at
+PER_PLACE, PAIRS_PER_PLACE = 16, 8  # words, and pairs of words, of a place that the LLM has a first look at
 TRIED = 12  # texts of which it reads what differs, each time
 AHEAD = 6  # tokens that it reads after that
 ROUNDS = 6
@@ -35,10 +36,10 @@ LATER_TOKENS = 2.0  # nats of each token of a word after its first one, until th
 class _Edit:
     start: int
     end: int
-    word: str
+    words: str
 
     def applied(self, text: str) -> str:
-        return text[: self.start] + self.word + text[self.end :]
+        return text[: self.start] + self.words + text[self.end :]
 
     def apart(self, other: _Edit) -> bool:
         return self.end <= other.start or other.end <= self.start
@@ -120,14 +121,24 @@ class Rewording:
             for end, candidates in zip(ends, others, strict=True):
                 start, last = places[first].start(), places[end - 1].end()
                 at, replaced = read.between(start, last)
-                for heard, word in sorted(candidates, reverse=True)[:PER_PLACE]:
-                    new = self.lexicon.written(word, begins=_begins(text, start))
+                for heard, some in _likeliest(candidates):
+                    new = self._written(some, begins=_begins(text, start))
                     if new.lower() == text[start:last].lower():
                         continue
                     token, *later = self.reader.tokens(" " * text[:start].endswith(" ") + new)
                     gained = read.scores[at, token].item() - LATER_TOKENS * len(later) - replaced
                     found.append((heard - whole + self.weight * gained, _Edit(start, last, new)))
         return [edit for _, edit in sorted(found, key=lambda one: -one[0])]
+
+    def _written(self, words: Sequence[str], begins: bool) -> str:
+        return " ".join(self.lexicon.written(word, begins and not i) for i, word in enumerate(words))
+
+
+def _likeliest(candidates: Sequence[tuple[float, tuple[str, ...]]]) -> list[tuple[float, tuple[str, ...]]]:
+    """The most likely words of a place, and pairs of words."""
+    found = sorted(candidates, reverse=True)
+    single, pairs = ([one for one in found if len(one[1]) == count] for count in (1, 2))
+    return single[:PER_PLACE] + pairs[:PAIRS_PER_PLACE]
 
 
 def _begins(text: str, place: int) -> bool:
