@@ -7,7 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from tiny_data import clip, manifest, rows_of, run
 
 from soundwave.data.conversion import convert
@@ -139,6 +141,12 @@ def test_a_lhotse_cut_states_the_facts_of_its_recording(folder: Path) -> None:
     assert cut["recording"]["num_samples"] == 22_050
     assert cut["recording"]["sources"] == [{"type": "file", "channels": [0], "source": "clips/cd.wav"}]
     assert (cut["start"], cut["duration"], cut["supervisions"][0]["text"]) == (0.0, 0.5, "Hi.")
+
+
+def test_a_cut_of_lhotse_is_no_mix_of_channels(folder: Path) -> None:
+    soundfile.write(folder / "clips" / "stereo.wav", np.zeros((800, 2)), 16_000)
+    with pytest.raises(DataError, match="a MonoCut is one channel, this recording is the mix of 2"):
+        convert(manifest(folder, {"audio": "clips/stereo.wav", "text": "Hi."}), folder / "cuts.jsonl", "lhotse")
 
 
 def test_paths_are_relative_to_the_new_file_or_absolute(folder: Path) -> None:

@@ -95,11 +95,13 @@ def write_lhotse(example: Example, extras: Fields, place: Place) -> Fields:
         raise UnwritableRow(f"a MonoCut holds one audio file, this one holds {_count(spans)}")
     (span,) = spans
     facts = facts_of(span.path)
+    if facts.channels > 1:
+        raise UnwritableRow(f"a MonoCut is one channel, this recording is the mix of {facts.channels}")
     start = span.start or 0.0
     seconds = (facts.seconds if span.end is None else span.end) - start
     recording = {
         "id": example.id,
-        "sources": [{"type": "file", "channels": list(range(facts.channels)), "source": place(span.path)}],
+        "sources": [{"type": "file", "channels": [0], "source": place(span.path)}],
         "sampling_rate": facts.rate, "num_samples": facts.frames, "duration": facts.seconds,
     }
     return cut_of_recording(example, extras, recording, start, seconds)
