@@ -13,9 +13,11 @@ import soundfile
 from tiny_data import clip, manifest, rows_of, run
 
 from soundwave.data.conversion import convert
+from soundwave.data.extras import beside, extras_of
 from soundwave.data.formats import WRITERS
 from soundwave.data.recordings import samples_of
-from soundwave.data.rows import extras_of, read_rows, relocated
+from soundwave.data.rows import read_rows, relocated
+from soundwave.data.sharding import shard
 from soundwave.errors import DataError
 from soundwave.training.data import read_manifest
 
@@ -58,6 +60,20 @@ RICH: dict[str, dict[str, Any]] = {
         ],
     },
 }  # fmt: skip
+
+
+def cut(*supervisions: dict[str, Any], custom: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A second of a.wav as a cut of lhotse with these supervisions."""
+    source = {"type": "file", "channels": [0], "source": "clips/a.wav"}
+    recording = {"id": "r", "sources": [source], "sampling_rate": 16_000, "num_samples": 16_000, "duration": 1.0}
+    said = [
+        {"id": f"s{number}", "recording_id": "r", "start": 0.0, "duration": 1.0, "channel": 0, **one}
+        for number, one in enumerate(supervisions)
+    ]
+    return {
+        "id": "c", "type": "MonoCut", "start": 0.0, "duration": 1.0, "channel": 0, "supervisions": said,
+        "recording": recording, "custom": custom or {},
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -131,6 +147,92 @@ def test_what_would_be_lost_is_said_and_nothing_is_written(folder: Path, to: str
     assert done.losses
     assert done.rows + done.left_out == 2
     assert len(list(read_manifest(there))) == done.rows
+
+
+OWN: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "what other formats define": (
+        {"audio": "clips/a.wav", "text": "Hi.", "type": "read", "channel": "web", "custom": {"k": 1}, "offset": 3},
+        ["messages", "parts", "short", "conversations", "lhotse"],
+    ),
+    "text and start beside messages": (
+        {"messages": RICH["text only"]["messages"], "text": "as it was", "start": 5},
+        ["messages", "parts", "conversations"],
+    ),
+    "fields of turns": (
+        {"messages": [
+            {"role": "user", "content": "Hi.", "name": "bob"}, {"role": "assistant", "content": "So.", "loss": False},
+            {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."},
+        ]},
+        ["messages", "parts", "conversations"],
+    ),
+    "a transcript for each turn": (
+        {"conversations": [
+            {"from": "user", "value": "What?", "audio": "clips/a.wav"},
+            {"from": "assistant", "value": "That.", "transcription": "first"},
+            {"from": "user", "value": "What?", "audio": "clips/long.wav"},
+            {"from": "assistant", "value": "This.", "transcription": "second"},
+        ]},
+        ["messages", "parts", "conversations"],
+    ),
+    "what a supervision says": (
+        cut({"text": "see that", "speaker": "A", "custom": {"emotion": "sad"},
+             "alignment": {"word": [["see", 0, 1, None]]}},
+            custom={"dataid": "7", "start": 4.5}),
+        ["messages", "parts", "conversations", "lhotse"],
+    ),
+    "supervisions one by one": (
+        cut({"text": "first", "start": 0.0, "duration": 0.25, "speaker": "A"},
+            {"text": "second", "start": 0.5, "duration": 0.5, "speaker": "B"}),
+        ["lhotse"],
+    ),
+    "features": ({**cut({"text": "see that"}), "features": {"type": "fbank"}}, []),
+    "a supervision of a part": (cut({"text": "see that", "start": 0.25, "duration": 0.5}), ["lhotse"]),
+    "a field of an audio": (
+        {"audio": {"path": "clips/a.wav", "snr": 9}, "text": "Hi."}, [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("to", TEXT_FORMATS)
+@pytest.mark.parametrize(("row", "held_by"), OWN.values(), ids=OWN)
+def test_what_a_user_adds_goes_along_or_is_named_as_lost(
+    folder: Path, row: dict[str, Any], held_by: list[str], to: str
+) -> None:
+    first, there = manifest(folder, row), folder / "there.jsonl"
+    if to not in held_by:
+        with pytest.raises(DataError, match=f"as {to} this would lose"):
+            convert(first, there, to)
+        return
+    assert convert(first, there, to).losses == {}
+    (made,) = rows_of(there)
+    assert beside(made) == beside(row)
+    assert facts(there) == facts(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "told"),
+    [
+        ("what other formats define", "nemo", ["the field 'offset'"]),
+        ("fields of turns", "short", ["the field 'name' of a turn", "the field 'loss' of a turn"]),
+        ("text and start beside messages", "short", ["the field 'text'", "the field 'start'"]),
+        ("what a supervision says", "short", ["the field 'start'"]),
+        ("supervisions one by one", "parts", ["text of a supervision", "start of a supervision", "speaker of a"]),
+        ("features", "lhotse", ["the field 'features'"]),
+        ("a field of an audio", "short", ["the field 'snr' of an audio or part"]),
+    ],
+)
+def test_each_lost_field_is_named(folder: Path, name: str, to: str, told: list[str]) -> None:
+    done = convert(
+        manifest(folder, OWN[name][0], PLAIN["nobody speaks"]), folder / "there.jsonl", to, allow_loss=True
+    )
+    assert all(any(loss.startswith(one) for loss in done.losses) for one in told)
+
+
+def test_shards_keep_what_turns_and_supervisions_say(folder: Path) -> None:
+    names = ["fields of turns", "a transcript for each turn", "what a supervision says", "supervisions one by one"]
+    rows = [OWN[name][0] for name in names]
+    shard(manifest(folder, *rows), folder / "shar")
+    assert [beside(row.fields) for row in read_rows(folder / "shar")] == [beside(row) for row in rows]
 
 
 def test_a_lhotse_cut_states_the_facts_of_its_recording(folder: Path) -> None:

@@ -68,8 +68,8 @@ def convert(
 ) -> None:
     """Write a manifest in another format.
 
-    What would be lost is said, and refused unless --allow-loss. The formats messages and parts hold everything;
-    short, conversations, nemo, lhotse and datasets do not.
+    What would be lost is said, and refused unless --allow-loss. The formats messages and parts hold all turns and
+    fields, and lhotse alone the single supervisions of its cuts; fields of your own go along everywhere.
     """
     from soundwave.data.conversion import convert as convert_manifest
 

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.rows import Progress, Row, extras_of, growing, read_rows, relative
+from soundwave.data.extras import extras_of
+from soundwave.data.rows import Progress, Row, growing, read_rows, relative
 from soundwave.errors import DataError
 
 PROMPT = "Please answer the question that the person asks."

@@ -1,6 +1,7 @@
 """One manifest format to another, with what that loses said before anything is kept.
 
-A row counts as kept only if reading it back gives the same example; what differs is a loss, counted by kind.
+A row counts as kept only if reading it back gives the same example, and all that it says beside that is found again;
+what differs is a loss, counted by kind.
 """
 
 from __future__ import annotations
@@ -13,8 +14,9 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from soundwave.data.extras import extras_of, lost, with_details
 from soundwave.data.formats import WRITERS, UnwritableRow
-from soundwave.data.rows import Progress, Row, extras_of, read_examples, relative, write_rows
+from soundwave.data.rows import Progress, Row, read_examples, relative, write_rows
 from soundwave.errors import DataError
 from soundwave.training.examples import AudioSpan, Example
 from soundwave.training.manifests import parse_row
@@ -68,7 +70,7 @@ def convert(
     examples = read_examples(source)
     for number, (row, example) in enumerate(examples, 1):
         try:
-            made = WRITERS[to](example, extras_of(row.fields), place)
+            made = with_details(WRITERS[to](example, extras_of(row.fields), place), row.fields)
         except UnwritableRow as problem:
             done.losses[f"whole rows: {problem}"] += 1
             done.left_out += 1
@@ -82,7 +84,7 @@ def convert(
         told = "; ".join(f"{meaning} ({count} rows)" for meaning, count in done.losses.most_common(LOSSES_SHOWN))
         raise DataError(
             f"{source}: as {to} this would lose {told}. Nothing was written; --allow-loss writes the rest, and the "
-            "formats messages and parts hold everything."
+            "formats messages and parts hold all turns and fields."
         )
     if not written:
         raise DataError(f"{source}: no row can be written as {to}; choose another format.")
@@ -109,9 +111,7 @@ def _lost(row: Row, example: Example, made: dict[str, Any], folder: Path) -> lis
         if before == after or (item.name == "duration" and _close(before, after)):
             continue
         losses.append(MEANINGS[item.name])
-    carried = extras_of(made)
-    losses += [f"the field {name!r}" for name, value in extras_of(row.fields).items() if carried.get(name) != value]
-    return losses
+    return losses + lost(made, row.fields)
 
 
 def _placed(spans: tuple[AudioSpan, ...]) -> list[AudioSpan]:

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from soundwave.data.extras import extras_of
 from soundwave.data.formats import write_messages
-from soundwave.data.rows import Progress, Row, extras_of, read_rows, relative, write_rows
+from soundwave.data.rows import Progress, Row, read_rows, relative, write_rows
 from soundwave.data.wordings import Wording
 from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.examples import AUDIO_PART, Example, text_part

@@ -25,11 +25,6 @@ from soundwave.training.shards import find_shards, is_sharded, read_shard
 
 Progress = Callable[[int, int], None]  # what is done, how much there is
 
-# What the formats themselves define; every other field is carried through as it is.
-FORMAT_FIELDS = frozenset([
-    "messages", "audios", "conversations", "audio", "audio_filepath", "recording", "supervisions", "text", "prompt",
-    "transcript", "duration", "start", "end", "offset", "language", "lang", "task", "id", "type", "channel", "custom",
-])
 PATH_KEYS = ("path", "url", "audio", "audio_url", "source")
 
 
@@ -126,16 +121,6 @@ def _parsed(path: Path, number: int, fields: Any) -> Row:
 
 def _without_place(problem: DataError, where: str) -> str:
     return str(problem).removeprefix(where).removeprefix(":").strip()
-
-
-def extras_of(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that no format defines (speaker, licence, kind, …), wherever the format keeps them."""
-    if "supervisions" not in fields:
-        return {name: value for name, value in fields.items() if name not in FORMAT_FIELDS and value is not None}
-    custom = fields.get("custom") or {}
-    found = {name: value for name, value in custom.items() if name not in FORMAT_FIELDS and value is not None}
-    said: dict[str, Any] = next(iter(fields["supervisions"]), {})
-    return found | {name: said[name] for name in ("speaker", "gender") if said.get(name) is not None}
 
 
 def with_fields(fields: dict[str, Any], **added: Any) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from soundwave.data.extras import extras_of
 from soundwave.data.recordings import facts_of, seconds_of_span
-from soundwave.data.rows import Progress, Row, extras_of, read_rows
+from soundwave.data.rows import Progress, Row, read_rows
 from soundwave.errors import AudioError
 from soundwave.training.examples import Example
 

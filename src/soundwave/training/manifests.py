@@ -35,6 +35,7 @@ from soundwave.training.examples import (
 from soundwave.training.transcripts import normalise_transcript
 
 Row = dict[str, Any]
+CUSTOM_READ = ("prompt", "transcript", "task")  # under `custom` of a lhotse cut; all else there is the user's own
 PART_TYPES = ("text", "audio", "input_audio", "audio_url")
 
 
@@ -167,16 +168,21 @@ def _nemo(row: Row, folder: Path, where: str) -> Example:
 
 
 def _lhotse(row: Row, folder: Path, where: str) -> Example:
-    custom = row.get("custom") or {}
+    custom, supervisions = row.get("custom") or {}, row.get("supervisions") or []
+    if not isinstance(custom, dict) or not isinstance(supervisions, list):
+        raise DataError(f"{where}: a cut's custom must be an object and its supervisions a list.")
+    if not all(isinstance(one, dict) and isinstance(one.get("custom") or {}, dict) for one in supervisions):
+        raise DataError(f"{where}: the supervisions are {supervisions!r}; each must be an object, as lhotse writes it.")
     if "messages" in custom:
         return _cut_of_messages(row, custom, folder, where)
     source, seconds = recording_of(row, where)
     start, duration = seconds_of(row, "start", where) or 0.0, seconds_of(row, "duration", where)
     whole = start == 0 and duration == seconds
-    spoken = [one for one in row.get("supervisions") or [] if one.get("text") is not None]
-    short: Row = {**custom, "audio": source, "duration": duration, "id": row.get("id")}
+    spoken = [one for one in supervisions if one.get("text") is not None]
+    short: Row = {name: custom[name] for name in CUSTOM_READ if name in custom}
+    short |= {"audio": source, "duration": duration, "id": row.get("id")}
     if spoken:
-        short["text"] = " ".join(one["text"] for one in spoken)
+        short["text"] = " ".join(require_text(one["text"], "a supervision's text", where) for one in spoken)
         short["language"] = spoken[0].get("language")
     if not whole:
         short |= {"start": start, "end": None if duration is None else start + duration}
