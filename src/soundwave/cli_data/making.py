@@ -82,18 +82,21 @@ def answer(
     """Let the language model itself write the replies.
 
     It answers what the clips say, in writing. Its answers to the written words teach nothing new, so nothing is
-    forgotten. The same command again goes on.
+    forgotten. The same command again goes on; --limit may grow then, and other manifests add their rows.
     """
     from soundwave.checkpoints.catalog import part_folder
-    from soundwave.data import answers
+    from soundwave.data import answers, rows
 
+    name = str(Path(language_model).resolve()) if Path(language_model).is_dir() else language_model
+    settings = {"language_model": name, "prompt": prompt, "max_new_tokens": max_new_tokens}
+    rows.claim_file(out, {**settings, "kind": kind, "questions": questions})
     folder = Path(language_model) if Path(language_model).is_dir() else part_folder(language_model)
     with count_progress("answering", quiet) as progress:
         done = answers.answer_manifest(
             manifests, out, answers.plain_model(folder, max_new_tokens), prompt=prompt, kind=kind,
             only_questions=questions, limit=limit, batch_size=batch_size, progress=progress,
         )
-    print(f"{done.made} answers now, {done.before} before, {done.without} texts without a whole sentence; {out}")
+    print(f"{done.made} answers now, {done.before} before, {done.without} without a whole sentence; {out}")
 
 
 def instruct(

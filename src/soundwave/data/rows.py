@@ -202,7 +202,27 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         ConfigurationError: the folder holds what was made with others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "made-with.json"
+    _claim(folder / "made-with.json", settings, f"{folder} holds clips", "another folder")
+
+
+def claim_file(path: Path, settings: dict[str, Any]) -> None:
+    """The same for a file that is to be made with these settings; they are kept beside it.
+
+    Raises:
+        ConfigurationError: the file was made with others, or nothing beside it says how it was made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = path.with_name(path.name + ".made-with.json")
+    if not path.exists():
+        note.unlink(missing_ok=True)  # of a run that wrote nothing
+    elif not note.exists():
+        raise ConfigurationError(
+            f"{path} exists, and no {note.name} beside it says how it was made; write to another file, or remove it."
+        )
+    _claim(note, settings, f"{path} holds rows", "another file")
+
+
+def _claim(note: Path, settings: dict[str, Any], held: str, other_place: str) -> None:
     if not note.exists():
         note.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         return
@@ -210,9 +230,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     other = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
     if other:
         told = ", ".join(f"{name} {before.get(name)!r}, not {settings.get(name)!r}" for name in other)
-        raise ConfigurationError(
-            f"{folder} holds clips made with {told}; give the same settings to go on, or another folder."
-        )
+        raise ConfigurationError(f"{held} made with {told}; give the same settings to go on, or {other_place}.")
 
 
 @dataclass(frozen=True)
