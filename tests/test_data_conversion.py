@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from pathlib import Path
@@ -12,13 +13,14 @@ import pytest
 import soundfile
 from tiny_data import clip, manifest, rows_of, run
 
+from soundwave.data import sound_files
 from soundwave.data.conversion import convert
 from soundwave.data.extras import beside, extras_of
 from soundwave.data.formats import WRITERS
-from soundwave.data.recordings import samples_of
+from soundwave.data.recordings import facts_of, samples_of
 from soundwave.data.rows import read_rows, relocated
 from soundwave.data.sharding import shard
-from soundwave.errors import DataError
+from soundwave.errors import AudioError, DataError
 from soundwave.training.data import read_manifest
 
 TEXT_FORMATS = [name for name in WRITERS if name != "datasets"]
@@ -247,8 +249,60 @@ def test_a_lhotse_cut_states_the_facts_of_its_recording(folder: Path) -> None:
 
 def test_a_cut_of_lhotse_is_no_mix_of_channels(folder: Path) -> None:
     soundfile.write(folder / "clips" / "stereo.wav", np.zeros((800, 2)), 16_000)
-    with pytest.raises(DataError, match="a MonoCut is one channel, this recording is the mix of 2"):
-        convert(manifest(folder, {"audio": "clips/stereo.wav", "text": "Hi."}), folder / "cuts.jsonl", "lhotse")
+    first = manifest(folder, {"audio": "clips/stereo.wav", "text": "Hi."})
+    with pytest.raises(DataError, match=r"a MonoCut is one channel, this recording is the mix of 2 .--audio-dir DIR"):
+        convert(first, folder / "cuts.jsonl", "lhotse")
+    convert(first, folder / "cuts.jsonl", "lhotse", audio_dir=folder / "mono")
+    ((span,),) = [example.audios for example in read_manifest(folder / "cuts.jsonl")]
+    assert (facts_of(span.path).channels, len(samples_of(span))) == (1, 800)
+
+
+@pytest.mark.parametrize("to", TEXT_FORMATS)
+def test_sounds_inside_the_data_become_files(folder: Path, to: str) -> None:
+    shard(manifest(folder, PLAIN["transcript only"], PLAIN["a cut"]), folder / "shar")
+    sound = base64.b64encode((folder / "clips" / "long.wav").read_bytes()).decode()
+    cut_inside = {"audio": {"path": f"data:audio/wav;base64,{sound}", "start": 0.5, "end": 1.5}, "text": "Hi."}
+    for source, count in ((folder / "shar", 2), (manifest(folder, cut_inside, cut_inside, name="inside.jsonl"), 1)):
+        there, sounds = folder / "there" / f"{count}.jsonl", folder / "sounds" / f"{count}"
+        assert convert(source, there, to, audio_dir=sounds).losses == {}
+        assert len(list(sounds.iterdir())) == count
+        for before, after in zip(read_manifest(source), read_manifest(there), strict=True):
+            assert (after.messages, after.transcript) == (before.messages, before.transcript)
+            (old,), (new,) = before.audios, after.audios
+            assert Path(new.path).resolve().parent == sounds
+            assert (new.start, new.end) == (old.start, old.end)
+            np.testing.assert_allclose(samples_of(new), samples_of(old), atol=1e-4)
+
+
+def test_a_conversion_that_was_stopped_writes_only_the_sounds_that_are_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(manifest(folder, PLAIN["transcript only"], PLAIN["a cut"]), folder / "shar")
+    written, loaded = list[str](), sound_files.load_audio
+
+    def dies(source: str, **options: Any) -> Any:
+        written.append(source)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return loaded(source, **options)
+
+    monkeypatch.setattr(sound_files, "load_audio", dies)
+    with pytest.raises(KeyboardInterrupt):
+        convert(folder / "shar", folder / "there.jsonl", "nemo", audio_dir=folder / "sounds")
+    assert not (folder / "there.jsonl").exists()
+    assert convert(folder / "shar", folder / "there.jsonl", "nemo", audio_dir=folder / "sounds").rows == 2
+    assert written[1:] == [written[1]] * 2  # the first sound is not decoded again
+    assert [path.suffix for path in (folder / "sounds").iterdir()] == [".flac"] * 2
+
+
+def test_a_sound_that_cannot_be_written_names_its_row(folder: Path) -> None:
+    broken = manifest(folder, RICH["a sound inside the manifest"])
+    with pytest.raises(AudioError, match=r"m.jsonl:1: "):
+        convert(broken, folder / "there.jsonl", "nemo", audio_dir=folder / "sounds")
+    shard(manifest(folder, PLAIN["transcript only"]), folder / "shar")
+    (folder / "file").touch()
+    with pytest.raises(DataError, match=r"could not be written .* run the same command again"):
+        convert(folder / "shar", folder / "there.jsonl", "nemo", audio_dir=folder / "file")
 
 
 def test_paths_are_relative_to_the_new_file_or_absolute(folder: Path) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from soundwave.data.extras import extras_of, lost, with_details
 from soundwave.data.formats import WRITERS, UnwritableRow
 from soundwave.data.rows import Progress, Row, read_examples, relative, write_rows
+from soundwave.data.sound_files import with_files
 from soundwave.errors import DataError
 from soundwave.training.examples import AudioSpan, Example
 from soundwave.training.manifests import parse_row
@@ -44,7 +45,7 @@ class Conversion:
 
 def convert(
     source: Path, target: Path, to: str, *, allow_loss: bool = False, absolute: bool = False,
-    progress: Progress | None = None,
+    audio_dir: Path | None = None, progress: Progress | None = None,
 ) -> Conversion:
     """Writes a manifest in another format.
 
@@ -54,11 +55,14 @@ def convert(
         to: a name of `WRITERS`.
         allow_loss: write even where something is lost.
         absolute: absolute audio paths; else relative to the target's folder.
+        audio_dir: sounds inside the source are written into this folder, and named by the rows; and what lhotse
+            cannot name otherwise, a mix of channels.
+        progress: called with rows done and rows in all.
 
     Raises:
-        DataError: a row of the source is bad; or something would be lost and `allow_loss` is not set: then nothing is
-            written.
-        AudioError: a format that states facts of the recordings cannot have them.
+        DataError: a row of the source is bad, or a sound cannot be written; or something would be lost and
+            `allow_loss` is not set: then no manifest is written.
+        AudioError: a sound to be written cannot be read, or a format states facts of a recording that cannot be.
     """
     folder = target if to == "datasets" else target.parent
 
@@ -69,6 +73,8 @@ def convert(
     written: list[dict[str, Any]] = []
     examples = read_examples(source)
     for number, (row, example) in enumerate(examples, 1):
+        if audio_dir:
+            example = with_files(example, audio_dir, mono=to == "lhotse")
         try:
             made = with_details(WRITERS[to](example, extras_of(row.fields), place), row.fields)
         except UnwritableRow as problem:
@@ -82,8 +88,9 @@ def convert(
         written.append(made)
     if done.losses and not allow_loss:
         told = "; ".join(f"{meaning} ({count} rows)" for meaning, count in done.losses.most_common(LOSSES_SHOWN))
+        nothing = f"No manifest was written, only sounds in {audio_dir}" if audio_dir else "Nothing was written"
         raise DataError(
-            f"{source}: as {to} this would lose {told}. Nothing was written; --allow-loss writes the rest, and the "
+            f"{source}: as {to} this would lose {told}. {nothing}; --allow-loss writes the rest, and the "
             "formats messages and parts hold all turns and fields."
         )
     if not written:

@@ -99,7 +99,8 @@ def write_lhotse(example: Example, extras: Fields, place: Place) -> Fields:
     (span,) = spans
     facts = facts_of(span.path)
     if facts.channels > 1:
-        raise UnwritableRow(f"a MonoCut is one channel, this recording is the mix of {facts.channels}")
+        told = f"the mix of {facts.channels} (--audio-dir DIR writes it to a file)"
+        raise UnwritableRow(f"a MonoCut is one channel, this recording is {told}")
     start = span.start or 0.0
     seconds = (facts.seconds if span.end is None else span.end) - start
     recording = {
@@ -212,5 +213,5 @@ def _known(example: Example, transcript: bool = True) -> Fields:
 
 def _count(spans: Any) -> str:
     if len(spans) == 1:
-        return "sound inside the manifest"
+        return "sound inside the data (--audio-dir DIR writes it to a file)"
     return f"{len(spans)} of them" if spans else "none"
