@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -107,6 +107,24 @@ def read_examples(manifest: str | os.PathLike[str]) -> list[tuple[Row, Example]]
             "lists them all.)"
         )
     return [(row, row.example) for row in rows if row.example is not None]
+
+
+def without_text(row: Row) -> Example | None:
+    """The example of a row that is bad because nothing says what its recording holds; its reply is empty.
+
+    Raises:
+        DataError: something else is wrong with it as well.
+    """
+    fields, said = row.fields, row.fields.get("supervisions") or []
+    if row.example is not None or not fields or fields.get("text") is not None:
+        return None
+    if "supervisions" not in fields:
+        made = {**fields, "text": ""}
+    elif isinstance(said, list) and all(isinstance(one, dict) and one.get("text") is None for one in said):
+        made = {**fields, "supervisions": [{"text": ""}]}
+    else:
+        return None
+    return replace(parse_row(made, row.folder, row.where), transcript=None, spoken=None)
 
 
 def _parsed(path: Path, number: int, fields: Any) -> Row:

@@ -121,7 +121,8 @@ def _part_source(part: Row, where: str) -> Any:
 def _short(row: Row, folder: Path, where: str) -> Example:
     if "text" not in row or row["text"] is None:
         raise DataError(
-            f"{where}: no text; the short form is audio and text. Transcribe the clip first, or remove the line."
+            f"{where}: no text; the short form is audio and text. Transcribe the clip first (soundwave transcribe "
+            "clips/*.wav --json > clips.jsonl), make rows of labels (soundwave data instruct), or remove the line."
         )
     reply = require_text(row["text"], "text", where)
     prompt = row.get("prompt")
