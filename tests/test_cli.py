@@ -22,6 +22,7 @@ import soundwave
 from soundwave.checkpoints import catalog
 from soundwave.cli import app, exit_code_of
 from soundwave.doctor import Finding
+from soundwave.training.data import read_manifest
 
 HERE = Path(__file__).parent
 COMMAND = Path(sys.executable).with_name("soundwave")
@@ -257,6 +258,15 @@ def test_json_is_one_object_a_recording_on_a_line_of_its_own(engine: FakeEngine,
         **{"audio": "a.wav", "text": "Words of a", "ctc_text": "words of a"},
         **{"duration": 2.0, "language": "en", "segments": []},
     }
+
+
+def test_json_of_recordings_is_a_manifest_to_train_on(engine: FakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "clips.jsonl").write_text(run("transcribe", "a.wav", "b.wav", "--json").stdout)
+    examples = list(read_manifest(tmp_path / "clips.jsonl"))
+    assert [(example.reply, example.transcript) for example in examples] == [
+        ("Words of a", "words of a"), ("Words of b", "words of b"),
+    ]
+    assert [Path(example.audios[0].path) for example in examples] == [tmp_path / "a.wav", tmp_path / "b.wav"]
 
 
 def test_an_output_folder_gets_a_file_a_recording(engine: FakeEngine, tmp_path: Path) -> None:

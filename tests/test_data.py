@@ -40,6 +40,11 @@ def parts(kind: dict[str, Any]) -> dict[str, Any]:
     return {"messages": [{"role": "user", "content": [kind, {"type": "text", "text": ASKED}]}, REPLY], **KNOWN}
 
 
+def cut_of(**recording: Any) -> dict[str, Any]:
+    """The cut, with more said of its recording."""
+    return {**CUT, "recording": {**CUT["recording"], **recording}}
+
+
 SAME_EXAMPLE: dict[str, dict[str, Any]] = {
     "ms-swift": {"messages": [USER, REPLY], "audios": ["clips/a.wav"], **KNOWN},
     "ms-swift, a line break after the mark": {
@@ -78,6 +83,10 @@ SAME_EXAMPLE: dict[str, dict[str, Any]] = {
     },
     "NeMo": {"audio_filepath": "clips/a.wav", "duration": 1.5, "text": SAID, "lang": "en"},
     "lhotse": CUT,
+    "lhotse, the second channel alone in its file": {**cut_of(channel_ids=[1]), "channel": 1},
+    "lhotse, at training's own rate": cut_of(
+        transforms=[{"name": "Resample", "kwargs": {"source_sampling_rate": 44100, "target_sampling_rate": 16000}}]
+    ),
 }
 
 
@@ -275,14 +284,6 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
         r"m.jsonl:2: conversations is 'hi'; it must be a list of objects with from",
     ),
     "a turn's value": ({"conversations": [{"from": "user"}]}, r"m.jsonl:2: a turn's value is None; it must be a text"),
-    "lhotse mix": (
-        {"type": "MixedCut", "supervisions": []},
-        r"m.jsonl:2: a lhotse MixedCut without one recording; save pl",
-    ),
-    "lhotse pipe": (
-        {**CUT, "recording": {"sources": [{"type": "command", "source": "sox"}]}},
-        r"m.jsonl:2: the recording's source is of type 'command'; only files are read. Save the cuts' audio to files",
-    ),
 }
 
 

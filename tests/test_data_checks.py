@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +135,21 @@ def test_stats_count_what_is_there(folder: Path) -> None:
     assert (found.speakers, found.tasks["asr"], found.languages["en"], found.licences["CC0"]) == ({"7": 2}, 1, 1, 1)
     with pytest.raises(DataError, match="no such manifest"):
         summarise([folder / "none.jsonl"])
+
+
+def test_recordings_without_a_text_have_hours_and_no_words(folder: Path) -> None:
+    source = {"type": "file", "channels": [0], "source": "clips/ten.wav"}
+    cut = {"id": "c", "start": 0, "duration": 10.0, "supervisions": [], "recording": {"sources": [source]}}
+    rows = [
+        GOOD, {"audio": "clips/a.wav", "text": None, "speaker": "7"}, {"audio_filepath": "clips/a.wav"}, cut,
+        {"audio": 5, "text": None}, {**cut, "channel": 1},
+    ]  # fmt: skip
+    path = manifest(folder, *rows)
+    found = summarise([path])
+    assert (found.rows, found.without_text, found.bad_rows, found.nobody_speaks) == (6, 3, 2, 0)
+    assert found.seconds == pytest.approx(1 + 1 + 1 + 10)
+    assert (found.words, found.transcribed, found.speakers) == (2, 1, {"7": 1})
+    assert re.search(r"rows +6, 2 of them bad.*without a text +3", run("stats", path).stdout, re.S)
 
 
 def test_percentiles_are_of_the_values_themselves() -> None:

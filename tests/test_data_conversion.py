@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from tiny_data import clip, manifest, rows_of, run
 
+from soundwave.data import sound_files
 from soundwave.data.conversion import convert
+from soundwave.data.extras import beside, extras_of
 from soundwave.data.formats import WRITERS
-from soundwave.data.recordings import samples_of
-from soundwave.data.rows import extras_of, read_rows, relocated
-from soundwave.errors import DataError
+from soundwave.data.recordings import facts_of, samples_of
+from soundwave.data.rows import read_rows, relocated
+from soundwave.data.sharding import shard
+from soundwave.errors import AudioError, DataError
 from soundwave.training.data import read_manifest
 
 TEXT_FORMATS = [name for name in WRITERS if name != "datasets"]
@@ -56,6 +62,20 @@ RICH: dict[str, dict[str, Any]] = {
         ],
     },
 }  # fmt: skip
+
+
+def cut(*supervisions: dict[str, Any], custom: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A second of a.wav as a cut of lhotse with these supervisions."""
+    source = {"type": "file", "channels": [0], "source": "clips/a.wav"}
+    recording = {"id": "r", "sources": [source], "sampling_rate": 16_000, "num_samples": 16_000, "duration": 1.0}
+    said = [
+        {"id": f"s{number}", "recording_id": "r", "start": 0.0, "duration": 1.0, "channel": 0, **one}
+        for number, one in enumerate(supervisions)
+    ]
+    return {
+        "id": "c", "type": "MonoCut", "start": 0.0, "duration": 1.0, "channel": 0, "supervisions": said,
+        "recording": recording, "custom": custom or {},
+    }  # fmt: skip
 
 
 @pytest.fixture
@@ -131,6 +151,92 @@ def test_what_would_be_lost_is_said_and_nothing_is_written(folder: Path, to: str
     assert len(list(read_manifest(there))) == done.rows
 
 
+OWN: dict[str, tuple[dict[str, Any], list[str]]] = {
+    "what other formats define": (
+        {"audio": "clips/a.wav", "text": "Hi.", "type": "read", "channel": "web", "custom": {"k": 1}, "offset": 3},
+        ["messages", "parts", "short", "conversations", "lhotse"],
+    ),
+    "text and start beside messages": (
+        {"messages": RICH["text only"]["messages"], "text": "as it was", "start": 5},
+        ["messages", "parts", "conversations"],
+    ),
+    "fields of turns": (
+        {"messages": [
+            {"role": "user", "content": "Hi.", "name": "bob"}, {"role": "assistant", "content": "So.", "loss": False},
+            {"role": "user", "content": "And?"}, {"role": "assistant", "content": "No."},
+        ]},
+        ["messages", "parts", "conversations"],
+    ),
+    "a transcript for each turn": (
+        {"conversations": [
+            {"from": "user", "value": "What?", "audio": "clips/a.wav"},
+            {"from": "assistant", "value": "That.", "transcription": "first"},
+            {"from": "user", "value": "What?", "audio": "clips/long.wav"},
+            {"from": "assistant", "value": "This.", "transcription": "second"},
+        ]},
+        ["messages", "parts", "conversations"],
+    ),
+    "what a supervision says": (
+        cut({"text": "see that", "speaker": "A", "custom": {"emotion": "sad"},
+             "alignment": {"word": [["see", 0, 1, None]]}},
+            custom={"dataid": "7", "start": 4.5}),
+        ["messages", "parts", "conversations", "lhotse"],
+    ),
+    "supervisions one by one": (
+        cut({"text": "first", "start": 0.0, "duration": 0.25, "speaker": "A"},
+            {"text": "second", "start": 0.5, "duration": 0.5, "speaker": "B"}),
+        ["lhotse"],
+    ),
+    "features": ({**cut({"text": "see that"}), "features": {"type": "fbank"}}, []),
+    "a supervision of a part": (cut({"text": "see that", "start": 0.25, "duration": 0.5}), ["lhotse"]),
+    "a field of an audio": (
+        {"audio": {"path": "clips/a.wav", "snr": 9}, "text": "Hi."}, [],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("to", TEXT_FORMATS)
+@pytest.mark.parametrize(("row", "held_by"), OWN.values(), ids=OWN)
+def test_what_a_user_adds_goes_along_or_is_named_as_lost(
+    folder: Path, row: dict[str, Any], held_by: list[str], to: str
+) -> None:
+    first, there = manifest(folder, row), folder / "there.jsonl"
+    if to not in held_by:
+        with pytest.raises(DataError, match=f"as {to} this would lose"):
+            convert(first, there, to)
+        return
+    assert convert(first, there, to).losses == {}
+    (made,) = rows_of(there)
+    assert beside(made) == beside(row)
+    assert facts(there) == facts(first)
+
+
+@pytest.mark.parametrize(
+    ("name", "to", "told"),
+    [
+        ("what other formats define", "nemo", ["the field 'offset'"]),
+        ("fields of turns", "short", ["the field 'name' of a turn", "the field 'loss' of a turn"]),
+        ("text and start beside messages", "short", ["the field 'text'", "the field 'start'"]),
+        ("what a supervision says", "short", ["the field 'start'"]),
+        ("supervisions one by one", "parts", ["text of a supervision", "start of a supervision", "speaker of a"]),
+        ("features", "lhotse", ["the field 'features'"]),
+        ("a field of an audio", "short", ["the field 'snr' of an audio or part"]),
+    ],
+)
+def test_each_lost_field_is_named(folder: Path, name: str, to: str, told: list[str]) -> None:
+    done = convert(
+        manifest(folder, OWN[name][0], PLAIN["nobody speaks"]), folder / "there.jsonl", to, allow_loss=True
+    )
+    assert all(any(loss.startswith(one) for loss in done.losses) for one in told)
+
+
+def test_shards_keep_what_turns_and_supervisions_say(folder: Path) -> None:
+    names = ["fields of turns", "a transcript for each turn", "what a supervision says", "supervisions one by one"]
+    rows = [OWN[name][0] for name in names]
+    shard(manifest(folder, *rows), folder / "shar")
+    assert [beside(row.fields) for row in read_rows(folder / "shar")] == [beside(row) for row in rows]
+
+
 def test_a_lhotse_cut_states_the_facts_of_its_recording(folder: Path) -> None:
     clip(folder / "clips" / "cd.wav", 0.5, rate=44_100)
     convert(manifest(folder, {"audio": "clips/cd.wav", "text": "Hi."}), folder / "cuts.jsonl", "lhotse")
@@ -139,6 +245,64 @@ def test_a_lhotse_cut_states_the_facts_of_its_recording(folder: Path) -> None:
     assert cut["recording"]["num_samples"] == 22_050
     assert cut["recording"]["sources"] == [{"type": "file", "channels": [0], "source": "clips/cd.wav"}]
     assert (cut["start"], cut["duration"], cut["supervisions"][0]["text"]) == (0.0, 0.5, "Hi.")
+
+
+def test_a_cut_of_lhotse_is_no_mix_of_channels(folder: Path) -> None:
+    soundfile.write(folder / "clips" / "stereo.wav", np.zeros((800, 2)), 16_000)
+    first = manifest(folder, {"audio": "clips/stereo.wav", "text": "Hi."})
+    with pytest.raises(DataError, match=r"a MonoCut is one channel, this recording is the mix of 2 .--audio-dir DIR"):
+        convert(first, folder / "cuts.jsonl", "lhotse")
+    convert(first, folder / "cuts.jsonl", "lhotse", audio_dir=folder / "mono")
+    ((span,),) = [example.audios for example in read_manifest(folder / "cuts.jsonl")]
+    assert (facts_of(span.path).channels, len(samples_of(span))) == (1, 800)
+
+
+@pytest.mark.parametrize("to", TEXT_FORMATS)
+def test_sounds_inside_the_data_become_files(folder: Path, to: str) -> None:
+    shard(manifest(folder, PLAIN["transcript only"], PLAIN["a cut"]), folder / "shar")
+    sound = base64.b64encode((folder / "clips" / "long.wav").read_bytes()).decode()
+    cut_inside = {"audio": {"path": f"data:audio/wav;base64,{sound}", "start": 0.5, "end": 1.5}, "text": "Hi."}
+    for source, count in ((folder / "shar", 2), (manifest(folder, cut_inside, cut_inside, name="inside.jsonl"), 1)):
+        there, sounds = folder / "there" / f"{count}.jsonl", folder / "sounds" / f"{count}"
+        assert convert(source, there, to, audio_dir=sounds).losses == {}
+        assert len(list(sounds.iterdir())) == count
+        for before, after in zip(read_manifest(source), read_manifest(there), strict=True):
+            assert (after.messages, after.transcript) == (before.messages, before.transcript)
+            (old,), (new,) = before.audios, after.audios
+            assert Path(new.path).resolve().parent == sounds
+            assert (new.start, new.end) == (old.start, old.end)
+            np.testing.assert_allclose(samples_of(new), samples_of(old), atol=1e-4)
+
+
+def test_a_conversion_that_was_stopped_writes_only_the_sounds_that_are_missing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard(manifest(folder, PLAIN["transcript only"], PLAIN["a cut"]), folder / "shar")
+    written, loaded = list[str](), sound_files.load_audio
+
+    def dies(source: str, **options: Any) -> Any:
+        written.append(source)
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        return loaded(source, **options)
+
+    monkeypatch.setattr(sound_files, "load_audio", dies)
+    with pytest.raises(KeyboardInterrupt):
+        convert(folder / "shar", folder / "there.jsonl", "nemo", audio_dir=folder / "sounds")
+    assert not (folder / "there.jsonl").exists()
+    assert convert(folder / "shar", folder / "there.jsonl", "nemo", audio_dir=folder / "sounds").rows == 2
+    assert written[1:] == [written[1]] * 2  # the first sound is not decoded again
+    assert [path.suffix for path in (folder / "sounds").iterdir()] == [".flac"] * 2
+
+
+def test_a_sound_that_cannot_be_written_names_its_row(folder: Path) -> None:
+    broken = manifest(folder, RICH["a sound inside the manifest"])
+    with pytest.raises(AudioError, match=r"m.jsonl:1: "):
+        convert(broken, folder / "there.jsonl", "nemo", audio_dir=folder / "sounds")
+    shard(manifest(folder, PLAIN["transcript only"]), folder / "shar")
+    (folder / "file").touch()
+    with pytest.raises(DataError, match=r"could not be written .* run the same command again"):
+        convert(folder / "shar", folder / "there.jsonl", "nemo", audio_dir=folder / "file")
 
 
 def test_paths_are_relative_to_the_new_file_or_absolute(folder: Path) -> None:

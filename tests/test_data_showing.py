@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -146,8 +147,56 @@ def test_the_command_writes_a_manifest_that_can_be_checked(folder: Path, tmp_pat
     result = run("answer", source, tmp_path / "o.jsonl", "-m", folder / "tiny-llm", "--max-new-tokens", 8)
     assert result.exit_code == 0
     made = rows_of(tmp_path / "o.jsonl")
-    told = f"{len(made)} answers now, 0 before, {1 - len(made)} texts without a whole sentence"
+    told = f"{len(made)} answers now, 0 before, {1 - len(made)} without a whole sentence"
     assert told in result.stdout
+
+
+def test_each_clip_that_says_the_same_has_its_row_and_the_text_is_answered_once(folder: Path, tmp_path: Path) -> None:
+    rows = [
+        *({"audio": f"{name}.wav", "text": "Who is it?", "speaker": name} for name in "abc"),
+        {"audio": "a.wav", "text": "Who is it?", "start": 0.5, "end": 1.0},
+        {"audio": "d.wav", "text": "Is it a cat, or who?"},
+    ]
+    source, out = manifest(tmp_path, *rows, name="q.jsonl"), tmp_path / "answers" / "out.jsonl"
+    asked: list[str] = []
+
+    def answerer(texts: Any) -> list[str]:
+        asked.extend(texts)
+        return [f"It is {text}" for text in texts]
+
+    first = answer_manifest([source], out, answerer, limit=1)
+    assert (first.rows, first.before, first.made) == (1, 0, 1)
+    again = answer_manifest([source], out, answerer)
+    assert (again.rows, again.before, again.made) == (5, 1, 4)
+    assert asked == ["Who is it?", "Is it a cat, or who?"]
+    assert [(row["audio"], row.get("start"), row.get("speaker")) for row in rows_of(out)] == [
+        ("../a.wav", None, "a"), ("../b.wav", None, "b"), ("../c.wav", None, "c"), ("../a.wav", 0.5, None),
+        ("../d.wav", None, None),
+    ]  # fmt: skip
+    assert answer_manifest([source], out, answerer).made == 0
+
+
+def test_other_settings_and_foreign_files_are_refused(folder: Path, tmp_path: Path) -> None:
+    source, out = manifest(tmp_path, {"audio": "a.wav", "text": "The cat?"}, name="one.jsonl"), tmp_path / "o.jsonl"
+    command = ["answer", source, out, "-m", folder / "tiny-llm", "--max-new-tokens"]
+    assert run(*command, 8).exit_code == 0
+    assert run(*command, 8, "--limit", 5).exit_code == 0
+    before = out.read_bytes()
+    for changed, told in (
+        ((9,), "max_new_tokens 8, not 9"), ((8, "--prompt", "Reply."), "prompt 'Please answer.*, not 'Reply.'"),
+        ((8, "--questions"), "questions False, not True"),
+    ):  # fmt: skip
+        refused = run(*command, *changed)
+        assert refused.exit_code == 2
+        assert re.search(f"o.jsonl holds rows made with {told}; give the same settings to go on", refused.stderr)
+    assert out.read_bytes() == before
+    foreign = manifest(tmp_path, {"audio": "a.wav", "text": "Hi."}, name="foreign.jsonl")
+    command[2] = foreign
+    refused = run(*command, 8)
+    assert refused.exit_code == 2
+    assert "foreign.jsonl exists, and no foreign.jsonl.made-with.json beside it says how it was made" in refused.stderr
+    with pytest.raises(DataError, match=r"foreign.jsonl:1: this row is no answer; write to another file"):
+        answer_manifest([source], foreign, lambda texts: ["No."] * len(texts))
 
 
 @pytest.mark.parametrize(

@@ -13,12 +13,13 @@ import pytest
 import soundfile
 from tiny_data import RATE, clip, manifest, rows_of, run
 
+from soundwave.data import voices
 from soundwave.data.noise import NOISE_SLOPES, with_noise
 from soundwave.data.recordings import samples_of
 from soundwave.data.rows import growing
 from soundwave.data.splicing import loudest, sentence, splice, tag_of
 from soundwave.data.synthesis import Clip, Line, Noise, read_lines, synthesise
-from soundwave.data.voices import Ranges, Take, check_voices, draw_take, speak
+from soundwave.data.voices import Ranges, Take, check_variants, check_voices, draw_take, speak
 from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.data import read_manifest
 from soundwave.training.examples import AudioSpan
@@ -67,6 +68,68 @@ def test_speeds_and_pitches_stay_in_the_ranges_that_are_asked_for(voice: str) ->
 def test_a_voice_that_is_not_there_is_named(voice: str, told: str) -> None:
     with pytest.raises(ConfigurationError, match=told):
         check_voices([voice])
+
+
+LISTED = {
+    ("flite", "-lv"): "Voices available: kal awb slt \n",
+    ("espeak-ng", "--voices"): """Pty Language       Age/Gender VoiceName          File                 Other Languages
+ 5  de              --/M      German             gmw/de
+ 2  en-gb           --/M      English_(Great_Britain) gmw/en               (en 2)
+ 2  en-us           --/M      English_(America)  gmw/en-US            (en 3)
+""",
+    ("espeak-ng", "--voices=variant"): """Pty Language       Age/Gender VoiceName          File
+ 5  variant         --/F      female2            !v/f2
+ 5  variant         --/M      Mr_Serious         !v/Mr serious
+""",
+}
+
+
+@pytest.fixture
+def listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both programs are there, with few voices; en-gb is spoken without its variant."""
+    monkeypatch.setattr(shutil, "which", lambda name: None if name == "mbrola" else name)
+
+    def output(*command: str) -> bytes:
+        return (LISTED[command] if command in LISTED else command[2].replace("en-gb+f2", "en-gb")).encode()
+
+    monkeypatch.setattr(voices, "_output", output)
+
+
+@pytest.mark.parametrize(
+    ("voice", "told"),
+    [
+        ("flite:nobody", "flite has no voice nobody; it has kal, awb, slt"),
+        ("espeak:zz", "espeak-ng has no voice zz; it has de, german, gmw/de, en-gb"),
+        ("espeak:en-zz", "espeak-ng has no voice en-zz; near it are .*en-us.*`espeak-ng --voices` lists all"),
+        ("espeak:en-us+f3", "espeak-ng has no variant f3; near it are f2"),
+        ("espeak:en-us+female2", "espeak-ng has no variant female2; it has f2, "),
+    ],
+)
+def test_a_voice_that_its_engine_does_not_list_is_refused(listed: None, voice: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"voice '{re.escape(voice)}': {told}"):
+        check_voices(["flite:slt", "espeak:en-gb", voice])
+
+
+def test_a_voice_may_have_any_of_its_names(listed: None) -> None:
+    check_voices(["flite:awb", "espeak:EN-us", "espeak:en", "espeak:gmw/en-US", "espeak:german", "espeak:de+12"])
+    check_voices(["espeak:en-us+f2", "espeak:english (america)+Mr serious"])
+
+
+def test_a_variant_that_changes_nothing_is_refused(listed: None) -> None:
+    check_variants(["flite:slt", "espeak:en-gb", "espeak:en-us+f2"])
+    with pytest.raises(ConfigurationError, match=r"ignores the variant; write espeak:gmw/en\+f2, or another voice's"):
+        check_variants(["espeak:en-gb+f2"])
+
+
+@needs_espeak
+def test_the_programs_own_lists_are_read(tmp_path: Path) -> None:
+    check_voices(["espeak:en-gb", "espeak:en-us+f2", "espeak:gmw/en+f2"])
+    check_variants(["espeak:en-us+f2", "espeak:gmw/en+f2"])
+    (tmp_path / "texts.txt").write_text(TEXTS[0])
+    refused = run("synth", tmp_path / "texts.txt", tmp_path / "out", "--voices", "espeak:en-us,espeak:zz")
+    assert refused.exit_code == 2
+    assert "espeak-ng has no voice zz" in refused.stderr
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_program_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,8 +15,9 @@ from tiny_data import clip, manifest, run
 
 from soundwave.data import sharding
 from soundwave.data.conversion import convert
+from soundwave.data.extras import extras_of
 from soundwave.data.recordings import samples_of
-from soundwave.data.rows import extras_of, read_rows
+from soundwave.data.rows import read_rows
 from soundwave.data.sharding import shard
 from soundwave.errors import AudioError, ConfigurationError, DataError
 from soundwave.training.data import read_manifest

@@ -64,12 +64,15 @@ def convert(
     absolute: Annotated[
         bool, typer.Option("--absolute-paths", help="Absolute audio paths; else relative to OUT's folder.")
     ] = False,
+    audio_dir: Annotated[
+        Path | None, typer.Option(help="Writes sounds inside IN (shards, base64) here as FLAC; OUT names the files.")
+    ] = None,
     quiet: QuietOption = False,
 ) -> None:
     """Write a manifest in another format.
 
-    What would be lost is said, and refused unless --allow-loss. The formats messages and parts hold everything;
-    short, conversations, nemo, lhotse and datasets do not.
+    What would be lost is said, and refused unless --allow-loss. The formats messages and parts hold all turns and
+    fields, and lhotse alone the single supervisions of its cuts; fields of your own go along everywhere.
     """
     from soundwave.data.conversion import convert as convert_manifest
 
@@ -77,7 +80,8 @@ def convert(
         raise ConfigurationError(f"{target}: the conversion would overwrite its source; write to another file.")
     with count_progress("converting", quiet) as progress:
         done = convert_manifest(
-            source, target, to.value, allow_loss=allow_loss, absolute=absolute, progress=progress
+            source, target, to.value, allow_loss=allow_loss, absolute=absolute, audio_dir=audio_dir,
+            progress=progress,
         )
     for meaning, count in done.losses.most_common():
         typer.echo(f"lost in {count} rows: {meaning}", err=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def synth(
     texts: Annotated[list[Path], typer.Argument(metavar="TEXTS...", help=".txt: one a line; or JSON lines.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the clips and manifest.jsonl.")],
-    voices: Annotated[str, typer.Option(help="Comma-separated: flite:slt, espeak:en-gb+f2, piper:joe, piper:X.onnx.")],
+    voices: Annotated[str, typer.Option(help="Comma-separated: flite:slt, espeak:en-us+f2, piper:joe, piper:X.onnx.")],
     field: Annotated[str, typer.Option(help="The field of JSON lines that holds the text.")] = "text",
     hours: Annotated[float | None, typer.Option(min=0.0, help="Stop when there is this much audio.")] = None,
     takes: Annotated[int, typer.Option(min=1, help="Say each text so often, each time otherwise.")] = 1,
@@ -40,10 +40,11 @@ def synth(
     import hashlib
 
     from soundwave.data import rows, synthesis
-    from soundwave.data.voices import Ranges, check_voices
+    from soundwave.data.voices import Ranges, check_variants, check_voices
 
     names = [name.strip() for name in voices.split(",")]
     check_voices(names)
+    check_variants(names)
     ranges = Ranges(_range("--speed", speed), _range("--pitch", pitch), _range("--tract", tract) or (1.0, 1.0))
     loudness = _range("--noise", noise, above=None)
     mixed = synthesis.Noise(loudness, noise_share) if loudness else None
@@ -82,18 +83,21 @@ def answer(
     """Let the language model itself write the replies.
 
     It answers what the clips say, in writing. Its answers to the written words teach nothing new, so nothing is
-    forgotten. The same command again goes on.
+    forgotten. The same command again goes on; --limit may grow then, and other manifests add their rows.
     """
     from soundwave.checkpoints.catalog import part_folder
-    from soundwave.data import answers
+    from soundwave.data import answers, rows
 
+    name = str(Path(language_model).resolve()) if Path(language_model).is_dir() else language_model
+    settings = {"language_model": name, "prompt": prompt, "max_new_tokens": max_new_tokens}
+    rows.claim_file(out, {**settings, "kind": kind, "questions": questions})
     folder = Path(language_model) if Path(language_model).is_dir() else part_folder(language_model)
     with count_progress("answering", quiet) as progress:
         done = answers.answer_manifest(
             manifests, out, answers.plain_model(folder, max_new_tokens), prompt=prompt, kind=kind,
             only_questions=questions, limit=limit, batch_size=batch_size, progress=progress,
         )
-    print(f"{done.made} answers now, {done.before} before, {done.without} texts without a whole sentence; {out}")
+    print(f"{done.made} answers now, {done.before} before, {done.without} without a whole sentence; {out}")
 
 
 def instruct(

@@ -7,12 +7,13 @@ model learns to say (method: later work, DeSTA2.5). Answers are kept as they are
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.rows import Progress, Row, extras_of, growing, read_rows, relative
+from soundwave.data.extras import extras_of
+from soundwave.data.rows import Progress, Row, growing, read_rows, relative
 from soundwave.errors import DataError
 
 PROMPT = "Please answer the question that the person asks."
@@ -22,7 +23,7 @@ Answerer = Callable[[Sequence[str]], list[str]]  # texts to answers, in order; e
 
 @dataclass
 class Answered:
-    """What a run did: rows to answer, answers of earlier runs, answers now, and texts without one."""
+    """What a run did: rows to answer, those of earlier runs, those that got an answer now, and those that got none."""
 
     rows: int = 0
     before: int = 0
@@ -38,7 +39,8 @@ def answer_manifest(
 
     Args:
         manifests: rows with one recording and a transcript; others are passed over.
-        out: the manifest to write, in the short form; a run that was stopped goes on where it was.
+        out: the manifest to write, in the short form; a run that was stopped goes on where it was. Rows of other
+            runs, with the same `answerer` and `prompt`, stay in it.
         answerer: the plain model.
         prompt: what the speech model is asked about the clip.
         kind: only rows whose field `kind` is this.
@@ -47,7 +49,7 @@ def answer_manifest(
         batch_size: texts that are answered at once; neighbours in length, so that little is padding.
 
     Raises:
-        DataError: no row is left.
+        DataError: no row is left, or the file holds what is no answer.
     """
     rows = [
         row for manifest in manifests for row in read_rows(manifest) if _is_wanted(row, kind, only_questions)
@@ -57,20 +59,50 @@ def answer_manifest(
             "No row has one recording, a transcript and what the options ask for; there is nothing to answer."
         )
     with growing(out) as answered:
-        done = {row["transcript"] for row in answered.before}
-        waiting = sorted((row for row in rows if _text(row) not in done), key=lambda row: len(_text(row)))
-        result = Answered(rows=len(rows), before=len(rows) - len(waiting))
-        for start in range(0, len(waiting), batch_size):
-            batch = waiting[start : start + batch_size]
-            for row, text in zip(batch, answerer([_text(row) for row in batch]), strict=True):
-                if text:
-                    answered.add(_answered(row, text, prompt, out.parent))
-                    result.made += 1
-                else:
-                    result.without += 1
+        known = _answers_in(answered.before, out)
+        done = {_place(fields) for fields in answered.before}
+        made = {_place(fields): fields for fields in (_fields(row, prompt, out.parent) for row in rows)}
+        waiting: dict[str, list[dict[str, Any]]] = {}
+        for place, fields in made.items():
+            if place not in done:
+                waiting.setdefault(fields["transcript"], []).append(fields)
+        result = Answered(rows=len(made), before=sum(place in done for place in made))
+        for texts, replies in _replies(waiting, known, answerer, batch_size):
+            for text, reply in zip(texts, replies, strict=True):
+                for fields in waiting[text]:
+                    if reply:
+                        answered.add({**fields, "text": reply})
+                result.made += len(waiting[text]) if reply else 0
+                result.without += 0 if reply else len(waiting[text])
             if progress:
-                progress(result.before + start + len(batch), len(rows))
+                progress(result.before + result.made + result.without, result.rows)
     return result
+
+
+def _answers_in(rows: Sequence[dict[str, Any]], out: Path) -> dict[str, str]:
+    """The answer to each text, from the rows of earlier runs."""
+    for number, row in enumerate(rows, 1):
+        if not all(isinstance(row.get(name), str) for name in ("audio", "text", "prompt", "transcript")):
+            raise DataError(f"{out}:{number}: this row is no answer; write to another file, or remove this one.")
+    return {row["transcript"]: row["text"] for row in rows}
+
+
+def _place(fields: dict[str, Any]) -> tuple[Any, ...]:
+    """What tells one clip from another: the same words may be said in many."""
+    return tuple(fields.get(name) for name in ("audio", "start", "end", "transcript"))
+
+
+def _replies(
+    texts: Iterable[str], known: dict[str, str], answerer: Answerer, batch_size: int
+) -> Iterator[tuple[Sequence[str], list[str]]]:
+    """Texts and their answers, batch by batch: first those with an answer, then the others, each asked once."""
+    ranked = sorted(texts, key=len)
+    before = [text for text in ranked if text in known]
+    yield before, [known[text] for text in before]
+    asked = [text for text in ranked if text not in known]
+    for start in range(0, len(asked), batch_size):
+        batch = asked[start : start + batch_size]
+        yield batch, answerer(batch)
 
 
 def _is_wanted(row: Row, kind: str | None, only_questions: bool) -> bool:
@@ -86,14 +118,14 @@ def _text(row: Row) -> str:
     return (row.example.spoken or "").strip()
 
 
-def _answered(row: Row, text: str, prompt: str, folder: Path) -> dict[str, Any]:
+def _fields(row: Row, prompt: str, folder: Path) -> dict[str, Any]:
+    """The row to write, still without its answer."""
     example = row.example
     assert example is not None
     (span,) = example.audios
     fields = {
-        "audio": relative(span.path, folder), "start": span.start, "end": span.end, "prompt": prompt, "text": text,
-        "transcript": _text(row),
-        "duration": example.duration, "task": "question", "language": example.language,
+        "audio": relative(span.path, folder), "start": span.start, "end": span.end, "prompt": prompt, "text": "",
+        "transcript": _text(row), "duration": example.duration, "task": "question", "language": example.language,
         "speaker": extras_of(row.fields).get("speaker"),
     }
     return {name: value for name, value in fields.items() if value is not None}

@@ -1,6 +1,7 @@
 """One manifest format to another, with what that loses said before anything is kept.
 
-A row counts as kept only if reading it back gives the same example; what differs is a loss, counted by kind.
+A row counts as kept only if reading it back gives the same example, and all that it says beside that is found again;
+what differs is a loss, counted by kind.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from soundwave.data.extras import extras_of, lost, with_details
 from soundwave.data.formats import WRITERS, UnwritableRow
-from soundwave.data.rows import Progress, Row, extras_of, read_examples, relative, write_rows
+from soundwave.data.rows import Progress, Row, read_examples, relative, write_rows
+from soundwave.data.sound_files import with_files
 from soundwave.errors import DataError
 from soundwave.training.examples import AudioSpan, Example
 from soundwave.training.manifests import parse_row
@@ -42,7 +45,7 @@ class Conversion:
 
 def convert(
     source: Path, target: Path, to: str, *, allow_loss: bool = False, absolute: bool = False,
-    progress: Progress | None = None,
+    audio_dir: Path | None = None, progress: Progress | None = None,
 ) -> Conversion:
     """Writes a manifest in another format.
 
@@ -52,11 +55,14 @@ def convert(
         to: a name of `WRITERS`.
         allow_loss: write even where something is lost.
         absolute: absolute audio paths; else relative to the target's folder.
+        audio_dir: sounds inside the source are written into this folder, and named by the rows; and what lhotse
+            cannot name otherwise, a mix of channels.
+        progress: called with rows done and rows in all.
 
     Raises:
-        DataError: a row of the source is bad; or something would be lost and `allow_loss` is not set: then nothing is
-            written.
-        AudioError: a format that states facts of the recordings cannot have them.
+        DataError: a row of the source is bad, or a sound cannot be written; or something would be lost and
+            `allow_loss` is not set: then no manifest is written.
+        AudioError: a sound to be written cannot be read, or a format states facts of a recording that cannot be.
     """
     folder = target if to == "datasets" else target.parent
 
@@ -67,8 +73,10 @@ def convert(
     written: list[dict[str, Any]] = []
     examples = read_examples(source)
     for number, (row, example) in enumerate(examples, 1):
+        if audio_dir:
+            example = with_files(example, audio_dir, mono=to == "lhotse")
         try:
-            made = WRITERS[to](example, extras_of(row.fields), place)
+            made = with_details(WRITERS[to](example, extras_of(row.fields), place), row.fields)
         except UnwritableRow as problem:
             done.losses[f"whole rows: {problem}"] += 1
             done.left_out += 1
@@ -80,9 +88,10 @@ def convert(
         written.append(made)
     if done.losses and not allow_loss:
         told = "; ".join(f"{meaning} ({count} rows)" for meaning, count in done.losses.most_common(LOSSES_SHOWN))
+        nothing = f"No manifest was written, only sounds in {audio_dir}" if audio_dir else "Nothing was written"
         raise DataError(
-            f"{source}: as {to} this would lose {told}. Nothing was written; --allow-loss writes the rest, and the "
-            "formats messages and parts hold everything."
+            f"{source}: as {to} this would lose {told}. {nothing}; --allow-loss writes the rest, and the "
+            "formats messages and parts hold all turns and fields."
         )
     if not written:
         raise DataError(f"{source}: no row can be written as {to}; choose another format.")
@@ -109,9 +118,7 @@ def _lost(row: Row, example: Example, made: dict[str, Any], folder: Path) -> lis
         if before == after or (item.name == "duration" and _close(before, after)):
             continue
         losses.append(MEANINGS[item.name])
-    carried = extras_of(made)
-    losses += [f"the field {name!r}" for name, value in extras_of(row.fields).items() if carried.get(name) != value]
-    return losses
+    return losses + lost(made, row.fields)
 
 
 def _placed(spans: tuple[AudioSpan, ...]) -> list[AudioSpan]:

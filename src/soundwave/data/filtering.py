@@ -10,10 +10,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soundwave.data.extras import extras_of
 from soundwave.data.formats import write_parts
 from soundwave.data.hypotheses import Recogniser, hear_all
 from soundwave.data.recordings import facts_of, seconds_of_span
-from soundwave.data.rows import Progress, Row, extras_of, read_rows, relative, relocated, with_fields, write_rows
+from soundwave.data.rows import Progress, Row, read_rows, relative, relocated, with_fields, write_rows
 from soundwave.data.spelling import Spelling
 from soundwave.errors import AudioError, DataError
 from soundwave.evaluation.metrics import word_errors

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+from soundwave.data.extras import OF_SUPERVISION, without_reserved
 from soundwave.data.recordings import facts_of
 from soundwave.errors import DataError
 from soundwave.training.examples import DEFAULT_PROMPT, PLACEHOLDER, AudioSpan, Example
+from soundwave.training.manifests import CUSTOM_READ
 
 Fields = dict[str, Any]
 Place = Callable[[str], str]  # an absolute path, as it is to be written
@@ -29,7 +31,7 @@ def write_messages(example: Example, extras: Fields, place: Place) -> Fields:
     row: Fields = {"messages": messages}
     if example.audios:
         row["audios"] = [_sound(span, place) for span in example.audios]
-    return row | _known(example) | extras
+    return row | _known(example) | without_reserved(extras, "messages")
 
 
 def write_parts(example: Example, extras: Fields, place: Place) -> Fields:
@@ -39,7 +41,7 @@ def write_parts(example: Example, extras: Fields, place: Place) -> Fields:
     for message in example.messages:
         parts = [_audio_part(next(spans), place) if part["type"] == "audio" else part for part in message["content"]]
         messages.append({"role": message["role"], "content": parts})
-    return {"messages": messages} | _known(example) | extras
+    return {"messages": messages} | _known(example) | without_reserved(extras, "messages")
 
 
 def write_short(example: Example, extras: Fields, place: Place) -> Fields:
@@ -49,7 +51,8 @@ def write_short(example: Example, extras: Fields, place: Place) -> Fields:
     if len(spans) == 1:
         row["audio"] = place(spans[0].path)
         row |= {name: getattr(spans[0], name) for name in ("start", "end") if getattr(spans[0], name) is not None}
-    return row | _asked(example, asked, reply, len(spans)) | _known(example, transcript=False) | extras
+    row |= _asked(example, asked, reply, len(spans)) | _known(example, transcript=False)
+    return row | without_reserved(extras, "audio")
 
 
 def write_conversations(example: Example, extras: Fields, place: Place) -> Fields:
@@ -66,7 +69,7 @@ def write_conversations(example: Example, extras: Fields, place: Place) -> Field
         turns.append(turn)
     if example.spoken is not None:
         turns[-1]["transcription"] = example.spoken
-    return {"conversations": turns} | _known(example, transcript=False) | extras
+    return {"conversations": turns} | _known(example, transcript=False) | without_reserved(extras, "conversations")
 
 
 def write_nemo(example: Example, extras: Fields, place: Place) -> Fields:
@@ -81,7 +84,7 @@ def write_nemo(example: Example, extras: Fields, place: Place) -> Fields:
     seconds = example.duration if span.end is None else span.end - (span.start or 0.0)
     row["duration"] = seconds if seconds is not None else round(facts_of(span.path).seconds - (span.start or 0.0), 4)
     known = {name: value for name, value in _known(example, transcript=False).items() if name != "duration"}
-    return row | _asked(example, asked, reply, 1) | known | extras
+    return row | _asked(example, asked, reply, 1) | known | without_reserved(extras, "audio_filepath")
 
 
 def write_lhotse(example: Example, extras: Fields, place: Place) -> Fields:
@@ -95,11 +98,14 @@ def write_lhotse(example: Example, extras: Fields, place: Place) -> Fields:
         raise UnwritableRow(f"a MonoCut holds one audio file, this one holds {_count(spans)}")
     (span,) = spans
     facts = facts_of(span.path)
+    if facts.channels > 1:
+        told = f"the mix of {facts.channels} (--audio-dir DIR writes it to a file)"
+        raise UnwritableRow(f"a MonoCut is one channel, this recording is {told}")
     start = span.start or 0.0
     seconds = (facts.seconds if span.end is None else span.end) - start
     recording = {
         "id": example.id,
-        "sources": [{"type": "file", "channels": list(range(facts.channels)), "source": place(span.path)}],
+        "sources": [{"type": "file", "channels": [0], "source": place(span.path)}],
         "sampling_rate": facts.rate, "num_samples": facts.frames, "duration": facts.seconds,
     }
     return cut_of_recording(example, extras, recording, start, seconds)
@@ -111,9 +117,10 @@ def cut_of_recording(example: Example, extras: Fields, recording: Fields, start:
     name = recording["id"]
     said: Fields = {
         "id": name, "recording_id": name, "start": 0.0, "duration": seconds, "channel": 0, "text": reply,
-        "language": example.language, **{key: extras[key] for key in ("speaker", "gender") if key in extras},
+        "language": example.language, **{key: extras[key] for key in OF_SUPERVISION if key in extras},
     }
-    custom = {key: value for key, value in extras.items() if key not in said}
+    unread = (*OF_SUPERVISION, *CUSTOM_READ, "messages")  # the last tells a conversation that `data shard` wrote
+    custom = {key: value for key, value in extras.items() if key not in unread}
     custom |= _asked(example, asked, reply, 1) | ({} if example.task is None else {"task": example.task})
     return {
         "id": name, "type": "MonoCut", "start": start, "duration": seconds, "channel": 0, "supervisions": [said],
@@ -206,5 +213,5 @@ def _known(example: Example, transcript: bool = True) -> Fields:
 
 def _count(spans: Any) -> str:
     if len(spans) == 1:
-        return "sound inside the manifest"
+        return "sound inside the data (--audio-dir DIR writes it to a file)"
     return f"{len(spans)} of them" if spans else "none"

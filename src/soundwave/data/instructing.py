@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from soundwave.data.extras import extras_of
 from soundwave.data.formats import write_messages
-from soundwave.data.rows import Progress, Row, extras_of, read_rows, relative, write_rows
+from soundwave.data.rows import Progress, Row, read_rows, relative, without_text, write_rows
 from soundwave.data.wordings import Wording
 from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.examples import AUDIO_PART, Example, text_part
-from soundwave.training.manifests import parse_row
 
 LETTERS = "ABCD"
 # What is said after the instruction for each form of answer; often nothing before the lines of a choice.
@@ -176,8 +176,8 @@ def _read(row: Row) -> tuple[Row, Example]:
     """The row with its example; a row without a text is none by itself, but a label is enough here."""
     if row.example is not None:
         return row, row.example
-    if row.fields and row.fields.get("text") is None:
-        example = parse_row({**row.fields, "text": "", "transcript": None}, row.folder, row.where)
+    example = without_text(row)
+    if example is not None:
         return row, replace(example, id=row.where)
     raise DataError(f"{row.where}: {row.problem}")
 

@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,6 @@ from soundwave.training.shards import find_shards, is_sharded, read_shard
 
 Progress = Callable[[int, int], None]  # what is done, how much there is
 
-# What the formats themselves define; every other field is carried through as it is.
-FORMAT_FIELDS = frozenset([
-    "messages", "audios", "conversations", "audio", "audio_filepath", "recording", "supervisions", "text", "prompt",
-    "transcript", "duration", "start", "end", "offset", "language", "lang", "task", "id", "type", "channel", "custom",
-])
 PATH_KEYS = ("path", "url", "audio", "audio_url", "source")
 
 
@@ -114,6 +109,24 @@ def read_examples(manifest: str | os.PathLike[str]) -> list[tuple[Row, Example]]
     return [(row, row.example) for row in rows if row.example is not None]
 
 
+def without_text(row: Row) -> Example | None:
+    """The example of a row that is bad because nothing says what its recording holds; its reply is empty.
+
+    Raises:
+        DataError: something else is wrong with it as well.
+    """
+    fields, said = row.fields, row.fields.get("supervisions") or []
+    if row.example is not None or not fields or fields.get("text") is not None:
+        return None
+    if "supervisions" not in fields:
+        made = {**fields, "text": ""}
+    elif isinstance(said, list) and all(isinstance(one, dict) and one.get("text") is None for one in said):
+        made = {**fields, "supervisions": [{"text": ""}]}
+    else:
+        return None
+    return replace(parse_row(made, row.folder, row.where), transcript=None, spoken=None)
+
+
 def _parsed(path: Path, number: int, fields: Any) -> Row:
     where = f"{path}:{number}"
     try:
@@ -126,16 +139,6 @@ def _parsed(path: Path, number: int, fields: Any) -> Row:
 
 def _without_place(problem: DataError, where: str) -> str:
     return str(problem).removeprefix(where).removeprefix(":").strip()
-
-
-def extras_of(fields: dict[str, Any]) -> dict[str, Any]:
-    """The fields that no format defines (speaker, licence, kind, …), wherever the format keeps them."""
-    if "supervisions" not in fields:
-        return {name: value for name, value in fields.items() if name not in FORMAT_FIELDS and value is not None}
-    custom = fields.get("custom") or {}
-    found = {name: value for name, value in custom.items() if name not in FORMAT_FIELDS and value is not None}
-    said: dict[str, Any] = next(iter(fields["supervisions"]), {})
-    return found | {name: said[name] for name in ("speaker", "gender") if said.get(name) is not None}
 
 
 def with_fields(fields: dict[str, Any], **added: Any) -> dict[str, Any]:
@@ -217,7 +220,27 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
         ConfigurationError: the folder holds what was made with others.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    note = folder / "made-with.json"
+    _claim(folder / "made-with.json", settings, f"{folder} holds clips", "another folder")
+
+
+def claim_file(path: Path, settings: dict[str, Any]) -> None:
+    """The same for a file that is to be made with these settings; they are kept beside it.
+
+    Raises:
+        ConfigurationError: the file was made with others, or nothing beside it says how it was made.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = path.with_name(path.name + ".made-with.json")
+    if not path.exists():
+        note.unlink(missing_ok=True)  # of a run that wrote nothing
+    elif not note.exists():
+        raise ConfigurationError(
+            f"{path} exists, and no {note.name} beside it says how it was made; write to another file, or remove it."
+        )
+    _claim(note, settings, f"{path} holds rows", "another file")
+
+
+def _claim(note: Path, settings: dict[str, Any], held: str, other_place: str) -> None:
     if not note.exists():
         note.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
         return
@@ -225,9 +248,7 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     other = sorted(name for name in {*before, *settings} if before.get(name) != settings.get(name))
     if other:
         told = ", ".join(f"{name} {before.get(name)!r}, not {settings.get(name)!r}" for name in other)
-        raise ConfigurationError(
-            f"{folder} holds clips made with {told}; give the same settings to go on, or another folder."
-        )
+        raise ConfigurationError(f"{held} made with {told}; give the same settings to go on, or {other_place}.")
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,10 @@ import numpy as np
 import soundfile
 
 from soundwave.audio import SAMPLE_RATE
+from soundwave.data.extras import extras_of, lost, with_details, without_reserved
 from soundwave.data.formats import UnwritableRow, cut_of_recording, write_messages
 from soundwave.data.recordings import samples_of
-from soundwave.data.rows import Progress, Row, claim, extras_of, read_examples
+from soundwave.data.rows import Progress, Row, claim, read_examples
 from soundwave.errors import AudioError, DataError
 from soundwave.training.examples import Example
 from soundwave.training.manifests import parse_row
@@ -220,20 +221,28 @@ def cut_row(number: int, row: Row, example: Example, sound: Sound) -> dict[str, 
     """
     own = row.fields.get("id")
     name = own if isinstance(own, str) and PLAIN_NAME.fullmatch(own) else f"{number:08d}"
-    extras = extras_of(row.fields)
+    whole = _conversation_cut(name, row, example, sound)
     if len(sound.spans) == 1:
         recording = {
             "id": name, "sources": [{"type": "file", "channels": [0], "source": name}], "sampling_rate": SAMPLE_RATE,
             "num_samples": len(sound.samples), "duration": sound.seconds,
         }
         try:
-            plain = cut_of_recording(example, extras, recording, 0.0, sound.seconds)
+            plain = cut_of_recording(example, extras_of(row.fields), recording, 0.0, sound.seconds)
         except UnwritableRow:
-            plain = {}
-        if plain and _same(parse_row(plain, Path(), row.where), example):
+            return _with_sound(whole, sound)
+        plain = with_details(plain, row.fields)
+        same = _same(parse_row(plain, Path(), row.where), example)
+        if same and len(lost(plain, row.fields)) <= len(lost(whole, row.fields)):
             return _with_sound(plain, sound)
-    conversation = write_messages(example, {}, str)["messages"]
-    custom = extras | {"messages": conversation, "audios": sound.spans}
+    return _with_sound(whole, sound)
+
+
+def _conversation_cut(name: str, row: Row, example: Example, sound: Sound) -> dict[str, Any]:
+    """A MonoCut with the whole conversation under `custom`, without its recording."""
+    messages = {"messages": write_messages(example, {}, str)["messages"]}
+    custom = without_reserved(extras_of(row.fields), "messages") | with_details(messages, row.fields)
+    custom["audios"] = sound.spans
     custom |= {
         key: value
         for key, value in (("transcript", example.spoken), ("task", example.task), ("language", example.language))
@@ -241,11 +250,10 @@ def cut_row(number: int, row: Row, example: Example, sound: Sound) -> dict[str, 
     }
     text = example.reply if example.spoken is None else example.spoken
     said = {"id": name, "recording_id": name, "start": 0.0, "duration": sound.seconds, "channel": 0, "text": text}
-    cut = {
+    return {
         "id": name, "type": "MonoCut", "start": 0.0, "duration": sound.seconds, "channel": 0, "supervisions": [said],
         "custom": custom,
     }
-    return _with_sound(cut, sound)
 
 
 def _with_sound(cut: dict[str, Any], sound: Sound) -> dict[str, Any]:
@@ -269,7 +277,7 @@ def _same(one: Example, other: Example) -> bool:
 
 def sample_row(name: str, row: Row, example: Example, sound: Sound) -> dict[str, Any]:
     """An example as the .json of a WebDataset sample, in the `messages` form; `name` is its sound's file."""
-    fields = write_messages(example, extras_of(row.fields), str)
+    fields = with_details(write_messages(example, extras_of(row.fields), str), row.fields)
     fields.pop("audios", None)
     fields.pop("duration", None)
     if len(sound.spans) == 1:

@@ -17,8 +17,9 @@ import numpy as np
 import soundfile
 
 from soundwave.audio import SAMPLE_RATE
+from soundwave.data.extras import extras_of
 from soundwave.data.recordings import MAX_SECONDS, samples_of
-from soundwave.data.rows import Progress, extras_of, growing, read_examples, read_rows
+from soundwave.data.rows import Progress, growing, read_examples, read_rows
 from soundwave.errors import AudioError, DataError
 from soundwave.training.examples import PLACEHOLDER, AudioSpan
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from soundwave.data.extras import extras_of
 from soundwave.data.recordings import facts_of, seconds_of_span
-from soundwave.data.rows import Progress, Row, extras_of, read_rows
-from soundwave.errors import AudioError
+from soundwave.data.rows import Progress, Row, read_rows, without_text
+from soundwave.errors import AudioError, DataError
 from soundwave.training.examples import Example
 
 EDGES = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, float("inf"))  # seconds, of the histogram
@@ -28,6 +29,7 @@ class Summary:
 
     Attributes:
         rows, bad_rows: bad ones have no known format and are counted nowhere else.
+        without_text: rows of recordings of which nothing is said; training refuses them, but their hours count.
         seconds: of all audio whose length is known; `unknown_seconds` counts the rows where it is not.
         durations: seconds of each row with audio.
         words, characters: of the transcripts, or of the replies where there is no transcript; spaces not counted.
@@ -39,6 +41,7 @@ class Summary:
 
     rows: int = 0
     bad_rows: int = 0
+    without_text: int = 0
     seconds: float = 0.0
     unknown_seconds: int = 0
     words: int = 0
@@ -65,7 +68,8 @@ class Summary:
     def as_json(self) -> dict[str, object]:
         """What a program needs, without the lists of every row."""
         return {
-            "rows": self.rows, "bad_rows": self.bad_rows, "hours": round(self.seconds / 3600, 4),
+            "rows": self.rows, "bad_rows": self.bad_rows, "without_text": self.without_text,
+            "hours": round(self.seconds / 3600, 4),
             "rows_of_unknown_length": self.unknown_seconds, "text_only": self.text_only,
             "transcribed": self.transcribed, "nobody_speaks": self.nobody_speaks, "words": self.words,
             "different_words": self.vocabulary, "characters": self.characters,
@@ -86,14 +90,23 @@ def summarise(manifests: Iterable[Path], progress: Progress | None = None) -> Su
     summary = Summary(rows=len(rows))
     words: set[str] = set()
     for number, row in enumerate(rows, 1):
-        if row.example is None:
+        example = row.example or _untranscribed(row)
+        if example is None:
             summary.bad_rows += 1
         else:
-            words.update(_add(summary, row, row.example))
+            summary.without_text += row.example is None
+            words.update(_add(summary, row, example))
         if progress:
             progress(number, len(rows))
     summary.vocabulary = len(words)
     return summary
+
+
+def _untranscribed(row: Row) -> Example | None:
+    try:
+        return without_text(row)
+    except DataError:
+        return None
 
 
 def _add(summary: Summary, row: Row, example: Example) -> list[str]:

