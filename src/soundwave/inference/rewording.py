@@ -26,7 +26,7 @@ from soundwave.inference.word_tree import WordTree
 MARGIN = 12  # frames around the words that are replaced
 WORSE = 16.0  # nats that CTC may lose on a beginning of another word
 PER_PLACE, PAIRS_PER_PLACE = 16, 8  # words, and pairs of words, of a place that the LLM has a first look at
-TRIED = 12  # texts of which it reads what differs, each time
+TRIED = 16  # texts of which it reads what differs, each time
 AHEAD = 6  # tokens that it reads after that
 ROUNDS = 6
 LATER_TOKENS = 2.0  # nats of each token of a word after its first one, until they are read
