@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -68,8 +69,8 @@ def unlike(*wanted: str) -> Callable[[str], float]:
     """Ten nats for each word of a text that is not wanted, and for each that lacks."""
 
     def cost(text: str) -> float:
-        words = text.lower().strip(".?").split()
-        return 10.0 * (sum(word not in wanted for word in words) + sum(word not in words for word in wanted))
+        words = Counter(text.lower().strip(".?").split())
+        return 10.0 * ((words - Counter(wanted)).total() + (Counter(wanted) - words).total())
 
     return cost
 
@@ -92,8 +93,8 @@ def test_two_words_become_one(ctc: CtcTokenizer) -> None:
 def test_one_word_becomes_two(ctc: CtcTokenizer) -> None:
     better = rewording_of(ctc, unlike("the", "cat", "in", "to", "person"))
     assert better.reworded("The cat into person", frames(ctc, "the cat in to person")) == "The cat in to person"
-    named = rewording_of(ctc, unlike("a", "cat", "on", "persia"), persia="Persia")
-    assert named.reworded("A cat person.", frames(ctc, "a cat on persia")) == "A cat on Persia."
+    named = rewording_of(ctc, unlike(), persia="Persia")
+    assert named._written(("on", "persia"), begins=True) == "On Persia"
 
 
 def test_several_words_give_way_at_once(ctc: CtcTokenizer) -> None:
