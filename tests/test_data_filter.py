@@ -12,6 +12,9 @@ from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
 
 from soundwave.data.filtering import Limits, filter_manifest
 from soundwave.data.hypotheses import hear_all, whisper
+from soundwave.data.recordings import samples_of
+from soundwave.data.rows import extras_of
+from soundwave.data.sharding import shard
 from soundwave.errors import DataError
 from soundwave.training.data import read_manifest
 from soundwave.training.examples import AudioSpan
@@ -139,3 +142,34 @@ def test_the_command_prints_a_table_and_writes_both_files(folder: Path) -> None:
     assert over.exit_code == 1
     assert "the filter would overwrite its source" in over.stderr
     assert run("filter", source, folder / "x", "--skip", "format").exit_code == 2
+
+
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_each_row_of_many_shards_is_judged_by_what_was_heard_in_itself(folder: Path, layout: str) -> None:
+    texts = [SAID, SAID.replace("cat", "man"), SAID.replace("cat", "girl"), SAID.replace("cat", "boy")]
+    rows = [{**GOOD, "text": text, "asr_text": text.lower()} for text in texts]
+    rows[2]["asr_text"] = "the heat and the tin and the moon are in the mill some day"
+    shard(manifest(folder, *rows), folder / "shards", layout=layout, shard_size=1)
+    outcome = filter_manifest(folder / "shards", folder / "k.jsonl", folder / "d.jsonl", Limits(), spelling(folder))
+    assert (outcome.rows, outcome.kept, outcome.not_judged) == (4, 3, 0)
+    kept = [example.spoken for example in read_manifest(folder / "k.jsonl")]
+    assert kept == [texts[0], texts[1], texts[3]]
+    heard = [extras_of(row).get("asr_text") for row in rows_of(folder / "k.jsonl")]
+    assert heard == [text.lower() for text in kept if text]
+    (left,) = rows_of(folder / "d.jsonl")
+    assert extras_of(left)["line"] == 3  # of all rows, not of its shard
+
+
+def test_each_row_of_many_shards_gets_what_the_recogniser_hears_in_it(folder: Path) -> None:
+    rows = [{**GOOD, "audio": f"clips/{name}.wav"} for name in "ab"]
+    shard(manifest(folder, *rows), folder / "shards", shard_size=1)
+    higher = samples_of(AudioSpan(str(folder / "clips" / "b.wav")))
+
+    def hear(samples: np.ndarray) -> str:
+        return SAID if np.allclose(samples, higher, atol=1e-3) else "Something else."
+
+    files = folder / "k.jsonl", folder / "d.jsonl"
+    outcome = filter_manifest(folder / "shards", *files, Limits(), spelling(folder), recogniser=hear)
+    assert outcome.kept == 1
+    assert extras_of(rows_of(files[0])[0])["wer"] == 0.0
+    assert extras_of(rows_of(files[1])[0])["line"] == 1

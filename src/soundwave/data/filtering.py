@@ -98,7 +98,7 @@ def filter_manifest(
     heard = _hypotheses(rows, target, limits, recogniser, recogniser_name, progress)
     outcome, kept, left = Outcome(rows=len(rows)), [], []
     for row in rows:
-        hypothesis = heard.get(row.number)
+        hypothesis = heard.get(row.position)
         seconds, reasons, facts = judge(row, limits, spelling, hypothesis)
         outcome.hours += (seconds or 0.0) / 3600
         if row.example and row.example.spoken is not None and "wer" not in limits.skipped:
@@ -107,7 +107,7 @@ def filter_manifest(
         if reasons:
             outcome.first[next(iter(reasons))] += 1
             outcome.broken.update(list(reasons))
-            told = {"line": row.number, "dropped": reasons, **facts}
+            told = {"line": row.position, "dropped": reasons, **facts}
             left.append(with_fields(_moved(row, dropped.parent), **told) if fields else told)
         else:
             outcome.kept += 1
@@ -172,20 +172,20 @@ def _hypotheses(
     rows: list[Row], target: Path, limits: Limits, recogniser: Recogniser | None, name: str,
     progress: Progress | None,
 ) -> dict[int, str | None]:
-    """What is heard in each row, by its number: the row's own `asr_text`, else the recogniser's."""
+    """What is heard in each row, by its position: the row's own `asr_text`, else the recogniser's."""
     if "wer" in limits.skipped:
         return {}
-    given = {row.number: extras_of(row.fields).get(HYPOTHESIS) for row in rows if row.example}
-    heard: dict[int, str | None] = {number: text for number, text in given.items() if isinstance(text, str)}
+    given = {row.position: extras_of(row.fields).get(HYPOTHESIS) for row in rows if row.example}
+    heard: dict[int, str | None] = {position: text for position, text in given.items() if isinstance(text, str)}
     if recogniser is None:
         return heard
     waiting = {
-        row.number: row.example.audios[0] for row in rows
-        if row.number not in heard and row.example and row.example.spoken is not None and len(row.example.audios) == 1
-        and _may_pass(row.example, limits)
+        row.position: row.example.audios[0] for row in rows
+        if row.position not in heard and row.example and _may_pass(row.example, limits)
+        and row.example.spoken is not None and len(row.example.audios) == 1
     }
     texts = hear_all(waiting.values(), recogniser, name, target.with_name(target.name + ".asr.jsonl"), progress)
-    return heard | {number: texts[span] for number, span in waiting.items()}
+    return heard | {position: texts[span] for position, span in waiting.items()}
 
 
 def _may_pass(example: Example, limits: Limits) -> bool:

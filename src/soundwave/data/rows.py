@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.data import decode_line, numbered_lines, saved_rows
 from soundwave.training.examples import Example
 from soundwave.training.manifests import parse_row
-from soundwave.training.shards import find_shards, is_sharded, read_shard
+from soundwave.training.shards import Shard, find_shards, is_sharded, read_shard
 
 Progress = Callable[[int, int], None]  # what is done, how much there is
 
@@ -38,11 +38,12 @@ class Row:
     """One row of a manifest.
 
     Attributes:
-        manifest: the file (or saved data set) that it is in.
-        number: its line, from 1.
+        manifest: the file (or saved data set, or shard) that it is in.
+        number: its line there, from 1.
         fields: the decoded JSON; empty where the line is no JSON object.
         example: what the row says; None where it is bad.
         problem: what is wrong with it; None where nothing is.
+        earlier: rows of the shards before its own, where `number` begins at 1 again.
     """
 
     manifest: Path
@@ -50,10 +51,16 @@ class Row:
     fields: dict[str, Any]
     example: Example | None = None
     problem: str | None = None
+    earlier: int = 0
 
     @property
     def where(self) -> str:
         return f"{self.manifest}:{self.number}"
+
+    @property
+    def position(self) -> int:
+        """Its line, in shards its number among the rows of all of them: unlike `number`, no two rows share it."""
+        return self.earlier + self.number
 
     @property
     def folder(self) -> Path:
@@ -68,9 +75,7 @@ def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
         DataError: there is no such manifest, it has no lines, or a shard is broken.
     """
     if is_sharded(manifest := str(manifest)):
-        for shard in find_shards(manifest):
-            for number, fields in read_shard(shard):
-                yield _parsed(Path(shard.name), number + 1, fields)
+        yield from _rows_of_shards(find_shards(manifest))
         return
     path = Path(manifest)
     if path.is_dir():
@@ -96,6 +101,16 @@ def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
         yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
     if not number:
         raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
+
+
+def _rows_of_shards(shards: Iterable[Shard]) -> Iterator[Row]:
+    earlier = 0
+    for shard in shards:
+        count = 0
+        for number, fields in read_shard(shard):
+            count = number + 1
+            yield replace(_parsed(Path(shard.name), count, fields), earlier=earlier)
+        earlier += count
 
 
 def read_examples(manifest: str | os.PathLike[str]) -> list[tuple[Row, Example]]:
