@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -67,12 +68,25 @@ def test_cuts_of_a_long_recording_are_no_fault(folder: Path) -> None:
     assert check([manifest(folder, *cuts)], spelling(folder)).findings == []
 
 
-def test_a_file_that_breaks_off_is_a_bad_row_where_it_does(folder: Path) -> None:
+def test_a_line_that_is_no_utf_8_is_one_bad_row_and_the_lines_after_it_are_read(folder: Path) -> None:
     path = manifest(folder, GOOD)
-    path.write_bytes(path.read_bytes() + b'{"text": "caf\xe9"}\n')
-    (finding,) = check([path], None).findings
-    assert (finding.line, finding.rule) == (2, "format")
-    assert "not UTF-8 text" in finding.detail
+    last = json.dumps({**GOOD, "text": "A.", "duration": 9.0})
+    path.write_bytes(path.read_bytes() + b'{"text": "caf\xe9"}\n' + last.encode())
+    report = check([path], None)
+    assert report.rows == 3
+    assert [(finding.line, finding.rule) for finding in report.findings] == [(2, "format"), (3, "duration")]
+    assert "not UTF-8 text at byte 14 of the line" in report.findings[0].detail
+
+
+def test_a_packed_file_that_breaks_off_is_a_bad_row_where_it_does(folder: Path) -> None:
+    rows = [{**GOOD, "text": f"The cat {number}."} for number in range(2000)]
+    whole = gzip.compress(manifest(folder, *rows).read_bytes())
+    (folder / "torn.jsonl.gz").write_bytes(whole[: len(whole) * 3 // 4])
+    report = check([folder / "torn.jsonl.gz"], None, decode=False)
+    (torn,) = [finding for finding in report.findings if finding.rule == "format"]
+    assert torn.line == report.rows
+    assert 1 < report.rows < len(rows)
+    assert "the .gz file is cut off or broken" in torn.detail
 
 
 def test_a_small_ctc_vocabulary_cannot_spell_every_letter(folder: Path) -> None:

@@ -144,6 +144,21 @@ def test_the_command_prints_a_table_and_writes_both_files(folder: Path) -> None:
     assert run("filter", source, folder / "x", "--skip", "format").exit_code == 2
 
 
+def test_a_line_that_is_no_utf_8_is_dropped_and_those_after_it_are_kept(folder: Path) -> None:
+    source = manifest(folder, GOOD)
+    source.write_bytes(source.read_bytes() + b'{"text": "caf\xe9"}\n' + source.read_bytes())
+    outcome = filter_manifest(source, folder / "k.jsonl", folder / "d.jsonl", Limits(), spelling(folder))
+    assert (outcome.rows, outcome.kept) == (3, 2)
+    assert [(row["line"], list(row["dropped"])) for row in rows_of(folder / "d.jsonl")] == [(2, ["format"])]
+
+
+def test_notes_with_any_sign_in_them_are_read_again(folder: Path) -> None:
+    span, notes = AudioSpan(str(folder / "clips" / "a.wav")), folder / "notes.jsonl"
+    text = "one\u2028two\x85three"  # str.splitlines takes both signs for ends of lines
+    for _ in range(2):
+        assert hear_all([span], lambda samples: text, "first", notes) == {span: text}
+
+
 @pytest.mark.parametrize("layout", ["shar", "webdataset"])
 def test_each_row_of_many_shards_is_judged_by_what_was_heard_in_itself(folder: Path, layout: str) -> None:
     texts = [SAID, SAID.replace("cat", "man"), SAID.replace("cat", "girl"), SAID.replace("cat", "boy")]

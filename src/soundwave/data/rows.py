@@ -8,7 +8,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -95,9 +94,8 @@ def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
                 yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
                 continue
             yield _parsed(path, number, fields)
-    except DataError as problem:  # the file breaks off, or is no text from here on
-        place = re.match(rf"{re.escape(str(path))}:(\d+)", str(problem))
-        number = int(place[1]) if place else number + 1
+    except DataError as problem:  # a packed file breaks off
+        number += 1
         yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
     if not number:
         raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
@@ -296,5 +294,4 @@ def lines_done(path: Path) -> list[dict[str, Any]]:
     complete = whole[: whole.rfind(b"\n") + 1]
     if complete != whole:
         path.write_bytes(complete)
-    lines = complete.decode("utf-8", errors="replace").splitlines()
-    return [decode_line(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    return [decode_line(line, f"{path}:{number}") for number, line in enumerate(complete.splitlines(), 1)]
