@@ -64,6 +64,8 @@ def stats(
     """
     from soundwave.data import summary, tables
 
+    if plot is not None:
+        summary.check_picture(plot)
     with count_progress("counting", quiet) as progress:
         found = summary.summarise(manifests, progress)
     if as_json:

@@ -118,7 +118,7 @@ def _hear(rows: Sequence[Row], decode: bool, jobs: int, progress: Progress | Non
 
 def listen(path: str, decode: bool, whole: bool) -> Heard:
     """One audio file, opened; what is wrong with it is said, not raised."""
-    if not path.startswith("data:") and not Path(path).is_file():
+    if not path.startswith("data:") and not os.path.isfile(path):
         return Heard(rule="audio-missing", detail=f"{path} does not exist")
     try:
         seconds = facts_of(path).seconds

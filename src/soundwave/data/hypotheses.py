@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -87,7 +88,7 @@ def _hear(span: AudioSpan, recogniser: Recogniser) -> str | None:
 def span_key(span: AudioSpan, name: str) -> str:
     """Identifies a recogniser's view of a span: path, size, modification time, cut and the recogniser's name."""
     content = span.path
-    if not span.path.startswith("data:") and Path(span.path).is_file():
+    if not span.path.startswith("data:") and os.path.isfile(span.path):
         stat = Path(span.path).stat()
         content = f"{Path(span.path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     return hashlib.sha1(f"{content}|{span.start}|{span.end}|{name}".encode()).hexdigest()

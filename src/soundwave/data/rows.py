@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 
 from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.data import decode_line, numbered_lines, saved_rows
-from soundwave.training.examples import Example
+from soundwave.training.examples import HALF_A_PAIR, Example
 from soundwave.training.manifests import parse_row
 from soundwave.training.shards import Shard, find_shards, is_sharded, read_shard
 
@@ -152,14 +152,18 @@ def extras_of(fields: dict[str, Any]) -> dict[str, Any]:
 
 
 def with_fields(fields: dict[str, Any], **added: Any) -> dict[str, Any]:
-    """The row with more fields, where its format keeps them."""
-    if "supervisions" in fields:
-        return {**fields, "custom": {**(fields.get("custom") or {}), **added}}
+    """The row, which may be a bad one, with more fields where its format keeps them."""
+    custom = fields.get("custom") or {}
+    if "supervisions" in fields and isinstance(custom, dict):
+        return {**fields, "custom": {**custom, **added}}
     return {**fields, **added}
 
 
 def relocated(fields: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
-    """The row with its audio paths written relative to another folder; addresses and data: texts stay."""
+    """The row, which may be a bad one, with its audio paths relative to another folder.
+
+    What is no path stays as it is: an address, a data: text, or what should have been a path.
+    """
 
     def move(source: Any) -> Any:
         if isinstance(source, list):
@@ -186,14 +190,16 @@ def relocated(fields: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
             {**turn, "audio": move(turn["audio"])} if isinstance(turn, dict) and "audio" in turn else turn
             for turn in moved["conversations"]
         ]
-    if isinstance(moved.get("recording"), dict):
-        sources = [move(one) for one in moved["recording"].get("sources") or []]
-        moved["recording"] = {**moved["recording"], "sources": sources}
+    if isinstance(recording := moved.get("recording"), dict) and isinstance(recording.get("sources"), list):
+        moved["recording"] = {**recording, "sources": move(recording["sources"])}
     return moved
 
 
 def _is_path(source: Any) -> bool:
-    return isinstance(source, str) and bool(source) and not source.startswith("data:") and "://" not in source
+    return (
+        isinstance(source, str) and bool(source) and not source.startswith("data:")
+        and "://" not in source and "\0" not in source
+    )
 
 
 def relative(path: str, folder: Path) -> str:
@@ -215,12 +221,18 @@ def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
         opened: Any = gzip.open if path.name.endswith(".gz") else open
         with opened(unfinished, "wt", encoding="utf-8") as file:
             for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(_line(row))
                 count += 1
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
     return count
+
+
+def _line(row: dict[str, Any]) -> str:
+    """JSON as people read it; in ASCII where the row, a bad one that is put aside, has what is no character."""
+    line = json.dumps(row, ensure_ascii=False)
+    return (json.dumps(row) if HALF_A_PAIR.search(line) else line) + "\n"
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:

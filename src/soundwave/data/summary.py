@@ -13,7 +13,7 @@ from pathlib import Path
 
 from soundwave.data.recordings import facts_of, seconds_of_span
 from soundwave.data.rows import Progress, Row, extras_of, read_rows
-from soundwave.errors import AudioError
+from soundwave.errors import AudioError, ConfigurationError
 from soundwave.training.examples import Example
 
 EDGES = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, float("inf"))  # seconds, of the histogram
@@ -143,12 +143,30 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(sum(values) / len(values), 3), **found}
 
 
+def check_picture(path: Path) -> None:
+    """Said before all rows are read: a picture of this name can be drawn.
+
+    Raises:
+        ConfigurationError: its ending names no kind of picture.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in kinds:
+        raise ConfigurationError(f"{path}: no kind of picture has this ending; choose one of {', '.join(kinds)}.")
+
+
 def plot(summary: Summary, path: Path) -> None:
     """Draws the durations and the speed of speech as two histograms into a picture.
 
     The name's ending chooses the kind of picture (.png, .svg, .pdf).
+
+    Raises:
+        ConfigurationError: its ending names no kind of picture.
     """
     import matplotlib
+
+    check_picture(path)
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

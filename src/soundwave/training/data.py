@@ -10,6 +10,7 @@ import gzip
 import importlib
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -145,7 +146,7 @@ def decode_line(line: bytes, where: str) -> Any:
     """The JSON of one line.
 
     Raises:
-        DataError: it is not UTF-8, or not JSON.
+        DataError: it is not UTF-8, or not JSON that can be held.
     """
     try:
         return json.loads(decode_text(line, where))
@@ -153,6 +154,11 @@ def decode_line(line: bytes, where: str) -> Any:
         raise DataError(
             f"{where}: not JSON at character {error.pos + 1} ({error.msg}); write one whole JSON object a line."
         ) from error
+    except ValueError as error:  # Python's guard against numbers that take hours to read
+        most = sys.get_int_max_str_digits()
+        raise DataError(f"{where}: a number of more than {most} digits; write it shorter, or in quotes.") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: lists or objects too deep in one another; write a plain row.") from error
 
 
 def saved_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -179,8 +185,11 @@ def saved_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if column is None:
         raise DataError(f"{folder}: no Audio column; the columns are {', '.join(found.features)}.")
     text = next((name for name in TEXT_COLUMNS if name in found.features), None)
+    classes = {name: kind for name in ("language", "task") if hasattr(kind := found.features.get(name), "int2str")}
     for number, row in enumerate(found.cast_column(column, datasets.Audio(decode=False)), 1):
         short = {**row, "audio": row[column]}
         if text is not None:
             short["text"] = row[text]
+        for name, kind in classes.items():  # stored as numbers, of which -1 is none
+            short[name] = None if row[name] is None or row[name] < 0 else kind.int2str(row[name])
         yield number, short

@@ -24,6 +24,7 @@ from soundwave.training.examples import (
     PLACEHOLDER,
     AudioSpan,
     Example,
+    check_characters,
     check_conversation,
     parts_of,
     require_text,
@@ -50,6 +51,9 @@ def parse_row(row: Any, folder: Path, where: str) -> Example:
     """
     if not isinstance(row, dict):
         raise DataError(f'{where}: the line is {type(row).__name__}, not an object; write {{"audio": …, "text": …}}.')
+    check_characters(row, where)
+    if "supervisions" in row:
+        _check_cut(row, where)
     for key, parse in FORMATS.items():
         if key in row:
             return parse(row, folder, where)
@@ -164,8 +168,7 @@ def _nemo(row: Row, folder: Path, where: str) -> Example:
 
 
 def _lhotse(row: Row, folder: Path, where: str) -> Example:
-    recording = row.get("recording")
-    custom = row.get("custom") or {}
+    recording, custom = row.get("recording"), row.get("custom") or {}
     if "messages" in custom:
         return _cut_of_messages(row, recording, custom, folder, where)
     whole_recording = recording if isinstance(recording, dict) else {}
@@ -179,7 +182,7 @@ def _lhotse(row: Row, folder: Path, where: str) -> Example:
         )
     start, duration = seconds_of(row, "start", where) or 0.0, seconds_of(row, "duration", where)
     whole = start == 0 and duration == whole_recording.get("duration")
-    spoken = [one for one in row["supervisions"] if one.get("text") is not None]
+    spoken = [one for one in row["supervisions"] or [] if one.get("text") is not None]
     short: Row = {
         **custom,
         "audio": sources[0].get("source"),
@@ -187,16 +190,32 @@ def _lhotse(row: Row, folder: Path, where: str) -> Example:
         "id": row.get("id"),
     }
     if spoken:
-        short["text"] = " ".join(one["text"] for one in spoken)
+        short["text"] = " ".join(require_text(one["text"], "a supervision's text", where) for one in spoken)
         short["language"] = spoken[0].get("language")
     if not whole:
         short |= {"start": start, "end": None if duration is None else start + duration}
     return _short(short, folder, where)
 
 
+def _check_cut(row: Row, where: str) -> None:
+    """The parts of a cut of lhotse are objects and lists where lhotse has them; each may also be missing."""
+    custom, recording = row.get("custom") or {}, row.get("recording") or {}
+    if not isinstance(custom, dict):
+        raise DataError(f'{where}: custom is {custom!r}; it must be an object, as in {{"licence": "CC0"}}.')
+    if not isinstance(recording, dict):
+        raise DataError(f"{where}: recording is {recording!r}; it must be an object with sources.")
+    listed = {
+        "supervisions": row["supervisions"], "recording's sources": recording.get("sources"),
+        "custom audios": custom.get("audios") if "messages" in custom else None,
+    }
+    for name, values in listed.items():
+        if values is not None and not (isinstance(values, list) and all(isinstance(one, dict) for one in values)):
+            raise DataError(f"{where}: the {name} are {values!r}; they must be a list of objects.")
+
+
 def _cut_of_messages(row: Row, recording: Any, custom: Row, folder: Path, where: str) -> Example:
     """A cut that carries a whole conversation (`soundwave data shard`): its sounds are spans of its one recording."""
-    sources = recording["sources"] if isinstance(recording, dict) else [{}]
+    sources = (recording or {}).get("sources") or [{}]
     sound = sources[0].get("source")
     audios = [{"path": sound, **span} for span in custom.get("audios") or []]
     fields = {"id": row.get("id"), "duration": row.get("duration") if audios else None}
@@ -225,6 +244,8 @@ def _span(source: Any, folder: Path, where: str) -> AudioSpan:
         raise DataError(f"{where}: the audio is {source!r}; it must be a path, relative to the manifest's folder.")
     if source.startswith("data:"):
         return AudioSpan(source)
+    if "\0" in source:
+        raise DataError(f"{where}: the audio is {source!r}; no file's name has a NUL character in it.")
     if source.startswith("file://"):
         source = unquote(urlsplit(source).path)
     if "://" in source:
@@ -252,9 +273,14 @@ def _example(row: Row, messages: list[Row], audios: list[AudioSpan], spoken: str
         audios=tuple(audios),
         transcript=transcript,
         duration=duration,
-        task=row.get("task"),
-        language=row.get("language"),
+        task=_named(row, "task", where),
+        language=_named(row, "language", where),
         id=where if name is None else str(name),
         where=where,
         spoken=spoken,
     )
+
+
+def _named(row: Row, name: str, where: str) -> str | None:
+    """A field that is one text, or missing."""
+    return None if row.get(name) is None else require_text(row[name], name, where)
