@@ -266,14 +266,14 @@ def test_broken_shards_are_named_and_the_run_goes_on(
     chosen = recipe(data, "spoilt", DataSource(str(spoilt)))
     train(chosen)
     told = capfd.readouterr().err
-    assert f"left out: {spoilt}/cuts.000001.jsonl.gz: " in told
-    assert f"left out: {spoilt}/cuts.000002.jsonl.gz: {spoilt}/recording.000002.tar: No such file" in told
+    assert f"left out: {spoilt}/recording.000001.tar: " in told
+    assert f"left out: {spoilt}/recording.000002.tar: No such file" in told
     assert len(tiny_runs.losses(chosen.output_dir)) == STEPS
 
 
 def test_a_broken_shard_stops_the_run_where_the_recipe_says_so(data: Path, spoilt: Path) -> None:
     chosen = recipe(data, "stopped", DataSource(str(spoilt)), on_bad_shard="stop")
-    with pytest.raises(TrainingError, match=r"cuts\.00000[12]\.jsonl\.gz: .*set on_bad_shard=skip to leave it out"):
+    with pytest.raises(TrainingError, match=r"recording\.00000[12]\.tar: .*set on_bad_shard=skip to leave it out"):
         train(chosen)
 
 

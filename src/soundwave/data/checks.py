@@ -92,7 +92,7 @@ def check(
     for row in rows:
         found = [*_of_row(row, heard, spelling, tolerance), *_duplicate(row, seen)]
         report.findings += [
-            Finding(str(row.manifest), row.number, rule, RULES[rule][0], " ".join(detail.split()))
+            Finding(row.manifest, row.number, rule, RULES[rule][0], " ".join(detail.split()))
             for rule, detail in found
         ]
         report.bad_rows += any(strict or RULES[rule][0] == ERROR for rule, _ in found)

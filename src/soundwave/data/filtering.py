@@ -18,6 +18,7 @@ from soundwave.data.spelling import Spelling
 from soundwave.errors import AudioError, DataError
 from soundwave.evaluation.metrics import word_errors
 from soundwave.training.examples import Example
+from soundwave.training.shards import is_sharded
 from soundwave.training.transcripts import MAX_CTC_TOKENS
 
 FEATURE_FRAMES_PER_SECOND = 100  # Whisper's log-mel; the paper's "frames" in "frames ≤ 100 × text length"
@@ -94,6 +95,7 @@ def filter_manifest(
     """
     if source.resolve() in (target.resolve(), dropped.resolve()):
         raise DataError(f"{source}: the filter would overwrite its source; write to another file.")
+    sharded = is_sharded(source)
     rows = list(read_rows(source))
     heard = _hypotheses(rows, target, limits, recogniser, recogniser_name, progress)
     outcome, kept, left = Outcome(rows=len(rows)), [], []
@@ -107,7 +109,8 @@ def filter_manifest(
         if reasons:
             outcome.first[next(iter(reasons))] += 1
             outcome.broken.update(list(reasons))
-            told = {"line": row.position, "dropped": reasons, **facts}
+            place = {"line": row.position} | ({"shard": row.where} if sharded else {})
+            told = {**place, "dropped": reasons, **facts}
             left.append(with_fields(_moved(row, dropped.parent), **told) if fields else told)
         else:
             outcome.kept += 1
@@ -197,6 +200,6 @@ def _may_pass(example: Example, limits: Limits) -> bool:
 
 def _moved(row: Row, folder: Path) -> dict[str, Any]:
     """The row's fields with paths relative to a new folder; rows of a saved data set become content parts."""
-    if row.manifest.is_dir() and row.example is not None:
+    if Path(row.manifest).is_dir() and row.example is not None:
         return write_parts(row.example, extras_of(row.fields), lambda path: relative(path, folder))
     return relocated(row.fields, row.folder, folder) if row.fields else {}

@@ -20,7 +20,7 @@ from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.data import decode_line, numbered_lines, saved_rows
 from soundwave.training.examples import HALF_A_PAIR, Example
 from soundwave.training.manifests import parse_row
-from soundwave.training.shards import Shard, find_shards, is_sharded, read_shard
+from soundwave.training.shards import BrokenShardError, Shard, find_shards, is_sharded, read_shard
 
 Progress = Callable[[int, int], None]  # what is done, how much there is
 
@@ -37,7 +37,7 @@ class Row:
     """One row of a manifest.
 
     Attributes:
-        manifest: the file (or saved data set, or shard) that it is in.
+        manifest: the file that it is in (or saved data set, or shard, which may be an address).
         number: its line there, from 1.
         fields: the decoded JSON; empty where the line is no JSON object.
         example: what the row says; None where it is bad.
@@ -45,7 +45,7 @@ class Row:
         earlier: rows of the shards before its own, where `number` begins at 1 again.
     """
 
-    manifest: Path
+    manifest: str
     number: int
     fields: dict[str, Any]
     example: Example | None = None
@@ -64,22 +64,22 @@ class Row:
     @property
     def folder(self) -> Path:
         """What the row's audio paths are relative to."""
-        return self.manifest if self.manifest.is_dir() else self.manifest.parent
+        return _folder_of(self.manifest)
 
 
 def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
     """The rows of a manifest, a saved data set, or shards, good and bad ones.
 
     Raises:
-        DataError: there is no such manifest, it has no lines, or a shard is broken.
+        DataError: there is no such manifest, or it has no lines.
     """
-    if is_sharded(manifest := str(manifest)):
+    if is_sharded(manifest := os.fspath(manifest)):
         yield from _rows_of_shards(find_shards(manifest))
         return
     path = Path(manifest)
     if path.is_dir():
         for number, fields in saved_rows(path):
-            yield _parsed(path, number, fields)
+            yield _parsed(manifest, number, fields)
         return
     if not path.exists():
         raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
@@ -89,25 +89,30 @@ def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
             if not line.strip():
                 continue
             try:
-                fields = decode_line(line, f"{path}:{number}")
+                fields = decode_line(line, f"{manifest}:{number}")
             except DataError as problem:
-                yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
+                yield Row(manifest, number, {}, problem=_without_place(problem, f"{manifest}:{number}"))
                 continue
-            yield _parsed(path, number, fields)
+            yield _parsed(manifest, number, fields)
     except DataError as problem:  # a packed file breaks off
         number += 1
-        yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
+        yield Row(manifest, number, {}, problem=_without_place(problem, f"{path}:{number}"))
     if not number:
-        raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
+        raise DataError(f"{manifest}: the manifest has no lines; there is nothing to learn from.")
 
 
 def _rows_of_shards(shards: Iterable[Shard]) -> Iterator[Row]:
+    """The rows of shards; where one breaks off is a bad row."""
     earlier = 0
     for shard in shards:
         count = 0
-        for number, fields in read_shard(shard):
-            count = number + 1
-            yield replace(_parsed(Path(shard.name), count, fields), earlier=earlier)
+        try:
+            for number, fields in read_shard(shard):
+                count = number + 1
+                yield replace(_parsed(shard.name, count, fields), earlier=earlier)
+        except BrokenShardError as problem:
+            count += 1
+            yield Row(problem.file, count, {}, problem=_without_place(problem, problem.file), earlier=earlier)
         earlier += count
 
 
@@ -127,14 +132,18 @@ def read_examples(manifest: str | os.PathLike[str]) -> list[tuple[Row, Example]]
     return [(row, row.example) for row in rows if row.example is not None]
 
 
-def _parsed(path: Path, number: int, fields: Any) -> Row:
-    where = f"{path}:{number}"
+def _folder_of(manifest: str) -> Path:
+    return Path(manifest) if Path(manifest).is_dir() else Path(manifest).parent
+
+
+def _parsed(manifest: str, number: int, fields: Any) -> Row:
+    where = f"{manifest}:{number}"
     try:
-        example = parse_row(fields, path if path.is_dir() else path.parent, where)
+        example = parse_row(fields, _folder_of(manifest), where)
     except DataError as problem:
         kept = fields if isinstance(fields, dict) else {}
-        return Row(path, number, kept, problem=_without_place(problem, where))
-    return Row(path, number, fields, example)
+        return Row(manifest, number, kept, problem=_without_place(problem, where))
+    return Row(manifest, number, fields, example)
 
 
 def _without_place(problem: DataError, where: str) -> str:
