@@ -157,6 +157,30 @@ def test_audio_that_cannot_be_used_is_named_and_left_out(folder: Path) -> None:
     assert (nothing.exit_code, "no row has audio that can be used" in nothing.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_what_a_stopped_run_left_out_is_told_by_the_run_that_ends(
+    folder: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "clips" / "bad.wav").write_bytes(b"RIFF")
+    good, bad = PLAIN["transcript only"], {"audio": "clips/bad.wav", "text": "Hi."}
+    rows = manifest(folder, bad, good, good, bad)
+    joined = sharding.joined
+
+    def stops(example: Example) -> sharding.Sound:
+        if example.where.endswith(":3"):
+            raise KeyboardInterrupt
+        return joined(example)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "joined", stops)
+        assert run("shard", rows, folder / "out", "--to", layout, "--shard-size", 2).exit_code != 0
+    done = run("shard", rows, folder / "out", "--to", layout, "--shard-size", 2)
+    assert done.exit_code == 1
+    assert "1 shards made now, 1 before, 2 rows left out" in done.stdout
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [f"{rows}:1", f"{rows}:4"]
+    assert [example.reply for example in read_manifest(folder / "out")] == ["Good morning, Anna."] * 2
+
+
 def test_the_other_verbs_read_shards(folder: Path) -> None:
     shard(manifest(folder, *ROWS), folder / "shar", shard_size=4)
     assert f"{len(ROWS)} rows, 0 bad" in run("check", folder / "shar", "--no-ctc").stdout
