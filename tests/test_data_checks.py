@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from soundwave.data.checks import RULES, check
 from soundwave.data.spelling import ctc_frames_needed, load_spelling
 from soundwave.data.summary import percentiles, summarise
 from soundwave.errors import ConfigurationError, DataError
+from soundwave.training.shards import data_text
 
 GOOD = {"audio": "clips/a.wav", "text": "The cat.", "duration": 1.0}
 BAD: dict[str, tuple[Any, str]] = {
@@ -61,6 +63,18 @@ def test_each_fault_is_found_in_its_row_and_nowhere_else(folder: Path, name: str
 
 def test_every_rule_has_a_row_that_breaks_it() -> None:
     assert {name.split(":")[0] for name in BAD} == set(RULES)
+
+
+def test_sounds_inside_rows_are_duplicates_by_their_content_and_are_taken_for_no_paths(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sounds = [data_text((folder / "clips" / f"{name}.wav").read_bytes(), "wav") for name in ("a", "ten", "a")]
+    real = os.path.realpath
+    asked: list[str] = []
+    monkeypatch.setattr(os.path, "realpath", lambda path, **options: asked.append(str(path)) or real(path, **options))
+    report = check([manifest(folder, *[{"audio": sound, "text": "The cat."} for sound in sounds])], None)
+    assert [(one.line, one.rule) for one in report.findings] == [(3, "duplicate")]
+    assert not [path for path in asked if "data:" in path]
 
 
 def test_cuts_of_a_long_recording_are_no_fault(folder: Path) -> None:

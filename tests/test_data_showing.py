@@ -76,6 +76,14 @@ def test_the_row_the_audio_and_the_target_are_told(folder: Path) -> None:
         assert why in result.stderr
 
 
+def test_a_recording_that_breaks_off_is_told_though_its_header_is_whole(folder: Path) -> None:
+    clip(folder / "torn.flac", 2.0)
+    (folder / "torn.flac").write_bytes((folder / "torn.flac").read_bytes()[:9000])
+    told = run("show", manifest(folder, {"audio": "torn.flac", "text": "The cat."}), "-m", folder / "tiny-llm")
+    assert told.exit_code == 0
+    assert "is cut off or damaged: its sound breaks off after" in told.stdout
+
+
 def test_a_model_of_ours_brings_its_own_vocabulary_and_system_turn(folder: Path) -> None:
     model = folder / "ours"
     model.mkdir(exist_ok=True)

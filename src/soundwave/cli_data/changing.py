@@ -103,15 +103,17 @@ def filter_rows(
         typer.Option(help="Hears rows without `asr_text`: a CTranslate2 Whisper folder, `mini` or a model of ours."),
     ] = None,
     language: Annotated[str, typer.Option(help="Of the speech, for Whisper.")] = "en",
+    decode: Annotated[bool, typer.Option(help="Decode every recording; --no-decode reads headers only.")] = True,
+    jobs: JobsOption = 1,
     model: SpellingOption = DEFAULT_MODEL,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Keep the rows that the paper's rules allow.
 
-    The others go to a file of their own, with reasons. The rules: 3 to 30 s of audio, at most 200 tokens, at most
-    100 frames a token, word error rate of a recogniser under 10 %. What the recogniser hears is kept beside OUT as
-    it is heard: the same command again goes on.
+    The others go to a file of their own, with reasons. The rules: audio that can be decoded, 3 to 30 s of it, at most
+    200 tokens, at most 100 frames a token, word error rate of a recogniser under 10 %. What the recogniser hears is
+    kept beside OUT as it is heard: the same command again goes on.
     """
     from soundwave.data import filtering, tables
 
@@ -121,9 +123,9 @@ def filter_rows(
     aside = dropped or target.with_name(target.name + ".dropped.jsonl")
     spelling = spelling_of(model, quiet)
     hearing = None if asr is None or "wer" in limits.skipped else _recogniser(asr, language)
-    with count_progress("hearing", quiet) as progress:
+    with count_progress("filtering", quiet) as progress:
         outcome = filtering.filter_manifest(
-            source, target, aside, limits, spelling, recogniser=hearing,
+            source, target, aside, limits, spelling, decode=decode, jobs=jobs, recogniser=hearing,
             recogniser_name="" if asr is None else f"{Path(asr).name}/{language}", progress=progress,
         )
     if as_json:

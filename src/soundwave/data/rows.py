@@ -9,7 +9,7 @@ import gzip
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -81,8 +81,7 @@ def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
         for number, fields in saved_rows(path):
             yield _parsed(manifest, number, fields)
         return
-    if not path.exists():
-        raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
+    _require(path)
     number = 0
     try:
         for number, line in numbered_lines(path):
@@ -116,6 +115,24 @@ def _rows_of_shards(shards: Iterable[Shard]) -> Iterator[Row]:
         earlier += count
 
 
+def total_rows(manifests: Iterable[str | os.PathLike[str]]) -> int:
+    """How many rows to expect, for a bar; 0 where that cannot be known before they are read (shards, saved data sets).
+
+    Raises:
+        DataError: one of the manifests does not exist, which is better known before the others are gone through.
+    """
+    total, known = 0, True
+    for manifest in [os.fspath(manifest) for manifest in manifests]:
+        if is_sharded(manifest):
+            find_shards(manifest)
+            known = False
+        elif Path(manifest).is_dir():
+            known = False
+        else:
+            total += _lines_of(Path(manifest))
+    return total if known else 0
+
+
 def read_examples(manifest: str | os.PathLike[str]) -> list[tuple[Row, Example]]:
     """All rows with their examples.
 
@@ -130,6 +147,20 @@ def read_examples(manifest: str | os.PathLike[str]) -> list[tuple[Row, Example]]
             "lists them all.)"
         )
     return [(row, row.example) for row in rows if row.example is not None]
+
+
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
+
+
+def _lines_of(path: Path) -> int:
+    _require(path)
+    count = 0
+    with suppress(DataError):  # a packed file that breaks off: its rows are read, and that is told, later
+        for _, line in numbered_lines(path):
+            count += bool(line.strip())
+    return count
 
 
 def _folder_of(manifest: str) -> Path:
@@ -223,19 +254,26 @@ def relative(path: str, folder: Path) -> str:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Writes JSON lines, packed where the name ends with .gz, whole or not at all; gives how many there are."""
+    count = 0
+    with writing(path) as write:
+        for row in rows:
+            write(row)
+            count += 1
+    return count
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes one row; the file appears, packed where its name ends with .gz, when all are written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    count = 0
     try:
         opened: Any = gzip.open if path.name.endswith(".gz") else open
         with opened(unfinished, "wt", encoding="utf-8") as file:
-            for row in rows:
-                file.write(_line(row))
-                count += 1
+            yield lambda row: file.write(_line(row))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    return count
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.recordings import Facts, facts_of, seconds_of_span
+from soundwave.data.recordings import Facts, facts_of, samples_of, seconds_of_span
 from soundwave.data.rows import Row, read_rows
 from soundwave.data.spelling import Spelling, ctc_frames_needed
 from soundwave.errors import AudioError, DataError
@@ -113,6 +113,7 @@ def show(row: Row, spelling: Spelling) -> Shown:
 def _heard(span: AudioSpan, spelling: Spelling) -> ShownAudio:
     try:
         facts = facts_of(span.path)
+        samples_of(span, max_seconds=None)  # the header of a file that is cut off is whole
     except AudioError as problem:
         return ShownAudio(span, None, 0.0, 0, str(problem))
     seconds = seconds_of_span(span, facts.seconds)

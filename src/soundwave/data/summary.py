@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from soundwave.data.recordings import facts_of, seconds_of_span
-from soundwave.data.rows import Progress, Row, extras_of, read_rows
+from soundwave.data.rows import Progress, Row, extras_of, read_rows, total_rows
 from soundwave.errors import AudioError, ConfigurationError
 from soundwave.training.examples import Example
 
@@ -76,22 +76,24 @@ class Summary:
         }
 
 
-def summarise(manifests: Iterable[Path], progress: Progress | None = None) -> Summary:
+def summarise(manifests: Iterable[str | Path], progress: Progress | None = None) -> Summary:
     """Counts what is in the manifests.
 
     Raises:
         DataError: a manifest does not exist or is empty.
     """
-    rows = [row for manifest in manifests for row in read_rows(manifest)]
-    summary = Summary(rows=len(rows))
+    manifests = list(manifests)
+    total = total_rows(manifests)
+    summary = Summary()
     words: set[str] = set()
-    for number, row in enumerate(rows, 1):
+    for row in (row for manifest in manifests for row in read_rows(manifest)):
+        summary.rows += 1
         if row.example is None:
             summary.bad_rows += 1
         else:
             words.update(_add(summary, row, row.example))
         if progress:
-            progress(number, len(rows))
+            progress(summary.rows, total)
     summary.vocabulary = len(words)
     return summary
 
