@@ -79,7 +79,7 @@ def stats(
 
 def show(
     manifest: Annotated[Path, typer.Argument(help="A manifest in any format that is read.")],
-    row: Annotated[int, typer.Argument(min=1, help="The row's line.")] = 1,
+    row: Annotated[int, typer.Argument(min=1, help="The row's line; in shards its number among all rows.")] = 1,
     model: SpellingOption = DEFAULT_MODEL,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

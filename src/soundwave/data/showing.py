@@ -15,6 +15,7 @@ from soundwave.data.spelling import Spelling, ctc_frames_needed
 from soundwave.errors import AudioError, DataError
 from soundwave.prompt import RELEASED_AUDIO_TOKEN, Turn, tokenize_turns, turns_of
 from soundwave.training.examples import AudioSpan
+from soundwave.training.shards import is_sharded
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,21 @@ class Shown:
     fields: dict[str, Any]
 
 
-def row_at(manifest: Path, number: int) -> Row:
-    """The row at a line of a manifest, from 1.
+def row_at(manifest: str | Path, number: int) -> Row:
+    """The row at a line of a manifest, from 1; in shards, whose lines begin anew in each, the row of that number.
 
     Raises:
         DataError: there is no such row, or it is bad.
     """
     last = 0
     for row in read_rows(manifest):
-        if row.number == number:
+        if row.position == number:
             if row.example is None:
                 raise DataError(f"{row.where}: {row.problem}")
             return row
-        last = row.number
+        last = row.position
+    if is_sharded(manifest):
+        raise DataError(f"{manifest}: there is no row {number}; all its shards have {last} rows.")
     raise DataError(f"{manifest}: there is no row at line {number}; the last is at line {last}.")
 
 
