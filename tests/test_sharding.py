@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 from test_data_conversion import PLAIN, RICH
-from tiny_data import clip, manifest, run, tokenizer_folder
+from tiny_data import clip, manifest, run, served, tokenizer_folder
 
 from soundwave.data import sharding
 from soundwave.data.conversion import convert
 from soundwave.data.recordings import samples_of
 from soundwave.data.rows import extras_of, read_rows
 from soundwave.data.sharding import shard
+from soundwave.data.showing import row_at
 from soundwave.errors import AudioError, ConfigurationError, DataError
 from soundwave.training.data import read_manifest
 from soundwave.training.examples import Example
@@ -189,6 +190,27 @@ def test_the_other_verbs_read_shards(folder: Path) -> None:
     assert [facts(one) for one in read_manifest(folder / "back.jsonl")] == [
         facts(one) for one in read_manifest(folder / "m.jsonl")
     ]
+
+
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_every_verb_reads_shards_at_an_address_or_out_of_a_pipe(folder: Path, layout: str) -> None:
+    pytest.importorskip("smart_open", reason="the package smart-open is not installed")
+    pytest.importorskip("requests", reason="smart-open reads http with the package requests")
+    llm = tokenizer_folder(folder / "llm")
+    name = "cuts.{000000..000002}.jsonl.gz" if layout == "shar" else "{000000..000002}.tar"
+    shard(manifest(folder, *ROWS), folder / "out", layout=layout, shard_size=4)
+    with served(folder / "out") as address:
+        for place in (f"{address}/{name}", f"pipe:cat {folder}/out//{name}"):
+            assert run("check", place, "--no-ctc").stdout.splitlines()[-1] == f"{len(ROWS)} rows, 0 bad"
+            assert json.loads(run("stats", place, "--json").stdout)["rows"] == len(ROWS)
+            assert run("filter", place, folder / "k.jsonl", "-m", llm, "--skip", "duration").exit_code == 0
+            assert run("convert", place, folder / "b.jsonl", "--to", "messages").exit_code == 0
+            assert len(list(read_manifest(folder / "b.jsonl"))) == len(ROWS)
+            assert row_at(place, 5).where.startswith(place.partition("{")[0])
+        gone = run("check", f"{address}/nowhere/{name}", "--no-ctc")
+        assert gone.exit_code == 1
+        assert f"{address}/nowhere/" in gone.stdout
+        assert gone.stdout.splitlines()[-1] == "3 rows, 3 bad"
 
 
 # What is wrong with a shard

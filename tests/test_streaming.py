@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import http.server
-import threading
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +14,7 @@ import tiny_runs
 import torch
 from test_killed_runs import started
 from test_processes import TEXT_ONLY, in_processes
+from tiny_data import served
 from tiny_runs import weights
 
 from soundwave.data.sharding import shard
@@ -330,20 +326,6 @@ def test_more_lanes_than_examples_is_told(data: Path) -> None:
 
 
 # Where shards may be
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
 
 
 @pytest.mark.parametrize("place", ["shar/cuts.{000000..000004}.jsonl.gz", "tars/{000000..000004}.tar"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import soundwave
-from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, SpellingOption, spelling_of
+from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, SourceArgument, SpellingOption, spelling_of
 from soundwave.cli_options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError
 from soundwave.terminal import count_progress, print_json, print_table
@@ -57,7 +57,7 @@ class Encoding(str, Enum):
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A manifest in any format that is read.")],
+    source: SourceArgument,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write (.gz packs it); datasets: a folder.")],
     to: Annotated[Format, typer.Option(help="The format to write.")],
     allow_loss: Annotated[bool, typer.Option("--allow-loss", help="Write even where something is lost.")] = False,
@@ -73,7 +73,7 @@ def convert(
     """
     from soundwave.data.conversion import convert as convert_manifest
 
-    if target.resolve() == source.resolve():
+    if target.resolve() == Path(source).resolve():
         raise ConfigurationError(f"{target}: the conversion would overwrite its source; write to another file.")
     with count_progress("converting", quiet) as progress:
         done = convert_manifest(
@@ -85,7 +85,7 @@ def convert(
 
 
 def filter_rows(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A manifest in any format that is read.")],
+    source: SourceArgument,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The rows that pass; they keep their format.")],
     dropped: Annotated[
         Path | None, typer.Option(help="The other rows, with reasons; default: OUT's name and .dropped.jsonl.")
@@ -136,7 +136,7 @@ def filter_rows(
 
 
 def shard(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A manifest in any format that is read.")],
+    source: SourceArgument,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
     to: Annotated[Layout, typer.Option(help="shar: lhotse's cuts and tars; webdataset: tars.")] = Layout.shar,
     shard_size: Annotated[int, typer.Option(min=1, help="Examples in a shard.")] = 1000,

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, SpellingOption, spelling_of
+from soundwave.cli_data.options import (
+    DEFAULT_MODEL,
+    JobsOption,
+    ManifestsArgument,
+    SourceArgument,
+    SpellingOption,
+    spelling_of,
+)
 from soundwave.cli_options import JsonOption, QuietOption
 from soundwave.terminal import count_progress, print_json, print_table, say
 
@@ -78,7 +85,7 @@ def stats(
 
 
 def show(
-    manifest: Annotated[Path, typer.Argument(help="A manifest in any format that is read.")],
+    manifest: SourceArgument,
     row: Annotated[int, typer.Argument(min=1, help="The row's line; in shards its number among all rows.")] = 1,
     model: SpellingOption = DEFAULT_MODEL,
     as_json: JsonOption = False,

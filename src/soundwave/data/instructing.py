@@ -75,7 +75,7 @@ class Instructed:
 
 
 def instruct(
-    source: Path, out: Path, wording: Wording, *, label_field: str | None = None,
+    source: str | Path, out: Path, wording: Wording, *, label_field: str | None = None,
     formats: Mapping[str, float] | None = None, takes: int = 1, standard_share: float = 0.0, seed: int = 0,
     progress: Progress | None = None,
 ) -> Instructed:
@@ -148,7 +148,7 @@ def _shares(wording: Wording, wanted: Mapping[str, float] | None) -> dict[str, f
     return {name: share for name, share in wanted.items() if share > 0}
 
 
-def _labelled(source: Path, name: str, wording: Wording) -> tuple[list[Labelled], int]:
+def _labelled(source: str | Path, name: str, wording: Wording) -> tuple[list[Labelled], int]:
     """The rows with an answer, and how many rows there are in all."""
     labelled = []
     rows = 0

@@ -61,8 +61,8 @@ class Sound:
 Sounding = tuple[int, Row, Example, Sound]
 
 def shard(
-    source: Path, target: Path, *, layout: str = "shar", encoding: str = "flac", shard_size: int = 1000, jobs: int = 1,
-    progress: Progress | None = None, on_bad: Callable[[str], None] | None = None,
+    source: str | Path, target: Path, *, layout: str = "shar", encoding: str = "flac", shard_size: int = 1000,
+    jobs: int = 1, progress: Progress | None = None, on_bad: Callable[[str], None] | None = None,
 ) -> Sharding:
     """Writes the examples of a manifest into shards; begun again, it goes on with the shards that are not done.
 
