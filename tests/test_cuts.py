@@ -57,8 +57,8 @@ BAD_CUTS: dict[str, tuple[dict[str, Any], str]] = {
         {**cut_of(transforms=[{"name": "Volume"}]), "custom": {"messages": [USER, REPLY], "audios": [{}]}},
         r"m.jsonl:2: the recording's sound is to be changed by Volume as it is loaded",
     ),
-    "custom that is no object": ({**CUT, "custom": 5}, "m.jsonl:2: a cut's custom must be an object"),
-    "supervision that is no object": ({**CUT, "supervisions": [5]}, "m.jsonl:2: the supervisions are .5.; each must"),
+    "custom that is no object": ({**CUT, "custom": 5}, "m.jsonl:2: custom is 5; it must be an object"),
+    "supervision that is no object": ({**CUT, "supervisions": [5]}, "m.jsonl:2: the supervisions are .5.; they must"),
     "text that is no text": (
         {**CUT, "supervisions": [{"text": 5}]}, "m.jsonl:2: a supervision's text is 5; it must be a text",
     ),

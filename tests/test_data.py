@@ -202,100 +202,6 @@ def test_examples_are_named_by_their_id_or_their_line(tmp_path: Path) -> None:
     assert (first.id, first.task, second.id) == ("7", "asr", f"{path}:2")
 
 
-BAD_ROWS: dict[str, tuple[Any, str]] = {
-    "not JSON": ('{"audio": "a.wav",', r"m.jsonl:2: not JSON at character 20 .*write one whole JSON object a line"),
-    "a list": ([1], r"m.jsonl:2: the line is list, not an object; write"),
-    "unknown format": (
-        {"wav": "a.wav", "label": 1},
-        r"m.jsonl:2: no known manifest format; the keys are 'wav', 'label'. A line needs one of messages, "
-        r"conversations, audio_filepath, supervisions, audio; the short form is",
-    ),
-    "too few audios": (
-        {"messages": [{"role": "user", "content": "<audio><audio>Same?"}, REPLY], "audios": ["a.wav"]},
-        r"m.jsonl:2: 2 <audio> marks in the messages, but 1 audio files; write one <audio> where each file belongs",
-    ),
-    "too many audios": (
-        {"messages": [USER, REPLY], "audios": ["a.wav", "b.wav"]},
-        r"m.jsonl:2: 1 <audio> marks in the messages, but 2 audio files",
-    ),
-    "audios not a list": (
-        {"messages": [USER, REPLY], "audios": "a.wav"},
-        r"m.jsonl:2: audios is 'a.wav'; it must be a list",
-    ),
-    "messages not a list": ({"messages": "hi"}, r"m.jsonl:2: messages is 'hi'; it must be a list of role and content"),
-    "message not an object": ({"messages": ["hi"]}, r"m.jsonl:2: a message is 'hi'; it must be an object"),
-    "content a number": (
-        {"messages": [{"role": "user", "content": 5}, REPLY]},
-        r"a message's content is 5; it must be",
-    ),
-    "role": (
-        {"messages": [{"role": "robot", "content": "x"}, REPLY]},
-        r"m.jsonl:2: the role is 'robot'; allowed are system, user, human, assistant, gpt",
-    ),
-    "no reply": (
-        {"messages": [USER], "audios": ["a.wav"]},
-        r"m.jsonl:2: the last message is user; it must be the assistant's",
-    ),
-    "no messages": ({"messages": []}, r"m.jsonl:2: the last message is missing; it must be the assistant's"),
-    "audio in the reply": (
-        {
-            "messages": [{"role": "user", "content": "Say it."}, {"role": "assistant", "content": "<audio>"}],
-            "audios": ["a"],
-        },
-        r"m.jsonl:2: the assistant's reply contains audio; replies are text",
-    ),
-    "part": (parts({"type": "video", "path": "a.mp4"}), r"its type must be one of text, audio, input_audio, audio_url"),
-    "text part": (parts({"type": "text", "text": None}), r"m.jsonl:2: a text part is None; it must be a text"),
-    "input_audio": (parts({"type": "input_audio", "input_audio": "x"}), r'input_audio must be \{"data": base64 text'),
-    "no text": ({"audio": "a.wav"}, r"m.jsonl:2: no text; the short form is audio and text. Transcribe the clip first"),
-    "null text": ({"audio": "a.wav", "text": None}, r"m.jsonl:2: no text"),
-    "text a number": ({"audio": "a.wav", "text": 5}, r"m.jsonl:2: text is 5; it must be a text in quotes"),
-    "prompt a number": ({"audio": "a.wav", "text": "x", "prompt": 5}, r"m.jsonl:2: prompt is 5; it must be a text"),
-    "transcript a number": (
-        {"audio": "a.wav", "text": "x", "transcript": 5},
-        r"m.jsonl:2: transcript is 5; it must be",
-    ),
-    "audio a number": (
-        {"audio": 5, "text": "x"},
-        r"m.jsonl:2: the audio is 5; it must be a path, relative to the manifest",
-    ),
-    "audio an address": (
-        {"audio": "https://example.org/a.wav", "text": "x"},
-        r"m.jsonl:2: the audio is the address https://example.org/a.wav; training reads files only. Download it first",
-    ),
-    "duration": (
-        {"audio": "a.wav", "text": "x", "duration": "3s"},
-        r"m.jsonl:2: duration is '3s'; it must be a number of sec",
-    ),
-    "negative": (
-        {"audio": "a.wav", "text": "x", "start": -1},
-        r"m.jsonl:2: start is -1; it must be a number of seconds, 0",
-    ),
-    "end first": (
-        {"audio": "a.wav", "text": "x", "start": 3, "end": 2},
-        r"m.jsonl:2: end is 2 s and start is 3 s; the end",
-    ),
-    "cut of two": (
-        {"audio": ["a", "b"], "text": "x", "end": 2},
-        r"m.jsonl:2: start and end with 2 audio files; they need ex",
-    ),
-    "conversations": (
-        {"conversations": "hi"},
-        r"m.jsonl:2: conversations is 'hi'; it must be a list of objects with from",
-    ),
-    "a turn's value": ({"conversations": [{"from": "user"}]}, r"m.jsonl:2: a turn's value is None; it must be a text"),
-}
-
-
-@pytest.mark.parametrize(("row", "message"), BAD_ROWS.values(), ids=BAD_ROWS)
-def test_a_bad_line_is_named_with_what_is_wrong_and_what_is_allowed(tmp_path: Path, row: Any, message: str) -> None:
-    path = write(tmp_path, {"audio": "a.wav", "text": "fine"}, row)
-    with pytest.raises(DataError, match=message) as caught:
-        list(read_manifest(path))
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
-
-
 def test_manifests_that_cannot_be_read_say_why(tmp_path: Path) -> None:
     cases = {
         tmp_path / "none.jsonl": "no such manifest; give a .jsonl or .jsonl.gz file",
@@ -338,6 +244,16 @@ def test_a_saved_data_set_is_read_by_its_audio_column(tmp_path: Path) -> None:
     datasets.DatasetDict({"train": saved("c", {"text": ["x"]})}).save_to_disk(str(tmp_path / "splits"))
     with pytest.raises(DataError, match="a data set of the splits train; give one of them"):
         list(read_manifest(tmp_path / "splits"))
+
+
+def test_classes_of_a_saved_data_set_are_known_by_their_names(tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets", reason="the package datasets is not installed")
+    columns = {"audio": [{"bytes": b"RIFF", "path": None}] * 2, "text": ["Hallo.", "Oh."], "language": [1, -1]}
+    made = datasets.Dataset(datasets.table.InMemoryTable.from_pydict(columns), fingerprint="a")
+    made = made.cast_column("audio", datasets.Audio(decode=False))
+    made = made.cast_column("language", datasets.ClassLabel(names=["en", "de"]))
+    made.save_to_disk(str(tmp_path / "saved"))
+    assert [example.language for example in read_manifest(tmp_path / "saved")] == ["de", None]
 
 
 def test_missing_audio_files_are_named_before_training(tmp_path: Path) -> None:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_data import clip, manifest, run, spelling, tokenizer_folder
+from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
 
 from soundwave.data.checks import RULES, check
 from soundwave.data.spelling import ctc_frames_needed, load_spelling
 from soundwave.data.summary import percentiles, summarise
 from soundwave.errors import ConfigurationError, DataError
+from soundwave.training.shards import data_text
 
 GOOD = {"audio": "clips/a.wav", "text": "The cat.", "duration": 1.0}
 BAD: dict[str, tuple[Any, str]] = {
@@ -63,17 +66,90 @@ def test_every_rule_has_a_row_that_breaks_it() -> None:
     assert {name.split(":")[0] for name in BAD} == set(RULES)
 
 
+def test_sounds_inside_rows_are_duplicates_by_their_content_and_are_taken_for_no_paths(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sounds = [data_text((folder / "clips" / f"{name}.wav").read_bytes(), "wav") for name in ("a", "ten", "a")]
+    real = os.path.realpath
+    asked: list[str] = []
+    monkeypatch.setattr(os.path, "realpath", lambda path, **options: asked.append(str(path)) or real(path, **options))
+    report = check([manifest(folder, *[{"audio": sound, "text": "The cat."} for sound in sounds])], None)
+    assert [(one.line, one.rule) for one in report.findings] == [(3, "duplicate")]
+    assert not [path for path in asked if "data:" in path]
+
+
 def test_cuts_of_a_long_recording_are_no_fault(folder: Path) -> None:
     cuts = [{"audio": "clips/long.wav", "text": f"The cat {'a' * n}.", "start": n, "end": n + 5} for n in range(1, 6)]
     assert check([manifest(folder, *cuts)], spelling(folder)).findings == []
 
 
-def test_a_file_that_breaks_off_is_a_bad_row_where_it_does(folder: Path) -> None:
+def test_a_line_that_is_no_utf_8_is_one_bad_row_and_the_lines_after_it_are_read(folder: Path) -> None:
     path = manifest(folder, GOOD)
-    path.write_bytes(path.read_bytes() + b'{"text": "caf\xe9"}\n')
-    (finding,) = check([path], None).findings
-    assert (finding.line, finding.rule) == (2, "format")
-    assert "not UTF-8 text" in finding.detail
+    last = json.dumps({**GOOD, "text": "A.", "duration": 9.0})
+    path.write_bytes(path.read_bytes() + b'{"text": "caf\xe9"}\n' + last.encode())
+    report = check([path], None)
+    assert report.rows == 3
+    assert [(finding.line, finding.rule) for finding in report.findings] == [(2, "format"), (3, "duration")]
+    assert "not UTF-8 text at byte 14 of the line" in report.findings[0].detail
+
+
+def test_a_packed_file_that_breaks_off_is_a_bad_row_where_it_does(folder: Path) -> None:
+    rows = [{**GOOD, "text": f"The cat {number}."} for number in range(2000)]
+    whole = gzip.compress(manifest(folder, *rows).read_bytes())
+    (folder / "torn.jsonl.gz").write_bytes(whole[: len(whole) * 3 // 4])
+    report = check([folder / "torn.jsonl.gz"], None, decode=False)
+    (torn,) = [finding for finding in report.findings if finding.rule == "format"]
+    assert torn.line == report.rows
+    assert 1 < report.rows < len(rows)
+    assert "the .gz file is cut off or broken" in torn.detail
+
+
+MALFORMED: list[Any] = [
+    {"supervisions": [5], "recording": {"sources": [{"type": "file", "source": "clips/a.wav"}]}},
+    {"supervisions": [{"text": "x"}], "recording": {"sources": [5]}, "custom": {}},
+    {"supervisions": [{"text": "x"}], "recording": {"sources": "x"}},
+    {"supervisions": [{"text": 5}], "recording": {"sources": [{"type": "file", "source": "clips/a.wav"}]}},
+    {"supervisions": [{"text": "x"}], "custom": 5},
+    {"supervisions": None, "custom": [1]},
+    {"audio": "clips/a.wav\0", "text": "x"},
+    {**GOOD, "language": ["en"]},
+    {**GOOD, "text": "half \ud800 a pair"},
+    {**GOOD, "\udfff": 1},
+    {**GOOD, "duration": 10**400},
+    {"messages": [{"role": "user", "content": [5, None]}, 5], "audios": [None, 5, {"path": 5}]},
+    {"conversations": [{"from": "human", "value": "x", "audio": {"path": ["\0"]}}]},
+    "[" * 100_000,
+    '{"audio": "clips/a.wav", "text": "x", "n": ' + "9" * 5000 + "}",
+]
+
+
+def test_whatever_a_line_holds_it_is_one_bad_row_for_every_verb(folder: Path) -> None:
+    llm, path = tokenizer_folder(folder / "llm"), manifest(folder, *MALFORMED, GOOD)
+    told = json.loads(run("check", path, "-m", llm, "--json").stdout)
+    assert [(one["line"], one["rule"]) for one in told["findings"]] == [
+        (number, "format") for number in range(1, len(MALFORMED) + 1)
+    ]
+    assert json.loads(run("stats", path, "--json").stdout)["bad_rows"] == len(MALFORMED)
+    result = run("filter", path, folder / "new" / "k.jsonl", "-m", llm, "--min-seconds", "0")
+    assert result.exit_code == 0
+    dropped = rows_of(folder / "new" / "k.jsonl.dropped.jsonl")
+    assert [where_kept(row)["line"] for row in dropped] == list(range(1, len(MALFORMED) + 1))
+    assert dropped[8]["text"] == "half \ud800 a pair"  # as it was, for whoever mends it
+    for verb, more in (("convert", ["--to", "messages"]), ("shard", [])):
+        refused = run(verb, path, folder / "out", *more)
+        assert refused.exit_code == 1
+        assert f"({len(MALFORMED)} of {len(MALFORMED) + 1} rows are bad" in refused.stderr
+
+
+def where_kept(row: dict[str, Any]) -> dict[str, Any]:
+    """Where `data filter` puts what it says about a row that it drops."""
+    return row if "line" in row else row["custom"]
+
+
+def test_a_sound_in_place_of_its_path_does_not_exist(folder: Path) -> None:
+    """A path may be too long for any file system, as base64 text without its `data:` is."""
+    (finding,) = check([manifest(folder, {**GOOD, "audio": "UklGRg" * 2000})], None).findings
+    assert finding.rule == "audio-missing"
 
 
 def test_a_small_ctc_vocabulary_cannot_spell_every_letter(folder: Path) -> None:
@@ -164,6 +240,9 @@ def test_the_command_prints_bars_json_and_a_picture(folder: Path) -> None:
     assert "█" in told.stdout
     assert (folder / "pictures" / "plot.png").read_bytes().startswith(b"\x89PNG")
     numbers = json.loads(run("stats", path, path, "--json").stdout)
+    refused = run("stats", path, "--plot", folder / "plot.xyz")
+    assert (refused.exit_code, refused.stdout) == (2, "")
+    assert "plot.xyz: no kind of picture has this ending; choose one of" in refused.stderr
     assert (numbers["rows"], numbers["hours"]) == (4, pytest.approx(22 / 3600, abs=1e-4))
 
 

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
 
+from soundwave.data import listening
+from soundwave.data.extras import extras_of
 from soundwave.data.filtering import Limits, filter_manifest
-from soundwave.data.hypotheses import hear_all, whisper
+from soundwave.data.hypotheses import Recogniser, hearing, whisper
+from soundwave.data.recordings import samples_of
+from soundwave.data.rows import read_rows
+from soundwave.data.sharding import shard
 from soundwave.errors import DataError
 from soundwave.training.data import read_manifest
 from soundwave.training.examples import AudioSpan
@@ -74,6 +79,64 @@ def test_a_rule_that_is_left_out_drops_nothing(folder: Path, rule: str) -> None:
     assert outcome.kept == outcome.rows == len(rows) > 0
 
 
+def cut_off(path: Path) -> dict[str, Any]:
+    """A row that states its duration, with a recording whose header is whole and whose sound breaks off."""
+    clip(path.with_suffix(".flac"), 4.0)
+    whole = path.with_suffix(".flac").read_bytes()
+    path.with_suffix(".flac").write_bytes(whole[: len(whole) // 2])
+    return {**GOOD, "audio": f"clips/{path.with_suffix('.flac').name}"}
+
+
+@pytest.mark.parametrize("jobs", [1, 3])
+def test_recordings_that_cannot_be_decoded_are_dropped_whatever_the_rows_state(folder: Path, jobs: int) -> None:
+    beyond = {**GOOD, "start": 5.0, "end": 9.0}
+    missing = {**GOOD, "audio": "clips/none.wav"}
+    rows = [GOOD, missing, cut_off(folder / "clips" / "torn"), beyond, {**GOOD, "audio": "clips/b.wav"}]
+    files = folder / "k.jsonl", folder / "d.jsonl"
+    outcome = filter_manifest(manifest(folder, *rows), *files, Limits(), spelling(folder), jobs=jobs)
+    assert (outcome.kept, outcome.broken) == (2, {"audio": 3})
+    why = {row["line"]: row["dropped"]["audio"] for row in rows_of(files[1])}
+    assert list(why) == [2, 3, 4]
+    for line, told in ((2, "does not exist"), (3, "is cut off or damaged"), (4, "nothing from 5 s on; it is 4.00 s")):
+        assert told in why[line]
+
+
+def test_headers_alone_are_fast_and_tell_less(folder: Path) -> None:
+    rows = [GOOD, {**GOOD, "audio": "clips/none.wav"}, cut_off(folder / "clips" / "torn")]
+    files = folder / "k.jsonl", folder / "d.jsonl"
+    run("filter", manifest(folder, *rows), files[0], "-m", tokenizer_folder(folder / "llm"), "--no-decode",
+        "--dropped", files[1])  # fmt: skip
+    assert [row["line"] for row in rows_of(files[1])] == [2]
+
+
+def test_no_stated_recording_is_opened_where_the_audio_rule_is_left_out(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    real = listening.facts_of
+    monkeypatch.setattr(listening, "facts_of", lambda path: opened.append(Path(path).name) or real(path))
+    rows = [GOOD, {"audio": "clips/b.wav", "text": SAID}]
+    limits = Limits(skipped=frozenset({"audio"}))
+    filter_manifest(manifest(folder, *rows), folder / "k.jsonl", folder / "d.jsonl", limits, spelling(folder))
+    assert opened == ["b.wav"]
+
+
+def test_dropped_rows_never_overwrite_those_that_are_kept(folder: Path) -> None:
+    with pytest.raises(DataError, match="the dropped rows would overwrite those that are kept"):
+        filter_manifest(manifest(folder, GOOD), folder / "k", folder / "clips" / ".." / "k", Limits(), spelling(folder))
+
+
+def test_rows_are_read_as_they_are_needed(folder: Path) -> None:
+    """What is held are some rows, not all: those of shards have their sounds inside."""
+    read: list[int] = []
+    source = read_rows(manifest(folder, *[GOOD] * 100))
+    counted = (read.append(row.number) or row for row in source)
+    heard = listening.heard_rows(counted, listening.Attention(jobs=2))
+    assert [next(heard)[0].number for _ in range(3)] == [1, 2, 3]
+    assert len(read) < 20
+    assert len(list(heard)) == 97
+
+
 def test_what_is_heard_is_kept_in_the_rows_and_a_stopped_pass_goes_on(folder: Path) -> None:
     rows = [GOOD, {**GOOD, "audio": "clips/b.wav"}, {**GOOD, "duration": 2.0}, {**GOOD, "asr_text": SAID}]
     source, heard = manifest(folder, *rows), []
@@ -95,6 +158,11 @@ def test_what_is_heard_is_kept_in_the_rows_and_a_stopped_pass_goes_on(folder: Pa
     assert [(row["line"], list(row["dropped"])) for row in rows_of(files[1])] == [(2, ["wer"]), (3, ["duration"])]
     assert rows_of(files[1])[0]["asr_text"] == "Something else."
     assert outcome.not_judged == 1
+
+
+def hear_all(spans: list[AudioSpan], recogniser: Recogniser, name: str, notes: Path) -> dict[AudioSpan, str | None]:
+    with hearing(recogniser, name, notes) as hear:
+        return {span: hear(span) for span in spans}
 
 
 def test_notes_of_another_recogniser_or_a_changed_clip_do_not_count(folder: Path) -> None:
@@ -139,3 +207,49 @@ def test_the_command_prints_a_table_and_writes_both_files(folder: Path) -> None:
     assert over.exit_code == 1
     assert "the filter would overwrite its source" in over.stderr
     assert run("filter", source, folder / "x", "--skip", "format").exit_code == 2
+
+
+def test_a_line_that_is_no_utf_8_is_dropped_and_those_after_it_are_kept(folder: Path) -> None:
+    source = manifest(folder, GOOD)
+    source.write_bytes(source.read_bytes() + b'{"text": "caf\xe9"}\n' + source.read_bytes())
+    outcome = filter_manifest(source, folder / "k.jsonl", folder / "d.jsonl", Limits(), spelling(folder))
+    assert (outcome.rows, outcome.kept) == (3, 2)
+    assert [(row["line"], list(row["dropped"])) for row in rows_of(folder / "d.jsonl")] == [(2, ["format"])]
+
+
+def test_notes_with_any_sign_in_them_are_read_again(folder: Path) -> None:
+    span, notes = AudioSpan(str(folder / "clips" / "a.wav")), folder / "notes.jsonl"
+    text = "one\u2028two\x85three"  # str.splitlines takes both signs for ends of lines
+    for _ in range(2):
+        assert hear_all([span], lambda samples: text, "first", notes) == {span: text}
+
+
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_each_row_of_many_shards_is_judged_by_what_was_heard_in_itself(folder: Path, layout: str) -> None:
+    texts = [SAID, SAID.replace("cat", "man"), SAID.replace("cat", "girl"), SAID.replace("cat", "boy")]
+    rows = [{**GOOD, "text": text, "asr_text": text.lower()} for text in texts]
+    rows[2]["asr_text"] = "the heat and the tin and the moon are in the mill some day"
+    shard(manifest(folder, *rows), folder / "shards", layout=layout, shard_size=1)
+    outcome = filter_manifest(folder / "shards", folder / "k.jsonl", folder / "d.jsonl", Limits(), spelling(folder))
+    assert (outcome.rows, outcome.kept, outcome.not_judged) == (4, 3, 0)
+    kept = [example.spoken for example in read_manifest(folder / "k.jsonl")]
+    assert kept == [texts[0], texts[1], texts[3]]
+    heard = [extras_of(row).get("asr_text") for row in rows_of(folder / "k.jsonl")]
+    assert heard == [text.lower() for text in kept if text]
+    (left,) = rows_of(folder / "d.jsonl")
+    assert extras_of(left)["line"] == 3  # of all rows, not of its shard
+
+
+def test_each_row_of_many_shards_gets_what_the_recogniser_hears_in_it(folder: Path) -> None:
+    rows = [{**GOOD, "audio": f"clips/{name}.wav"} for name in "ab"]
+    shard(manifest(folder, *rows), folder / "shards", shard_size=1)
+    higher = samples_of(AudioSpan(str(folder / "clips" / "b.wav")))
+
+    def hear(samples: np.ndarray) -> str:
+        return SAID if np.allclose(samples, higher, atol=1e-3) else "Something else."
+
+    files = folder / "k.jsonl", folder / "d.jsonl"
+    outcome = filter_manifest(folder / "shards", *files, Limits(), spelling(folder), recogniser=hear)
+    assert outcome.kept == 1
+    assert extras_of(rows_of(files[0])[0])["wer"] == 0.0
+    assert extras_of(rows_of(files[1])[0])["line"] == 1

@@ -16,6 +16,7 @@ from tiny_runs import recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from soundwave.data.answers import PROMPT, answer, answer_manifest, whole_sentences
+from soundwave.data.sharding import shard
 from soundwave.data.showing import row_at, show
 from soundwave.data.spelling import load_spelling
 from soundwave.errors import DataError
@@ -75,6 +76,27 @@ def test_the_row_the_audio_and_the_target_are_told(folder: Path) -> None:
         result = run("show", path, number, "-m", folder / "tiny-llm")
         assert result.exit_code == 1
         assert why in result.stderr
+
+
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_rows_of_every_shard_are_found_by_their_number_among_all(folder: Path, tmp_path: Path, layout: str) -> None:
+    rows = [{"audio": "a.wav", "text": f"The {name}."} for name in ("cat", "man", "son", "girl", "boy")]
+    shard(manifest(folder, *rows), tmp_path / "out", layout=layout, shard_size=2)
+    for number, row in enumerate(rows, 1):
+        found = row_at(tmp_path / "out", number).example
+        assert found is not None
+        assert found.reply == row["text"]
+    result = run("show", tmp_path / "out", 6, "-m", folder / "tiny-llm")
+    assert result.exit_code == 1
+    assert f"{tmp_path / 'out'}: there is no row 6; all its shards have 5 rows." in result.stderr
+
+
+def test_a_recording_that_breaks_off_is_told_though_its_header_is_whole(folder: Path) -> None:
+    clip(folder / "torn.flac", 2.0)
+    (folder / "torn.flac").write_bytes((folder / "torn.flac").read_bytes()[:9000])
+    told = run("show", manifest(folder, {"audio": "torn.flac", "text": "The cat."}), "-m", folder / "tiny-llm")
+    assert told.exit_code == 0
+    assert "is cut off or damaged: its sound breaks off after" in told.stdout
 
 
 def test_a_model_of_ours_brings_its_own_vocabulary_and_system_turn(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import tarfile
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from test_data_conversion import PLAIN, RICH
-from tiny_data import clip, manifest, run
+from tiny_data import clip, manifest, run, served, tokenizer_folder
 
 from soundwave.data import sharding
 from soundwave.data.conversion import convert
@@ -19,6 +20,7 @@ from soundwave.data.extras import extras_of
 from soundwave.data.recordings import samples_of
 from soundwave.data.rows import read_rows
 from soundwave.data.sharding import shard
+from soundwave.data.showing import row_at
 from soundwave.errors import AudioError, ConfigurationError, DataError
 from soundwave.training.data import read_manifest
 from soundwave.training.examples import Example
@@ -157,6 +159,30 @@ def test_audio_that_cannot_be_used_is_named_and_left_out(folder: Path) -> None:
     assert (nothing.exit_code, "no row has audio that can be used" in nothing.stderr) == (1, True)
 
 
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_what_a_stopped_run_left_out_is_told_by_the_run_that_ends(
+    folder: Path, layout: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder / "clips" / "bad.wav").write_bytes(b"RIFF")
+    good, bad = PLAIN["transcript only"], {"audio": "clips/bad.wav", "text": "Hi."}
+    rows = manifest(folder, bad, good, good, bad)
+    joined = sharding.joined
+
+    def stops(example: Example) -> sharding.Sound:
+        if example.where.endswith(":3"):
+            raise KeyboardInterrupt
+        return joined(example)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sharding, "joined", stops)
+        assert run("shard", rows, folder / "out", "--to", layout, "--shard-size", 2).exit_code != 0
+    done = run("shard", rows, folder / "out", "--to", layout, "--shard-size", 2)
+    assert done.exit_code == 1
+    assert "1 shards made now, 1 before, 2 rows left out" in done.stdout
+    assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [f"{rows}:1", f"{rows}:4"]
+    assert [example.reply for example in read_manifest(folder / "out")] == ["Good morning, Anna."] * 2
+
+
 def test_the_other_verbs_read_shards(folder: Path) -> None:
     shard(manifest(folder, *ROWS), folder / "shar", shard_size=4)
     assert f"{len(ROWS)} rows, 0 bad" in run("check", folder / "shar", "--no-ctc").stdout
@@ -167,11 +193,32 @@ def test_the_other_verbs_read_shards(folder: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_every_verb_reads_shards_at_an_address_or_out_of_a_pipe(folder: Path, layout: str) -> None:
+    pytest.importorskip("smart_open", reason="the package smart-open is not installed")
+    pytest.importorskip("requests", reason="smart-open reads http with the package requests")
+    llm = tokenizer_folder(folder / "llm")
+    name = "cuts.{000000..000002}.jsonl.gz" if layout == "shar" else "{000000..000002}.tar"
+    shard(manifest(folder, *ROWS), folder / "out", layout=layout, shard_size=4)
+    with served(folder / "out") as address:
+        for place in (f"{address}/{name}", f"pipe:cat {folder}/out//{name}"):
+            assert run("check", place, "--no-ctc").stdout.splitlines()[-1] == f"{len(ROWS)} rows, 0 bad"
+            assert json.loads(run("stats", place, "--json").stdout)["rows"] == len(ROWS)
+            assert run("filter", place, folder / "k.jsonl", "-m", llm, "--skip", "duration").exit_code == 0
+            assert run("convert", place, folder / "b.jsonl", "--to", "messages").exit_code == 0
+            assert len(list(read_manifest(folder / "b.jsonl"))) == len(ROWS)
+            assert row_at(place, 5).where.startswith(place.partition("{")[0])
+        gone = run("check", f"{address}/nowhere/{name}", "--no-ctc")
+        assert gone.exit_code == 1
+        assert f"{address}/nowhere/" in gone.stdout
+        assert gone.stdout.splitlines()[-1] == "3 rows, 3 bad"
+
+
 # What is wrong with a shard
 
 
 def broken(folder: Path, layout: str, how: str) -> Path:
-    """Shards of two examples each, the second of which is spoilt."""
+    """Shards of two examples each, the second of which is spoilt; how: "none" leaves it whole."""
     shard(manifest(folder, *[{**PLAIN["transcript only"], "speaker": str(i)} for i in range(6)]), folder / "out",
           layout=layout, shard_size=2)  # fmt: skip
     tar = folder / "out" / ("recording.000001.tar" if layout == "shar" else "000001.tar")
@@ -183,7 +230,7 @@ def broken(folder: Path, layout: str, how: str) -> Path:
         tar.write_bytes(tar.read_bytes()[: members[-1].offset_data + 10])
     elif how == "cut between files":
         tar.write_bytes(tar.read_bytes()[: members[2].offset])
-    else:
+    elif how == "overwritten":
         content = bytearray(tar.read_bytes())
         content[members[2].offset : members[2].offset + 512] = b"?" * 512
         tar.write_bytes(content)
@@ -196,9 +243,58 @@ def test_a_broken_shard_is_named_and_what_comes_before_is_given(folder: Path, la
     place, found = broken(folder, layout, how), list[Example]()
     if (layout, how) == ("webdataset", "gone"):
         place = place / "{000000..000002}.tar"
-    with pytest.raises(DataError, match=r"(cuts\.000001\.jsonl\.gz|/000001\.tar): .*; copy or make this shard again"):
+    with pytest.raises(DataError, match=r"/(recording\.)?000001\.tar: .*; copy or make this shard again"):
         found.extend(read_manifest(place))
     assert len(list(read_until(place))) == (2 if how == "gone" else 3)
+
+
+@pytest.mark.parametrize("how", ["gone", "cut within a file", "cut between files", "overwritten"])
+@pytest.mark.parametrize("layout", ["shar", "webdataset"])
+def test_a_broken_shard_is_one_bad_row_and_those_after_it_are_read(folder: Path, layout: str, how: str) -> None:
+    place = broken(folder, layout, how)
+    if (layout, how) == ("webdataset", "gone"):
+        place = place / "{000000..000002}.tar"
+    rows = list(read_rows(place))
+    (bad,) = [row for row in rows if row.example is None]
+    tar = folder / "out" / ("recording.000001.tar" if layout == "shar" else "000001.tar")
+    assert bad.where == f"{tar}:{1 if how == 'gone' else 2}"
+    assert "copy or make this shard again" in (bad.problem or "")
+    assert [row.fields.get("speaker") or extras_of(row.fields).get("speaker") for row in rows if row.example] == [
+        *"01", *("2" if how != "gone" else ""), *"45",
+    ]  # fmt: skip
+    assert [row.position for row in rows] == list(range(1, len(rows) + 1))
+
+
+def test_cuts_and_sounds_that_are_not_as_many_are_told(folder: Path) -> None:
+    place = broken(folder, "shar", "none")
+    first, second = (place / f"recording.{number:06d}.tar" for number in (0, 1))
+    with tarfile.open(first) as whole, tarfile.open(second, "w") as half:
+        for member in whole.getmembers()[:2]:
+            half.addfile(member, whole.extractfile(member))
+    (place / "cuts.000001.jsonl.gz").write_bytes((place / "cuts.000000.jsonl.gz").read_bytes())
+    cuts = place / "cuts.000002.jsonl.gz"
+    cuts.write_bytes(gzip.compress(gzip.decompress(cuts.read_bytes()).splitlines()[0]))
+    told = {Path(row.manifest).name: row.problem for row in read_rows(place) if row.example is None}
+    assert told == {
+        "recording.000001.tar": "it ends after 1 of 2 sounds; copy or make this shard again.",
+        "recording.000002.tar": "it has more sounds than there are cuts (1); copy or make this shard again.",
+    }
+
+
+def test_cuts_that_break_off_are_named_themselves(folder: Path) -> None:
+    cuts = broken(folder, "shar", "none") / "cuts.000001.jsonl.gz"
+    cuts.write_bytes(cuts.read_bytes()[:-20])
+    (bad,) = [row for row in read_rows(folder / "out") if row.example is None]
+    assert bad.where == f"{cuts}:1"
+
+
+def test_a_filter_says_which_shard_is_broken_and_keeps_the_rows_of_the_others(folder: Path) -> None:
+    llm, place = tokenizer_folder(folder / "llm"), broken(folder, "webdataset", "cut within a file")
+    told = run("filter", place, folder / "k.jsonl", "-m", llm, "--min-seconds", "0", "--json")
+    assert json.loads(told.stdout)["kept"] == 5
+    (left,) = [json.loads(line) for line in (folder / "k.jsonl.dropped.jsonl").read_text().splitlines()]
+    assert (left["line"], left["shard"]) == (4, f"{place}/000001.tar:2")
+    assert list(left["dropped"]) == ["format"]
 
 
 def read_until(place: Path) -> Any:

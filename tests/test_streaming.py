@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import functools
-import http.server
-import threading
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,6 +14,7 @@ import tiny_runs
 import torch
 from test_killed_runs import started
 from test_processes import TEXT_ONLY, in_processes
+from tiny_data import served
 from tiny_runs import weights
 
 from soundwave.data.sharding import shard
@@ -266,14 +262,14 @@ def test_broken_shards_are_named_and_the_run_goes_on(
     chosen = recipe(data, "spoilt", DataSource(str(spoilt)))
     train(chosen)
     told = capfd.readouterr().err
-    assert f"left out: {spoilt}/cuts.000001.jsonl.gz: " in told
-    assert f"left out: {spoilt}/cuts.000002.jsonl.gz: {spoilt}/recording.000002.tar: No such file" in told
+    assert f"left out: {spoilt}/recording.000001.tar: " in told
+    assert f"left out: {spoilt}/recording.000002.tar: No such file" in told
     assert len(tiny_runs.losses(chosen.output_dir)) == STEPS
 
 
 def test_a_broken_shard_stops_the_run_where_the_recipe_says_so(data: Path, spoilt: Path) -> None:
     chosen = recipe(data, "stopped", DataSource(str(spoilt)), on_bad_shard="stop")
-    with pytest.raises(TrainingError, match=r"cuts\.00000[12]\.jsonl\.gz: .*set on_bad_shard=skip to leave it out"):
+    with pytest.raises(TrainingError, match=r"recording\.00000[12]\.tar: .*set on_bad_shard=skip to leave it out"):
         train(chosen)
 
 
@@ -330,20 +326,6 @@ def test_more_lanes_than_examples_is_told(data: Path) -> None:
 
 
 # Where shards may be
-
-
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[str]:
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, format: str, *args: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
 
 
 @pytest.mark.parametrize("place", ["shar/cuts.{000000..000004}.jsonl.gz", "tars/{000000..000004}.tar"])

@@ -127,10 +127,7 @@ def ask(
     audio: Annotated[str, typer.Argument(help="A recording (any format FFmpeg reads), or - for standard input.")],
     prompt: Annotated[
         str | None,
-        typer.Argument(
-            help="What to do with it; the model's own prompt if left out. Mini answers a spoken question, or with "
-            "'What does the person say?' writes it down; to other prompts its replies are weak (its card has figures)."
-        ),
+        typer.Argument(help="What to do with it; if left out, the model's own. Mini knows two prompts (see its card)."),
     ] = None,
     model: ModelOption = "mini",
     device: DeviceOption = "auto",

@@ -34,13 +34,13 @@ def with_progress(names: list[str], quiet: bool) -> Iterator[str]:
 
 @contextmanager
 def count_progress(description: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
-    """A function of what is done and how much there is; a bar follows it where somebody watches."""
+    """A function of what is done and how much there is, 0: not known; a bar follows it where somebody watches."""
     if quiet or not sys.stderr.isatty():
         yield lambda done, total: None
         return
     with progress_bar() as bar:
         task = bar.add_task(description, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
 def progress_bar() -> Progress:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import soundwave
-from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, SpellingOption, spelling_of
+from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, SourceArgument, SpellingOption, spelling_of
 from soundwave.cli_options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError
 from soundwave.terminal import count_progress, print_json, print_table
@@ -57,7 +57,7 @@ class Encoding(str, Enum):
 
 
 def convert(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A manifest in any format that is read.")],
+    source: SourceArgument,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="File to write (.gz packs it); datasets: a folder.")],
     to: Annotated[Format, typer.Option(help="The format to write.")],
     allow_loss: Annotated[bool, typer.Option("--allow-loss", help="Write even where something is lost.")] = False,
@@ -76,7 +76,7 @@ def convert(
     """
     from soundwave.data.conversion import convert as convert_manifest
 
-    if target.resolve() == source.resolve():
+    if target.resolve() == Path(source).resolve():
         raise ConfigurationError(f"{target}: the conversion would overwrite its source; write to another file.")
     with count_progress("converting", quiet) as progress:
         done = convert_manifest(
@@ -89,7 +89,7 @@ def convert(
 
 
 def filter_rows(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A manifest in any format that is read.")],
+    source: SourceArgument,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The rows that pass; they keep their format.")],
     dropped: Annotated[
         Path | None, typer.Option(help="The other rows, with reasons; default: OUT's name and .dropped.jsonl.")
@@ -107,15 +107,17 @@ def filter_rows(
         typer.Option(help="Hears rows without `asr_text`: a CTranslate2 Whisper folder, `mini` or a model of ours."),
     ] = None,
     language: Annotated[str, typer.Option(help="Of the speech, for Whisper.")] = "en",
+    decode: Annotated[bool, typer.Option(help="Decode every recording; --no-decode reads headers only.")] = True,
+    jobs: JobsOption = 1,
     model: SpellingOption = DEFAULT_MODEL,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Keep the rows that the paper's rules allow.
 
-    The others go to a file of their own, with reasons. The rules: 3 to 30 s of audio, at most 200 tokens, at most
-    100 frames a token, word error rate of a recogniser under 10 %. What the recogniser hears is kept beside OUT as
-    it is heard: the same command again goes on.
+    The others go to a file of their own, with reasons. The rules: audio that can be decoded, 3 to 30 s of it, at most
+    200 tokens, at most 100 frames a token, word error rate of a recogniser under 10 %. What the recogniser hears is
+    kept beside OUT as it is heard: the same command again goes on.
     """
     from soundwave.data import filtering, tables
 
@@ -125,9 +127,9 @@ def filter_rows(
     aside = dropped or target.with_name(target.name + ".dropped.jsonl")
     spelling = spelling_of(model, quiet)
     hearing = None if asr is None or "wer" in limits.skipped else _recogniser(asr, language)
-    with count_progress("hearing", quiet) as progress:
+    with count_progress("filtering", quiet) as progress:
         outcome = filtering.filter_manifest(
-            source, target, aside, limits, spelling, recogniser=hearing,
+            source, target, aside, limits, spelling, decode=decode, jobs=jobs, recogniser=hearing,
             recogniser_name="" if asr is None else f"{Path(asr).name}/{language}", progress=progress,
         )
     if as_json:
@@ -138,7 +140,7 @@ def filter_rows(
 
 
 def shard(
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A manifest in any format that is read.")],
+    source: SourceArgument,
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to make.")],
     to: Annotated[Layout, typer.Option(help="shar: lhotse's cuts and tars; webdataset: tars.")] = Layout.shar,
     shard_size: Annotated[int, typer.Option(min=1, help="Examples in a shard.")] = 1000,

@@ -7,7 +7,14 @@ from typing import Annotated
 
 import typer
 
-from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, SpellingOption, spelling_of
+from soundwave.cli_data.options import (
+    DEFAULT_MODEL,
+    JobsOption,
+    ManifestsArgument,
+    SourceArgument,
+    SpellingOption,
+    spelling_of,
+)
 from soundwave.cli_options import JsonOption, QuietOption
 from soundwave.terminal import count_progress, print_json, print_table, say
 
@@ -64,6 +71,8 @@ def stats(
     """
     from soundwave.data import summary, tables
 
+    if plot is not None:
+        summary.check_picture(plot)
     with count_progress("counting", quiet) as progress:
         found = summary.summarise(manifests, progress)
     if as_json:
@@ -76,8 +85,8 @@ def stats(
 
 
 def show(
-    manifest: Annotated[Path, typer.Argument(help="A manifest in any format that is read.")],
-    row: Annotated[int, typer.Argument(min=1, help="The row's line.")] = 1,
+    manifest: SourceArgument,
+    row: Annotated[int, typer.Argument(min=1, help="The row's line; in shards its number among all rows.")] = 1,
     model: SpellingOption = DEFAULT_MODEL,
     as_json: JsonOption = False,
     quiet: QuietOption = False,

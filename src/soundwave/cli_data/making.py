@@ -101,7 +101,7 @@ def answer(
 
 
 def instruct(
-    manifest: Annotated[Path, typer.Argument(help="A manifest whose rows have a label.")],
+    manifest: Annotated[str, typer.Argument(help="A manifest whose rows have a label.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The manifest to write, in the form `messages`.")],
     task: Annotated[
         str, typer.Option(help="asr, translation, intent, sound, …; an unknown name lists all; or a .json file.")
@@ -129,7 +129,7 @@ def instruct(
     from soundwave.data.wordings import read_wording
 
     wording = read_wording(task)
-    if out.resolve() == manifest.resolve():
+    if out.resolve() == Path(manifest).resolve():
         raise ConfigurationError(f"{out}: the instructions would overwrite their source; write to another file.")
     with count_progress("wording", quiet) as progress:
         done = instructing.instruct(
@@ -142,8 +142,8 @@ def instruct(
 
 
 def splice(
-    speech: Annotated[Path, typer.Argument(help="Manifest of utterances with transcripts, and `speaker`.")],
-    sounds: Annotated[Path, typer.Argument(help="Manifest of sounds with a `label`; - for none.")],
+    speech: Annotated[str, typer.Argument(help="Manifest of utterances with transcripts, and `speaker`.")],
+    sounds: Annotated[str, typer.Argument(help="Manifest of sounds with a `label`; - for none.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the clips and manifest.jsonl.")],
     clips: Annotated[int, typer.Option(min=0, help="Clips with a sound between two utterances.")] = 100,
     speakers: Annotated[int, typer.Option(min=0, help="Clips of two speakers in turn.")] = 100,
@@ -158,8 +158,8 @@ def splice(
     """
     from soundwave.data import rows, splicing
 
-    without = str(sounds) == "-"
-    sources = {"speech": str(speech.resolve()), "sounds": "-" if without else str(sounds.resolve())}
+    without = sounds == "-"
+    sources = {"speech": _absolute(speech), "sounds": "-" if without else _absolute(sounds)}
     rows.claim(out, {"seed": seed, "sound_seconds": sound_seconds, **sources})
     with count_progress("splicing", quiet) as progress:
         done = splicing.splice(
@@ -169,6 +169,11 @@ def splice(
     print(f"{done.made} clips made now, {done.before} before, {done.failed} failed; {out / 'manifest.jsonl'}")
     if done.failed:
         raise typer.Exit(1)
+
+
+def _absolute(place: str) -> str:
+    """The same place from any folder; an address or a pipe is that already."""
+    return place if "://" in place or place.startswith("pipe:") else str(Path(place).resolve())
 
 
 def _format_shares(text: str | None) -> dict[str, float] | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,7 +11,13 @@ from soundwave.terminal import count_progress
 if TYPE_CHECKING:
     from soundwave.data.spelling import Spelling
 
-ManifestsArgument = Annotated[list[Path], typer.Argument(metavar="MANIFEST...", help="JSON lines, plain or .gz.")]
+# Texts, not paths: shards may be at an address (https://…, s3://…) or come out of a pipe.
+ManifestsArgument = Annotated[
+    list[str], typer.Argument(metavar="MANIFEST...", help="JSON lines, plain or .gz; shards; an address of shards.")
+]
+SourceArgument = Annotated[
+    str, typer.Argument(metavar="IN", help="A manifest in any format that is read; shards, also at an address.")
+]
 SpellingOption = Annotated[
     str, typer.Option("--model", "-m", help="Whose tokens: a catalog part, `mini`, a folder or a hub id.")
 ]

@@ -32,7 +32,7 @@ class Answered:
 
 
 def answer_manifest(
-    manifests: Iterable[Path], out: Path, answerer: Answerer, *, prompt: str = PROMPT, kind: str | None = None,
+    manifests: Iterable[str | Path], out: Path, answerer: Answerer, *, prompt: str = PROMPT, kind: str | None = None,
     only_questions: bool = False, limit: int | None = None, batch_size: int = 32, progress: Progress | None = None,
 ) -> Answered:
     """Writes a manifest whose replies are the model's own answers to what the clips say.

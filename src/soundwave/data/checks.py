@@ -5,18 +5,17 @@ Opens every recording unless told not to; knows nothing about models but how one
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soundwave.audio import SAMPLE_RATE, is_silent, load_audio
-from soundwave.data.recordings import MAX_SECONDS, facts_of, seconds_of_span
-from soundwave.data.rows import Progress, Row, read_rows
+from soundwave.data.listening import Attention, Heard, heard_rows
+from soundwave.data.recordings import MAX_SECONDS, seconds_of_span
+from soundwave.data.rows import Progress, Row, read_rows, total_rows
 from soundwave.data.spelling import Spelling, ctc_frames_needed
-from soundwave.errors import AudioError
 from soundwave.training.examples import AudioSpan, Example
 from soundwave.training.transcripts import MAX_CTC_TOKENS
 
@@ -58,18 +57,8 @@ class Report:
     findings: list[Finding] = field(default_factory=list)
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What was found in one audio file: its length, whether anything is audible, or what is wrong with it."""
-
-    seconds: float = 0.0
-    silent: bool = False
-    rule: str | None = None
-    detail: str = ""
-
-
 def check(
-    manifests: Iterable[Path], spelling: Spelling | None, *, decode: bool = True, tolerance: float = 0.1,
+    manifests: Iterable[str | Path], spelling: Spelling | None, *, decode: bool = True, tolerance: float = 0.1,
     jobs: int = 1, strict: bool = False, progress: Progress | None = None,
 ) -> Report:
     """Looks at every row of the manifests.
@@ -85,80 +74,51 @@ def check(
     Raises:
         DataError: a manifest does not exist or is empty.
     """
-    rows = [row for manifest in manifests for row in read_rows(manifest)]
-    heard = _hear(rows, decode, jobs, progress)
-    report = Report(rows=len(rows))
-    seen: dict[str, str] = {}
-    for row in rows:
+    manifests = list(manifests)
+    total = total_rows(manifests)
+    rows = (row for manifest in manifests for row in read_rows(manifest))
+    report = Report()
+    seen: dict[bytes, str] = {}
+    for row, heard in heard_rows(rows, Attention(decode, jobs)):
+        report.rows += 1
         found = [*_of_row(row, heard, spelling, tolerance), *_duplicate(row, seen)]
         report.findings += [
-            Finding(str(row.manifest), row.number, rule, RULES[rule][0], " ".join(detail.split()))
+            Finding(row.manifest, row.number, rule, RULES[rule][0], " ".join(detail.split()))
             for rule, detail in found
         ]
         report.bad_rows += any(strict or RULES[rule][0] == ERROR for rule, _ in found)
+        if progress:
+            progress(report.rows, total)
     return report
 
 
-def _hear(rows: Sequence[Row], decode: bool, jobs: int, progress: Progress | None) -> dict[str, Heard]:
-    """Every audio file that the rows name, once."""
-    # A file that is only ever cut may have any length.
-    whole: dict[str, bool] = {}
-    for row in rows:
-        for span in row.example.audios if row.example else ():
-            whole[span.path] = whole.get(span.path, False) or span.end is None
-    heard: dict[str, Heard] = {}
-    with ThreadPoolExecutor(max(1, jobs)) as pool:
-        listened = pool.map(lambda path: listen(path, decode, whole[path]), whole)
-        for number, (path, found) in enumerate(zip(whole, listened, strict=True), 1):
-            heard[path] = found
-            if progress:
-                progress(number, len(whole))
-    return heard
-
-
-def listen(path: str, decode: bool, whole: bool) -> Heard:
-    """One audio file, opened; what is wrong with it is said, not raised."""
-    if not path.startswith("data:") and not Path(path).is_file():
-        return Heard(rule="audio-missing", detail=f"{path} does not exist")
-    try:
-        seconds = facts_of(path).seconds
-        if not decode or (whole and seconds > MAX_SECONDS):
-            return Heard(seconds)  # too long is said by whoever asks for all of it
-        samples = load_audio(path, max_seconds=None)
-        return Heard(len(samples) / SAMPLE_RATE, is_silent(samples))
-    except AudioError as problem:
-        return Heard(rule="audio-broken", detail=str(problem))
-
-
 def _of_row(
-    row: Row, heard: dict[str, Heard], spelling: Spelling | None, tolerance: float
+    row: Row, heard: Sequence[Heard], spelling: Spelling | None, tolerance: float
 ) -> list[tuple[str, str]]:
     example = row.example
     if example is None:
         return [("format", row.problem or "")]
     found = [*_sound_of(example, heard, tolerance), *_words_of(example)]
-    usable = all(heard[span.path].rule is None for span in example.audios)
-    if spelling and usable and len(example.audios) == 1 and example.transcript:
-        span = example.audios[0]
-        found += _ctc_of(example.transcript, seconds_of_span(span, heard[span.path].seconds), spelling)
+    if spelling and len(heard) == 1 and heard[0].rule is None and example.transcript:
+        found += _ctc_of(example.transcript, seconds_of_span(example.audios[0], heard[0].seconds), spelling)
     return found
 
 
-def _sound_of(example: Example, heard: dict[str, Heard], tolerance: float) -> list[tuple[str, str]]:
-    found = [(one.rule, one.detail) for one in (heard[span.path] for span in example.audios) if one.rule]
+def _sound_of(example: Example, heard: Sequence[Heard], tolerance: float) -> list[tuple[str, str]]:
+    found = [(one.rule, one.detail) for one in heard if one.rule]
     if found or not example.audios:
         return found
-    lengths = [seconds_of_span(span, heard[span.path].seconds) for span in example.audios]
-    for span, seconds in zip(example.audios, lengths, strict=True):
-        whole = heard[span.path].seconds
+    total = 0.0
+    for span, one in zip(example.audios, heard, strict=True):
+        whole, seconds = one.seconds, seconds_of_span(span, one.seconds)
+        total += seconds
         if seconds > MAX_SECONDS + 1e-6:
             found.append(("too-long", f"{_named(span)} has {seconds:.2f} s"))
         if (span.start or 0.0) >= whole or (span.end is not None and span.end > whole + tolerance):
             found.append(("duration", f"the cut {_cut(span)} lies outside of {_named(span)}, which has {whole:.2f} s"))
-    total = sum(lengths)
     if not found and example.duration is not None and abs(example.duration - total) > tolerance:
         found.append(("duration", f"stated {example.duration:g} s, the audio has {total:.2f} s"))
-    if example.transcript and all(heard[span.path].silent for span in example.audios):
+    if example.transcript and all(one.silent for one in heard):
         found.append(("audio-silent", f"nothing is heard where {example.transcript[:60]!r} is said"))
     return found
 
@@ -186,11 +146,14 @@ def _ctc_of(transcript: str, seconds: float, spelling: Spelling) -> list[tuple[s
     return []
 
 
-def _duplicate(row: Row, seen: dict[str, str]) -> list[tuple[str, str]]:
+def _duplicate(row: Row, seen: dict[bytes, str]) -> list[tuple[str, str]]:
     if row.example is None:
         return []
-    spans = [(os.path.realpath(span.path), span.start, span.end) for span in row.example.audios]
-    key = json.dumps([row.example.messages, spans])
+    spans = [
+        (span.path if span.path.startswith("data:") else os.path.realpath(span.path), span.start, span.end)
+        for span in row.example.audios
+    ]
+    key = hashlib.sha256(json.dumps([row.example.messages, spans]).encode()).digest()  # a sound may be in it
     if key in seen:
         return [("duplicate", f"the same as {seen[key]}")]
     seen[key] = row.where

@@ -44,7 +44,7 @@ class Conversion:
 
 
 def convert(
-    source: Path, target: Path, to: str, *, allow_loss: bool = False, absolute: bool = False,
+    source: str | Path, target: Path, to: str, *, allow_loss: bool = False, absolute: bool = False,
     audio_dir: Path | None = None, progress: Progress | None = None,
 ) -> Conversion:
     """Writes a manifest in another format.

@@ -6,19 +6,23 @@ A rule that does not apply to a row (text only, no transcript, nobody speaks) sa
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from soundwave.data.extras import extras_of
 from soundwave.data.formats import write_parts
-from soundwave.data.hypotheses import Recogniser, hear_all
-from soundwave.data.recordings import facts_of, seconds_of_span
-from soundwave.data.rows import Progress, Row, read_rows, relative, relocated, with_fields, write_rows
+from soundwave.data.hypotheses import Recogniser, hearing
+from soundwave.data.listening import Attention, Heard, heard_rows
+from soundwave.data.recordings import MAX_SECONDS, seconds_of_span
+from soundwave.data.rows import Progress, Row, read_rows, relative, relocated, total_rows, with_fields, writing
 from soundwave.data.spelling import Spelling
-from soundwave.errors import AudioError, DataError
+from soundwave.errors import DataError
 from soundwave.evaluation.metrics import word_errors
-from soundwave.training.examples import Example
+from soundwave.training.examples import AudioSpan, Example
+from soundwave.training.shards import is_sharded
 from soundwave.training.transcripts import MAX_CTC_TOKENS
 
 FEATURE_FRAMES_PER_SECOND = 100  # Whisper's log-mel; the paper's "frames" in "frames ≤ 100 × text length"
@@ -77,8 +81,8 @@ class Outcome:
 
 
 def filter_manifest(
-    source: Path, target: Path, dropped: Path, limits: Limits, spelling: Spelling, *,
-    recogniser: Recogniser | None = None, recogniser_name: str = "", progress: Progress | None = None,
+    source: str | Path, target: Path, dropped: Path, limits: Limits, spelling: Spelling, *, decode: bool = True,
+    jobs: int = 1, recogniser: Recogniser | None = None, recogniser_name: str = "", progress: Progress | None = None,
 ) -> Outcome:
     """Writes the rows that pass to `target`, the others with their reasons to `dropped`.
 
@@ -87,42 +91,65 @@ def filter_manifest(
         target, dropped: files to write, whole or not at all.
         limits: the rules.
         spelling: whose tokens are counted.
+        decode: decode every recording for the rule `audio`; else its header is read only.
+        jobs: recordings that are decoded at once.
         recogniser: hears the rows that bring no `asr_text`; its texts are kept in `<target>.asr.jsonl`.
         recogniser_name: of it, for those notes.
 
     Raises:
-        DataError: no such manifest, or it would be overwritten.
+        DataError: no such manifest, or one of the files would overwrite another.
     """
-    if source.resolve() in (target.resolve(), dropped.resolve()):
+    files = Path(source).resolve(), target.resolve(), dropped.resolve()
+    if files[0] in files[1:]:
         raise DataError(f"{source}: the filter would overwrite its source; write to another file.")
-    rows = list(read_rows(source))
-    heard = _hypotheses(rows, target, limits, recogniser, recogniser_name, progress)
-    outcome, kept, left = Outcome(rows=len(rows)), [], []
-    for row in rows:
-        hypothesis = heard.get(row.number)
-        seconds, reasons, facts = judge(row, limits, spelling, hypothesis)
-        outcome.hours += (seconds or 0.0) / 3600
-        if row.example and row.example.spoken is not None and "wer" not in limits.skipped:
-            outcome.not_judged += hypothesis is None
-        fields = _moved(row, target.parent)
-        if reasons:
-            outcome.first[next(iter(reasons))] += 1
-            outcome.broken.update(list(reasons))
-            told = {"line": row.number, "dropped": reasons, **facts}
-            left.append(with_fields(_moved(row, dropped.parent), **told) if fields else told)
-        else:
-            outcome.kept += 1
-            outcome.hours_kept += (seconds or 0.0) / 3600
-            kept.append(with_fields(fields, **facts))
-    write_rows(target, kept)
-    write_rows(dropped, left)
+    if files[1] == files[2]:
+        raise DataError(f"{target}: the dropped rows would overwrite those that are kept; write them to another file.")
+    total, sharded = total_rows([source]), is_sharded(source)
+    longest = float("inf") if "duration" in limits.skipped else max(MAX_SECONDS, limits.max_seconds)
+    attention = Attention(decode and "audio" not in limits.skipped, jobs, longest, stated="audio" in limits.skipped)
+    listener: AbstractContextManager[Callable[[AudioSpan], str | None] | None] = nullcontext()
+    if recogniser is not None and "wer" not in limits.skipped:
+        listener = hearing(recogniser, recogniser_name, target.with_name(target.name + ".asr.jsonl"))
+    outcome = Outcome()
+    with listener as hear, writing(target) as keep, writing(dropped) as drop:
+        for row, heard in heard_rows(read_rows(source), attention):
+            hypothesis = _hypothesis(row, heard, limits, hear)
+            reasons, facts = _counted(outcome, row, heard, limits, spelling, hypothesis)
+            fields = _moved(row, (dropped if reasons else target).parent)
+            if reasons:
+                place = {"line": row.position} | ({"shard": row.where} if sharded else {})
+                told = {**place, "dropped": reasons, **facts}
+                drop(with_fields(fields, **told) if fields else told)
+            else:
+                keep(with_fields(fields, **facts))
+            if progress:
+                progress(outcome.rows, total)
     return outcome
 
 
+def _counted(
+    outcome: Outcome, row: Row, heard: Sequence[Heard], limits: Limits, spelling: Spelling, hypothesis: str | None
+) -> tuple[dict[str, str], dict[str, Any]]:
+    """What `judge` says of a row, added to the outcome."""
+    seconds, reasons, facts = judge(row, heard, limits, spelling, hypothesis)
+    hours = (seconds or 0.0) / 3600
+    outcome.rows += 1
+    outcome.hours += hours
+    if row.example and row.example.spoken is not None and "wer" not in limits.skipped:
+        outcome.not_judged += hypothesis is None
+    if reasons:
+        outcome.first[next(iter(reasons))] += 1
+        outcome.broken.update(list(reasons))
+    else:
+        outcome.kept += 1
+        outcome.hours_kept += hours
+    return reasons, facts
+
+
 def judge(
-    row: Row, limits: Limits, spelling: Spelling, hypothesis: str | None
+    row: Row, heard: Sequence[Heard], limits: Limits, spelling: Spelling, hypothesis: str | None
 ) -> tuple[float | None, dict[str, str], dict[str, Any]]:
-    """One row against all rules.
+    """One row, with what was heard in its recordings, against all rules.
 
     Returns:
         The length of its audio in seconds (None: text only, or not known); the rules that it breaks, in the order of
@@ -132,11 +159,9 @@ def judge(
     if example is None:
         return None, {"format": row.problem or ""}, {}  # never skipped: nobody could read such a row
     reasons: dict[str, str] = {}
-    seconds: float | None = None
-    try:
-        seconds = seconds_of_example(example)
-    except AudioError as problem:
-        reasons["audio"] = str(problem)
+    seconds = seconds_of_example(example, heard)
+    if (problem := _unreadable(example, heard)) is not None:
+        reasons["audio"] = problem
     if seconds is not None and not limits.min_seconds <= seconds <= limits.max_seconds:
         reasons["duration"] = f"{seconds:.2f} s, allowed are {limits.min_seconds:g} to {limits.max_seconds:g}"
     spoken = example.spoken or ""
@@ -156,48 +181,46 @@ def judge(
     return seconds, {rule: reason for rule, reason in reasons.items() if rule not in limits.skipped}, facts
 
 
-def seconds_of_example(example: Example) -> float | None:
-    """The length of all its audio, as stated or else as found; None for text only.
-
-    Raises:
-        AudioError: it is not stated, and a recording cannot be read.
-    """
+def seconds_of_example(example: Example, heard: Sequence[Heard]) -> float | None:
+    """The length of all its audio, as stated or else as found; None for text only, and where it cannot be found."""
     if not example.audios:
         return None
     if example.duration is not None:
         return example.duration
-    return sum(seconds_of_span(span, facts_of(span.path).seconds) for span in example.audios)
+    if any(one.rule for one in heard):
+        return None
+    return sum(seconds_of_span(span, one.seconds) for span, one in zip(example.audios, heard, strict=True))
 
 
-def _hypotheses(
-    rows: list[Row], target: Path, limits: Limits, recogniser: Recogniser | None, name: str,
-    progress: Progress | None,
-) -> dict[int, str | None]:
-    """What is heard in each row, by its number: the row's own `asr_text`, else the recogniser's."""
-    if "wer" in limits.skipped:
-        return {}
-    given = {row.number: extras_of(row.fields).get(HYPOTHESIS) for row in rows if row.example}
-    heard: dict[int, str | None] = {number: text for number, text in given.items() if isinstance(text, str)}
-    if recogniser is None:
-        return heard
-    waiting = {
-        row.number: row.example.audios[0] for row in rows
-        if row.number not in heard and row.example and row.example.spoken is not None and len(row.example.audios) == 1
-        and _may_pass(row.example, limits)
-    }
-    texts = hear_all(waiting.values(), recogniser, name, target.with_name(target.name + ".asr.jsonl"), progress)
-    return heard | {number: texts[span] for number, span in waiting.items()}
+def _unreadable(example: Example, heard: Sequence[Heard]) -> str | None:
+    """Why one of the recordings cannot be used, if so; those that were not opened are taken for good."""
+    for span, one in zip(example.audios, heard, strict=False):
+        if one.rule:
+            return one.detail
+        if not seconds_of_span(span, one.seconds):
+            return f"the recording has nothing from {span.start or 0.0:g} s on; it is {one.seconds:.2f} s long"
+    return None
 
 
-def _may_pass(example: Example, limits: Limits) -> bool:
-    """Whether hearing it can matter: a length that is not allowed drops it anyway."""
-    if "duration" in limits.skipped or example.duration is None:
-        return True
-    return limits.min_seconds <= example.duration <= limits.max_seconds
+def _hypothesis(
+    row: Row, heard: Sequence[Heard], limits: Limits, hear: Callable[[AudioSpan], str | None] | None
+) -> str | None:
+    """What is heard in a row: its own `asr_text`, else the recogniser's text where hearing it can matter."""
+    example = row.example
+    if example is None or example.spoken is None or "wer" in limits.skipped:
+        return None
+    given = extras_of(row.fields).get(HYPOTHESIS)
+    if isinstance(given, str):
+        return given
+    if hear is None or len(example.audios) != 1:
+        return None
+    seconds = seconds_of_example(example, heard)
+    allowed = "duration" in limits.skipped or seconds is None or limits.min_seconds <= seconds <= limits.max_seconds
+    return hear(example.audios[0]) if allowed and not any(one.rule for one in heard) else None
 
 
 def _moved(row: Row, folder: Path) -> dict[str, Any]:
     """The row's fields with paths relative to a new folder; rows of a saved data set become content parts."""
-    if row.manifest.is_dir() and row.example is not None:
+    if Path(row.manifest).is_dir() and row.example is not None:
         return write_parts(row.example, extras_of(row.fields), lambda path: relative(path, folder))
     return relocated(row.fields, row.folder, folder) if row.fields else {}

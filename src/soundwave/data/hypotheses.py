@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
 from soundwave.data.recordings import samples_of
-from soundwave.data.rows import Progress, growing
+from soundwave.data.rows import growing
 from soundwave.errors import AudioError, DataError
 from soundwave.training.examples import AudioSpan
 
@@ -49,32 +51,27 @@ def whisper(folder: Path, language: str | None = "en", threads: int = 1) -> Reco
     return hear
 
 
-def hear_all(
-    spans: Iterable[AudioSpan], recogniser: Recogniser, name: str, notes: Path, progress: Progress | None = None
-) -> dict[AudioSpan, str | None]:
-    """The text of each span; None where the recording cannot be used.
+@contextmanager
+def hearing(recogniser: Recogniser, name: str, notes: Path) -> Iterator[Callable[[AudioSpan], str | None]]:
+    """A function that gives the text of a span; None where the recording cannot be used.
 
     Args:
-        spans: what to listen to; spans that the notes hold are not heard again.
         recogniser: called once a span.
         name: of the recogniser; notes of another one do not count.
-        notes: a JSON-lines file that is added to.
-        progress: called with spans done and in all.
+        notes: a JSON-lines file that is added to; spans that it holds are not heard again.
     """
-    wanted = list(dict.fromkeys(spans))
-    heard: dict[AudioSpan, str | None] = {}
     with growing(notes) as noted:
         known = {row["key"]: row["asr_text"] for row in noted.before if {"key", "asr_text"} <= row.keys()}
-        for number, span in enumerate(wanted, 1):
+
+        def hear(span: AudioSpan) -> str | None:
             key = span_key(span, name)
-            if key in known:
-                heard[span] = known[key]
-            else:
-                heard[span] = _hear(span, recogniser)
-                noted.add({"key": key, "audio": span.path[:200], "asr": name, "asr_text": heard[span]})
-            if progress:
-                progress(number, len(wanted))
-    return heard
+            if key not in known:
+                known[key] = _hear(span, recogniser)
+                noted.add({"key": key, "audio": span.path[:200], "asr": name, "asr_text": known[key]})
+            text: str | None = known[key]
+            return text
+
+        yield hear
 
 
 def _hear(span: AudioSpan, recogniser: Recogniser) -> str | None:
@@ -87,7 +84,7 @@ def _hear(span: AudioSpan, recogniser: Recogniser) -> str | None:
 def span_key(span: AudioSpan, name: str) -> str:
     """Identifies a recogniser's view of a span: path, size, modification time, cut and the recogniser's name."""
     content = span.path
-    if not span.path.startswith("data:") and Path(span.path).is_file():
+    if not span.path.startswith("data:") and os.path.isfile(span.path):
         stat = Path(span.path).stat()
         content = f"{Path(span.path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
     return hashlib.sha1(f"{content}|{span.start}|{span.end}|{name}".encode()).hexdigest()

@@ -75,7 +75,7 @@ class Instructed:
 
 
 def instruct(
-    source: Path, out: Path, wording: Wording, *, label_field: str | None = None,
+    source: str | Path, out: Path, wording: Wording, *, label_field: str | None = None,
     formats: Mapping[str, float] | None = None, takes: int = 1, standard_share: float = 0.0, seed: int = 0,
     progress: Progress | None = None,
 ) -> Instructed:
@@ -107,7 +107,7 @@ def instruct(
         asked_before: set[str] = set()
         for take in range(takes):
             for attempt in range(TRIES):
-                draw = random.Random(f"{seed}/{wording.task}/{one.row.number}/{take}/{attempt}")
+                draw = random.Random(f"{seed}/{wording.task}/{one.row.position}/{take}/{attempt}")
                 form = _form(one, shares, pool, draw)
                 standard = draw.random() < standard_share and not attempt
                 cued = form == "choice" or (form != wording.usual and len(shares) > 1)
@@ -148,7 +148,7 @@ def _shares(wording: Wording, wanted: Mapping[str, float] | None) -> dict[str, f
     return {name: share for name, share in wanted.items() if share > 0}
 
 
-def _labelled(source: Path, name: str, wording: Wording) -> tuple[list[Labelled], int]:
+def _labelled(source: str | Path, name: str, wording: Wording) -> tuple[list[Labelled], int]:
     """The rows with an answer, and how many rows there are in all."""
     labelled = []
     rows = 0
@@ -220,7 +220,7 @@ def _placed_word(row: Row, example: Example, words: list[dict[str, Any]], name: 
     once = [number for number, (word, _) in enumerate(times) if counts[word.lower()] == 1]
     if not once:
         raise DataError(f"{row.where}: every word of {name!r} is said more than once; remove the row.")
-    chosen = random.Random(f"word/{row.number}").choice(once)
+    chosen = random.Random(f"word/{row.position}").choice(once)
     others = tuple(dict.fromkeys(time for place, (_, time) in enumerate(times) if place != chosen))
     return Labelled(row, example, times[chosen][1], others, times[chosen][0])
 

@@ -8,9 +8,8 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,9 +18,9 @@ from filelock import FileLock, Timeout
 
 from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.data import decode_line, numbered_lines, saved_rows
-from soundwave.training.examples import Example
+from soundwave.training.examples import HALF_A_PAIR, Example
 from soundwave.training.manifests import parse_row
-from soundwave.training.shards import find_shards, is_sharded, read_shard
+from soundwave.training.shards import BrokenShardError, Shard, find_shards, is_sharded, read_shard
 
 Progress = Callable[[int, int], None]  # what is done, how much there is
 
@@ -33,64 +32,100 @@ class Row:
     """One row of a manifest.
 
     Attributes:
-        manifest: the file (or saved data set) that it is in.
-        number: its line, from 1.
+        manifest: the file that it is in (or saved data set, or shard, which may be an address).
+        number: its line there, from 1.
         fields: the decoded JSON; empty where the line is no JSON object.
         example: what the row says; None where it is bad.
         problem: what is wrong with it; None where nothing is.
+        earlier: rows of the shards before its own, where `number` begins at 1 again.
     """
 
-    manifest: Path
+    manifest: str
     number: int
     fields: dict[str, Any]
     example: Example | None = None
     problem: str | None = None
+    earlier: int = 0
 
     @property
     def where(self) -> str:
         return f"{self.manifest}:{self.number}"
 
     @property
+    def position(self) -> int:
+        """Its line, in shards its number among the rows of all of them: unlike `number`, no two rows share it."""
+        return self.earlier + self.number
+
+    @property
     def folder(self) -> Path:
         """What the row's audio paths are relative to."""
-        return self.manifest if self.manifest.is_dir() else self.manifest.parent
+        return _folder_of(self.manifest)
 
 
 def read_rows(manifest: str | os.PathLike[str]) -> Iterator[Row]:
     """The rows of a manifest, a saved data set, or shards, good and bad ones.
 
     Raises:
-        DataError: there is no such manifest, it has no lines, or a shard is broken.
+        DataError: there is no such manifest, or it has no lines.
     """
-    if is_sharded(manifest := str(manifest)):
-        for shard in find_shards(manifest):
-            for number, fields in read_shard(shard):
-                yield _parsed(Path(shard.name), number + 1, fields)
+    if is_sharded(manifest := os.fspath(manifest)):
+        yield from _rows_of_shards(find_shards(manifest))
         return
     path = Path(manifest)
     if path.is_dir():
         for number, fields in saved_rows(path):
-            yield _parsed(path, number, fields)
+            yield _parsed(manifest, number, fields)
         return
-    if not path.exists():
-        raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
+    _require(path)
     number = 0
     try:
         for number, line in numbered_lines(path):
             if not line.strip():
                 continue
             try:
-                fields = decode_line(line, f"{path}:{number}")
+                fields = decode_line(line, f"{manifest}:{number}")
             except DataError as problem:
-                yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
+                yield Row(manifest, number, {}, problem=_without_place(problem, f"{manifest}:{number}"))
                 continue
-            yield _parsed(path, number, fields)
-    except DataError as problem:  # the file breaks off, or is no text from here on
-        place = re.match(rf"{re.escape(str(path))}:(\d+)", str(problem))
-        number = int(place[1]) if place else number + 1
-        yield Row(path, number, {}, problem=_without_place(problem, f"{path}:{number}"))
+            yield _parsed(manifest, number, fields)
+    except DataError as problem:  # a packed file breaks off
+        number += 1
+        yield Row(manifest, number, {}, problem=_without_place(problem, f"{path}:{number}"))
     if not number:
-        raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
+        raise DataError(f"{manifest}: the manifest has no lines; there is nothing to learn from.")
+
+
+def _rows_of_shards(shards: Iterable[Shard]) -> Iterator[Row]:
+    """The rows of shards; where one breaks off is a bad row."""
+    earlier = 0
+    for shard in shards:
+        count = 0
+        try:
+            for number, fields in read_shard(shard):
+                count = number + 1
+                yield replace(_parsed(shard.name, count, fields), earlier=earlier)
+        except BrokenShardError as problem:
+            count += 1
+            yield Row(problem.file, count, {}, problem=_without_place(problem, problem.file), earlier=earlier)
+        earlier += count
+
+
+def total_rows(manifests: Iterable[str | os.PathLike[str]]) -> int:
+    """How many rows to expect, for a bar; 0 where that cannot be known before they are read (shards, saved data sets).
+
+    Raises:
+        DataError: one of the manifests does not exist, which is better known before the others are gone through.
+    """
+    total, known = 0, True
+    for manifest in [os.fspath(manifest) for manifest in manifests]:
+        if is_sharded(manifest):
+            find_shards(manifest)
+            known = False
+        elif Path(manifest).is_dir():
+            known = False
+        else:
+            total += _lines_of(Path(manifest))
+    return total if known else 0
 
 
 def read_examples(manifest: str | os.PathLike[str]) -> list[tuple[Row, Example]]:
@@ -127,14 +162,32 @@ def without_text(row: Row) -> Example | None:
     return replace(parse_row(made, row.folder, row.where), transcript=None, spoken=None)
 
 
-def _parsed(path: Path, number: int, fields: Any) -> Row:
-    where = f"{path}:{number}"
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
+
+
+def _lines_of(path: Path) -> int:
+    _require(path)
+    count = 0
+    with suppress(DataError):  # a packed file that breaks off: its rows are read, and that is told, later
+        for _, line in numbered_lines(path):
+            count += bool(line.strip())
+    return count
+
+
+def _folder_of(manifest: str) -> Path:
+    return Path(manifest) if Path(manifest).is_dir() else Path(manifest).parent
+
+
+def _parsed(manifest: str, number: int, fields: Any) -> Row:
+    where = f"{manifest}:{number}"
     try:
-        example = parse_row(fields, path if path.is_dir() else path.parent, where)
+        example = parse_row(fields, _folder_of(manifest), where)
     except DataError as problem:
         kept = fields if isinstance(fields, dict) else {}
-        return Row(path, number, kept, problem=_without_place(problem, where))
-    return Row(path, number, fields, example)
+        return Row(manifest, number, kept, problem=_without_place(problem, where))
+    return Row(manifest, number, fields, example)
 
 
 def _without_place(problem: DataError, where: str) -> str:
@@ -142,14 +195,18 @@ def _without_place(problem: DataError, where: str) -> str:
 
 
 def with_fields(fields: dict[str, Any], **added: Any) -> dict[str, Any]:
-    """The row with more fields, where its format keeps them."""
-    if "supervisions" in fields:
-        return {**fields, "custom": {**(fields.get("custom") or {}), **added}}
+    """The row, which may be a bad one, with more fields where its format keeps them."""
+    custom = fields.get("custom") or {}
+    if "supervisions" in fields and isinstance(custom, dict):
+        return {**fields, "custom": {**custom, **added}}
     return {**fields, **added}
 
 
 def relocated(fields: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
-    """The row with its audio paths written relative to another folder; addresses and data: texts stay."""
+    """The row, which may be a bad one, with its audio paths relative to another folder.
+
+    What is no path stays as it is: an address, a data: text, or what should have been a path.
+    """
 
     def move(source: Any) -> Any:
         if isinstance(source, list):
@@ -176,14 +233,16 @@ def relocated(fields: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
             {**turn, "audio": move(turn["audio"])} if isinstance(turn, dict) and "audio" in turn else turn
             for turn in moved["conversations"]
         ]
-    if isinstance(moved.get("recording"), dict):
-        sources = [move(one) for one in moved["recording"].get("sources") or []]
-        moved["recording"] = {**moved["recording"], "sources": sources}
+    if isinstance(recording := moved.get("recording"), dict) and isinstance(recording.get("sources"), list):
+        moved["recording"] = {**recording, "sources": move(recording["sources"])}
     return moved
 
 
 def _is_path(source: Any) -> bool:
-    return isinstance(source, str) and bool(source) and not source.startswith("data:") and "://" not in source
+    return (
+        isinstance(source, str) and bool(source) and not source.startswith("data:")
+        and "://" not in source and "\0" not in source
+    )
 
 
 def relative(path: str, folder: Path) -> str:
@@ -198,19 +257,32 @@ def relative(path: str, folder: Path) -> str:
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
     """Writes JSON lines, packed where the name ends with .gz, whole or not at all; gives how many there are."""
+    count = 0
+    with writing(path) as write:
+        for row in rows:
+            write(row)
+            count += 1
+    return count
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes one row; the file appears, packed where its name ends with .gz, when all are written."""
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_name(path.name + ".unfinished")
-    count = 0
     try:
         opened: Any = gzip.open if path.name.endswith(".gz") else open
         with opened(unfinished, "wt", encoding="utf-8") as file:
-            for row in rows:
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
-                count += 1
+            yield lambda row: file.write(_line(row))
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
-    return count
+
+
+def _line(row: dict[str, Any]) -> str:
+    """JSON as people read it; in ASCII where the row, a bad one that is put aside, has what is no character."""
+    line = json.dumps(row, ensure_ascii=False)
+    return (json.dumps(row) if HALF_A_PAIR.search(line) else line) + "\n"
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
@@ -302,5 +374,4 @@ def lines_done(path: Path) -> list[dict[str, Any]]:
     complete = whole[: whole.rfind(b"\n") + 1]
     if complete != whole:
         path.write_bytes(complete)
-    lines = complete.decode("utf-8", errors="replace").splitlines()
-    return [decode_line(line, f"{path}:{number}") for number, line in enumerate(lines, 1)]
+    return [decode_line(line, f"{path}:{number}") for number, line in enumerate(complete.splitlines(), 1)]

@@ -11,7 +11,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,7 +40,7 @@ Numbered = tuple[int, Row, Example]
 
 @dataclass
 class Sharding:
-    """What was done: shards made now and by an earlier run, and rows left out now."""
+    """What was done: shards made now and by an earlier run, and rows left out of all of them."""
 
     made: int = 0
     before: int = 0
@@ -59,9 +59,11 @@ class Sound:
         return len(self.samples) / SAMPLE_RATE
 
 
+Sounding = tuple[int, Row, Example, Sound]
+
 def shard(
-    source: Path, target: Path, *, layout: str = "shar", encoding: str = "flac", shard_size: int = 1000, jobs: int = 1,
-    progress: Progress | None = None, on_bad: Callable[[str], None] | None = None,
+    source: str | Path, target: Path, *, layout: str = "shar", encoding: str = "flac", shard_size: int = 1000,
+    jobs: int = 1, progress: Progress | None = None, on_bad: Callable[[str], None] | None = None,
 ) -> Sharding:
     """Writes the examples of a manifest into shards; begun again, it goes on with the shards that are not done.
 
@@ -73,7 +75,8 @@ def shard(
         shard_size: examples in a shard.
         jobs: shards that are written at once.
         progress: called with rows done and rows in all.
-        on_bad: told of each row whose audio cannot be used, which is left out.
+        on_bad: told of each row whose audio cannot be used, which is left out; also of those that an earlier run left
+            out.
 
     Raises:
         DataError: a row is bad, the target is there already, the disk is full, or no row is left.
@@ -131,15 +134,21 @@ class _Writer:
         names = [f"recording.{number:06d}.tar", f"cuts.{number:06d}.jsonl.gz"]
         if self.layout == "webdataset":
             names = [f"{number:06d}.tar"]
+        noted = self.folder / f"left-out-{number:06d}.json"
         if (self.finished / names[-1]).exists():
             with self.lock:
                 self.done.before += 1
+            for told in json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else ():
+                self._leave_out(told)
             self._seen(len(rows))
             return
         draft = self.folder / f"draft-{number:06d}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        (self._webdataset if self.layout == "webdataset" else self._shar)(draft, number, rows)
+        left_out: list[str] = []
+        sounds = self._sounds(rows, left_out)
+        (self._webdataset if self.layout == "webdataset" else self._shar)(draft, number, sounds)
+        noted.write_text(json.dumps(left_out), encoding="utf-8")  # first: a shard that is done is not read again
         written = [draft / name for name in names if (draft / name).exists()]
         for path in written:
             path.rename(self.finished / path.name)
@@ -147,44 +156,44 @@ class _Writer:
         with self.lock:
             self.done.made += bool(written)
 
-    def _shar(self, draft: Path, number: int, rows: Sequence[Numbered]) -> None:
+    def _shar(self, draft: Path, number: int, sounds: Iterable[Sounding]) -> None:
         from lhotse.serialization import deserialize_item  # seconds to import, which only shards need
         from lhotse.shar import SharWriter
 
         suffix = f".{number:06d}"
         fields = {"recording": self.encoding}
         with SharWriter(draft, fields, shard_size=None, shard_suffix=suffix) as writer:
-            for at, row, example in rows:
-                sound = self._sound(row, example)
-                if sound is not None:
-                    writer.write(deserialize_item(cut_row(at, row, example, sound)))
+            for at, row, example, sound in sounds:
+                writer.write(deserialize_item(cut_row(at, row, example, sound)))
 
-    def _webdataset(self, draft: Path, number: int, rows: Sequence[Numbered]) -> None:
+    def _webdataset(self, draft: Path, number: int, sounds: Iterable[Sounding]) -> None:
         from lhotse.shar import TarWriter
 
         with TarWriter(str(draft / f"{number:06d}.tar"), shard_size=None) as writer:
-            for at, row, example in rows:
-                sound = self._sound(row, example)
-                if sound is None:
-                    continue
+            for at, row, example, sound in sounds:
                 key = f"{at:08d}"
                 fields = sample_row(f"{key}.{self.encoding}", row, example, sound)
                 writer.write(f"{key}.json", io.BytesIO(json.dumps(fields, ensure_ascii=False).encode()))
                 if sound.spans:
                     writer.write(f"{key}.{self.encoding}", io.BytesIO(encoded(sound.samples, self.encoding)))
 
-    def _sound(self, row: Row, example: Example) -> Sound | None:
-        """The example's sounds; None where one cannot be used, which is told."""
-        try:
-            return joined(example)
-        except AudioError as error:
-            if self.on_bad:
-                self.on_bad(f"{row.where}: {error}")
-            with self.lock:
-                self.done.left_out += 1
-            return None
-        finally:
+    def _sounds(self, rows: Iterable[Numbered], left_out: list[str]) -> Iterator[Sounding]:
+        """The examples with their sounds; where one cannot be used, the row and why is added to `left_out`."""
+        for at, row, example in rows:
+            try:
+                sound = joined(example)
+            except AudioError as error:
+                left_out.append(f"{row.where}: {error}")
+                self._leave_out(left_out[-1])
+            else:
+                yield at, row, example, sound
             self._seen(1)
+
+    def _leave_out(self, told: str) -> None:
+        if self.on_bad:
+            self.on_bad(told)
+        with self.lock:
+            self.done.left_out += 1
 
     def _seen(self, count: int) -> None:
         with self.lock:

@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.recordings import Facts, facts_of, seconds_of_span
+from soundwave.data.recordings import Facts, facts_of, samples_of, seconds_of_span
 from soundwave.data.rows import Row, read_rows
 from soundwave.data.spelling import Spelling, ctc_frames_needed
 from soundwave.errors import AudioError, DataError
 from soundwave.prompt import RELEASED_AUDIO_TOKEN, Turn, tokenize_turns, turns_of
 from soundwave.training.examples import AudioSpan
+from soundwave.training.shards import is_sharded
 
 
 @dataclass(frozen=True)
@@ -60,19 +61,21 @@ class Shown:
     fields: dict[str, Any]
 
 
-def row_at(manifest: Path, number: int) -> Row:
-    """The row at a line of a manifest, from 1.
+def row_at(manifest: str | Path, number: int) -> Row:
+    """The row at a line of a manifest, from 1; in shards, whose lines begin anew in each, the row of that number.
 
     Raises:
         DataError: there is no such row, or it is bad.
     """
     last = 0
     for row in read_rows(manifest):
-        if row.number == number:
+        if row.position == number:
             if row.example is None:
                 raise DataError(f"{row.where}: {row.problem}")
             return row
-        last = row.number
+        last = row.position
+    if is_sharded(manifest):
+        raise DataError(f"{manifest}: there is no row {number}; all its shards have {last} rows.")
     raise DataError(f"{manifest}: there is no row at line {number}; the last is at line {last}.")
 
 
@@ -113,6 +116,7 @@ def show(row: Row, spelling: Spelling) -> Shown:
 def _heard(span: AudioSpan, spelling: Spelling) -> ShownAudio:
     try:
         facts = facts_of(span.path)
+        samples_of(span, max_seconds=None)  # the header of a file that is cut off is whole
     except AudioError as problem:
         return ShownAudio(span, None, 0.0, 0, str(problem))
     seconds = seconds_of_span(span, facts.seconds)

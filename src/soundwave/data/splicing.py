@@ -59,7 +59,7 @@ class Spliced:
 
 
 def splice(
-    speech: Path, sounds: Path | None, out: Path, *, sound_clips: int, speaker_clips: int, seed: int = 0,
+    speech: str | Path, sounds: str | Path | None, out: Path, *, sound_clips: int, speaker_clips: int, seed: int = 0,
     sound_seconds: float = SOUND_SECONDS, progress: Progress | None = None,
 ) -> Spliced:
     """Makes FLAC clips and `manifest.jsonl` in a folder; a run that was stopped goes on where it was.
@@ -102,7 +102,7 @@ def splice(
     return result
 
 
-def utterances(manifest: Path) -> list[Utterance]:
+def utterances(manifest: str | Path) -> list[Utterance]:
     """The rows with one recording and known words.
 
     Raises:
@@ -119,7 +119,7 @@ def utterances(manifest: Path) -> list[Utterance]:
     return found
 
 
-def sounds_of(manifest: Path) -> list[Sound]:
+def sounds_of(manifest: str | Path) -> list[Sound]:
     """The rows with a recording and a label. A row needs no text: it is not a training example by itself.
 
     Raises:

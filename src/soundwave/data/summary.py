@@ -13,8 +13,8 @@ from pathlib import Path
 
 from soundwave.data.extras import extras_of
 from soundwave.data.recordings import facts_of, seconds_of_span
-from soundwave.data.rows import Progress, Row, read_rows, without_text
-from soundwave.errors import AudioError, DataError
+from soundwave.data.rows import Progress, Row, read_rows, total_rows, without_text
+from soundwave.errors import AudioError, ConfigurationError, DataError
 from soundwave.training.examples import Example
 
 EDGES = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, float("inf"))  # seconds, of the histogram
@@ -80,16 +80,18 @@ class Summary:
         }
 
 
-def summarise(manifests: Iterable[Path], progress: Progress | None = None) -> Summary:
+def summarise(manifests: Iterable[str | Path], progress: Progress | None = None) -> Summary:
     """Counts what is in the manifests.
 
     Raises:
         DataError: a manifest does not exist or is empty.
     """
-    rows = [row for manifest in manifests for row in read_rows(manifest)]
-    summary = Summary(rows=len(rows))
+    manifests = list(manifests)
+    total = total_rows(manifests)
+    summary = Summary()
     words: set[str] = set()
-    for number, row in enumerate(rows, 1):
+    for row in (row for manifest in manifests for row in read_rows(manifest)):
+        summary.rows += 1
         example = row.example or _untranscribed(row)
         if example is None:
             summary.bad_rows += 1
@@ -97,7 +99,7 @@ def summarise(manifests: Iterable[Path], progress: Progress | None = None) -> Su
             summary.without_text += row.example is None
             words.update(_add(summary, row, example))
         if progress:
-            progress(number, len(rows))
+            progress(summary.rows, total)
     summary.vocabulary = len(words)
     return summary
 
@@ -156,12 +158,30 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(sum(values) / len(values), 3), **found}
 
 
+def check_picture(path: Path) -> None:
+    """Said before all rows are read: a picture of this name can be drawn.
+
+    Raises:
+        ConfigurationError: its ending names no kind of picture.
+    """
+    from matplotlib.backend_bases import FigureCanvasBase
+
+    kinds = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix.lower().removeprefix(".") not in kinds:
+        raise ConfigurationError(f"{path}: no kind of picture has this ending; choose one of {', '.join(kinds)}.")
+
+
 def plot(summary: Summary, path: Path) -> None:
     """Draws the durations and the speed of speech as two histograms into a picture.
 
     The name's ending chooses the kind of picture (.png, .svg, .pdf).
+
+    Raises:
+        ConfigurationError: its ending names no kind of picture.
     """
     import matplotlib
+
+    check_picture(path)
 
     matplotlib.use("Agg")
     from matplotlib import pyplot

@@ -26,7 +26,7 @@ from soundwave.data.noise import NOISE_SLOPES, with_noise
 from soundwave.data.rows import growing
 from soundwave.data.voices import OWN_RANGES, Range, Ranges, Take, draw_take, speak
 from soundwave.errors import DataError
-from soundwave.training.data import decode_line, numbered_lines
+from soundwave.training.data import decode_line, decode_text, numbered_lines
 
 SHORTEST, LONGEST = 0.4, 20.0  # seconds; clips outside are dropped
 QUIET = 1e-3  # a clip whose loudest sample is below this holds no speech
@@ -217,12 +217,13 @@ def read_lines(paths: Iterable[Path], name: str = "text") -> Iterator[Line]:
             raise DataError(f"{path}: no such file of texts; give a .txt, or JSON lines with the field {name!r}.")
         plain = path.suffix == ".txt"
         for number, raw in numbered_lines(path):
+            where = f"{path}:{number}"
             if not raw.strip():
                 continue
-            row = {name: raw} if plain else decode_line(raw, f"{path}:{number}")
+            row = {name: decode_text(raw, where)} if plain else decode_line(raw, where)
             text = row.get(name) if isinstance(row, dict) else None
             if not isinstance(text, str):
-                raise DataError(f"{path}:{number}: no text in the field {name!r}; --field names another one.")
+                raise DataError(f"{where}: no text in the field {name!r}; --field names another one.")
             text = " ".join(text.split())
             if text and text not in seen:
                 seen.add(text)

@@ -5,10 +5,12 @@ Says where the rows are; what a row means is in `manifests.py`. No audio is open
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import importlib
 import json
 import os
+import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -108,11 +110,11 @@ def check_audio_files(examples: Iterable[Example]) -> None:
         )
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """The lines of a file, plain or gzip, counted from 1.
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines of a file, plain or gzip, counted from 1, as they stand: one that is no text spoils no other.
 
     Raises:
-        DataError: not UTF-8, or a .gz that breaks off.
+        DataError: a .gz that breaks off.
     """
     number = 0
     try:
@@ -120,26 +122,43 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
         with path.open("rb") as start:
             packed = start.read(2) == b"\x1f\x8b"
         with gzip.open(path) if packed else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):  # decoded one by one: the lines before a bad one are good
-                yield number, line.decode("utf-8").removeprefix("\ufeff")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path}:{number}: not UTF-8 text; manifests are JSON lines in UTF-8.") from error
+            for number, line in enumerate(lines, 1):
+                yield number, line.removeprefix(codecs.BOM_UTF8)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}:{number + 1}: the .gz file is cut off or broken; copy it again.") from error
 
 
-def decode_line(line: str, where: str) -> Any:
+def decode_text(line: bytes, where: str) -> str:
+    """The text of one line.
+
+    Raises:
+        DataError: it is not UTF-8.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{where}: not UTF-8 text at byte {error.start + 1} of the line; save the file as UTF-8."
+        ) from error
+
+
+def decode_line(line: bytes, where: str) -> Any:
     """The JSON of one line.
 
     Raises:
-        DataError: it is not JSON.
+        DataError: it is not UTF-8, or not JSON that can be held.
     """
     try:
-        return json.loads(line)
+        return json.loads(decode_text(line, where))
     except json.JSONDecodeError as error:
         raise DataError(
             f"{where}: not JSON at character {error.pos + 1} ({error.msg}); write one whole JSON object a line."
         ) from error
+    except ValueError as error:  # Python's guard against numbers that take hours to read
+        most = sys.get_int_max_str_digits()
+        raise DataError(f"{where}: a number of more than {most} digits; write it shorter, or in quotes.") from error
+    except RecursionError as error:
+        raise DataError(f"{where}: lists or objects too deep in one another; write a plain row.") from error
 
 
 def saved_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -166,8 +185,11 @@ def saved_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     if column is None:
         raise DataError(f"{folder}: no Audio column; the columns are {', '.join(found.features)}.")
     text = next((name for name in TEXT_COLUMNS if name in found.features), None)
+    classes = {name: kind for name in ("language", "task") if hasattr(kind := found.features.get(name), "int2str")}
     for number, row in enumerate(found.cast_column(column, datasets.Audio(decode=False)), 1):
         short = {**row, "audio": row[column]}
         if text is not None:
             short["text"] = row[text]
+        for name, kind in classes.items():  # stored as numbers, of which -1 is none
+            short[name] = None if row[name] is None or row[name] < 0 else kind.int2str(row[name])
         yield number, short

@@ -5,6 +5,8 @@ Knows nothing about files or formats; those are in `manifests.py` and `data.py`.
 
 from __future__ import annotations
 
+import re
+import sys
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +16,7 @@ DEFAULT_PROMPT = "What does the person say?"  # the paper's prompt for speech re
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 PLACEHOLDER = "<audio>"  # ms-swift and LLaMA-Factory mark each audio in the text with it
 AUDIO_PART = {"type": "audio"}
+HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,26 @@ def require_text(value: Any, name: str, where: str) -> str:
     return value
 
 
+def check_characters(row: Any, where: str) -> None:
+    """Every text in the row, however deep, is made of whole characters, so that it can be written and tokenized.
+
+    Raises:
+        DataError: half of a surrogate pair, as JSON's "\\ud800" gives one.
+    """
+    waiting = [row]
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list):
+            waiting += value
+        elif isinstance(value, str) and not value.isascii() and (half := HALF_A_PAIR.search(value)):
+            raise DataError(
+                f"{where}: a text has {half[0]!r}, half of a surrogate pair and no character; write the pair, as in "
+                '"\\ud83d\\ude00", or the character itself.'
+            )
+
+
 def seconds_of(row: dict[str, Any], name: str, where: str) -> float | None:
     """A time in seconds from the row; None where it has none.
 
@@ -107,7 +130,7 @@ def seconds_of(row: dict[str, Any], name: str, where: str) -> float | None:
     value = row.get(name)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value < float("inf"):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 <= value <= sys.float_info.max:
         raise DataError(f"{where}: {name} is {value!r}; it must be a number of seconds, 0 or more.")
     return float(value)
 

@@ -25,6 +25,7 @@ from soundwave.training.examples import (
     PLACEHOLDER,
     AudioSpan,
     Example,
+    check_characters,
     check_conversation,
     parts_of,
     require_text,
@@ -52,10 +53,14 @@ def parse_row(row: Any, folder: Path, where: str) -> Example:
     """
     if not isinstance(row, dict):
         raise DataError(f'{where}: the line is {type(row).__name__}, not an object; write {{"audio": …, "text": …}}.')
+    check_characters(row, where)
+    cut = str(row.get("type")).endswith("Cut")  # of lhotse; a mix of tracks, or padding, has no supervisions
+    if cut or "supervisions" in row:
+        _check_cut(row, where)
     for key, parse in FORMATS.items():
         if key in row:
             return parse(row, folder, where)
-    if str(row.get("type")).endswith("Cut"):  # of lhotse, and without supervisions: a mix of tracks, padding
+    if cut:
         return _lhotse(row, folder, where)
     raise DataError(
         f"{where}: no known manifest format; the keys are {', '.join(map(repr, row)) or 'none'}. A line needs one of "
@@ -170,10 +175,6 @@ def _nemo(row: Row, folder: Path, where: str) -> Example:
 
 def _lhotse(row: Row, folder: Path, where: str) -> Example:
     custom, supervisions = row.get("custom") or {}, row.get("supervisions") or []
-    if not isinstance(custom, dict) or not isinstance(supervisions, list):
-        raise DataError(f"{where}: a cut's custom must be an object and its supervisions a list.")
-    if not all(isinstance(one, dict) and isinstance(one.get("custom") or {}, dict) for one in supervisions):
-        raise DataError(f"{where}: the supervisions are {supervisions!r}; each must be an object, as lhotse writes it.")
     if "messages" in custom:
         return _cut_of_messages(row, custom, folder, where)
     source, seconds = recording_of(row, where)
@@ -188,6 +189,25 @@ def _lhotse(row: Row, folder: Path, where: str) -> Example:
     if not whole:
         short |= {"start": start, "end": None if duration is None else start + duration}
     return _short(short, folder, where)
+
+
+def _check_cut(row: Row, where: str) -> None:
+    """The parts of a cut of lhotse are objects and lists where lhotse has them; each may also be missing."""
+    custom, recording = row.get("custom") or {}, row.get("recording") or {}
+    if not isinstance(custom, dict):
+        raise DataError(f'{where}: custom is {custom!r}; it must be an object, as in {{"licence": "CC0"}}.')
+    if not isinstance(recording, dict):
+        raise DataError(f"{where}: recording is {recording!r}; it must be an object with sources.")
+    listed = {
+        "supervisions": row.get("supervisions"), "recording's sources": recording.get("sources"),
+        "custom audios": custom.get("audios") if "messages" in custom else None,
+    }
+    for name, values in listed.items():
+        if values is not None and not (isinstance(values, list) and all(isinstance(one, dict) for one in values)):
+            raise DataError(f"{where}: the {name} are {values!r}; they must be a list of objects.")
+    for one in row.get("supervisions") or []:
+        if not isinstance(one.get("custom") or {}, dict):
+            raise DataError(f"{where}: custom of a supervision is {one['custom']!r}; it must be an object.")
 
 
 def _cut_of_messages(row: Row, custom: Row, folder: Path, where: str) -> Example:
@@ -220,6 +240,8 @@ def _span(source: Any, folder: Path, where: str) -> AudioSpan:
         raise DataError(f"{where}: the audio is {source!r}; it must be a path, relative to the manifest's folder.")
     if source.startswith("data:"):
         return AudioSpan(source)
+    if "\0" in source:
+        raise DataError(f"{where}: the audio is {source!r}; no file's name has a NUL character in it.")
     if source.startswith("file://"):
         source = unquote(urlsplit(source).path)
     if "://" in source:
@@ -247,9 +269,14 @@ def _example(row: Row, messages: list[Row], audios: list[AudioSpan], spoken: str
         audios=tuple(audios),
         transcript=transcript,
         duration=duration,
-        task=row.get("task"),
-        language=row.get("language"),
+        task=_named(row, "task", where),
+        language=_named(row, "language", where),
         id=where if name is None else str(name),
         where=where,
         spoken=spoken,
     )
+
+
+def _named(row: Row, name: str, where: str) -> str | None:
+    """A field that is one text, or missing."""
+    return None if row.get(name) is None else require_text(row[name], name, where)

@@ -15,8 +15,9 @@ import re
 import tarfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -47,6 +48,14 @@ class Shard:
     @property
     def name(self) -> str:
         return self.cuts or self.tar or ""
+
+
+class BrokenShardError(DataError):
+    """A shard that is missing, cut off or damaged; `file` is the one of its files that is."""
+
+    def __init__(self, file: str, reason: str):
+        super().__init__(f"{file}: {reason}; copy or make this shard again.")
+        self.file = file
 
 
 def is_sharded(place: str | Path) -> bool:
@@ -126,20 +135,25 @@ def read_shard(shard: Shard, first: int = 0, sounds: bool = True) -> Iterator[tu
         sounds: whether the sounds are needed; of Shar without them only the cuts are opened.
 
     Raises:
-        DataError: the shard is missing, or breaks off; the examples before are given first.
+        BrokenShardError: the shard is missing, or breaks off; the examples before are given first.
     """
-    rows = _webdataset_rows(shard, first) if shard.cuts is None else _shar_rows(shard, first, sounds)
+    yield from _webdataset_rows(shard, first) if shard.cuts is None else _shar_rows(shard, first, sounds)
+
+
+@contextmanager
+def _reading(file: str) -> Iterator[None]:
+    """Whatever goes wrong inside is this file's fault."""
     try:
-        yield from rows
+        yield
     except Exception as error:
         if not isinstance(error, BROKEN) and type(error) is not Exception:  # a pipe of lhotse that fails raises that
             raise
-        raise DataError(f"{shard.name}: {_reason(error)}; copy or make this shard again.") from error
+        raise BrokenShardError(file, _reason(error, file)) from error
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, file: str) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return f"{error.filename or 'it'}: {error.strerror}"
+        return error.strerror if error.filename in (None, file) else f"{error.filename}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -149,23 +163,39 @@ def _reason(error: BaseException) -> str:
 def _shar_rows(shard: Shard, first: int, sounds: bool) -> Iterator[tuple[int, Row]]:
     from lhotse.shar.readers.tar import TarIterator  # seconds to import, which only shards need
 
-    lines = _lines(str(shard.cuts))
-    heard: Iterable[Any] = TarIterator(shard.tar) if shard.tar and sounds else [(None, None)] * len(lines)
-    # strict: lhotse itself ends with the shorter of the two, and what is missing would never be known.
-    for number, (line, (recording, path)) in enumerate(zip(lines, heard, strict=True)):
+    cuts, tar = str(shard.cuts), str(shard.tar)
+    with _reading(cuts):
+        lines = _lines(cuts)
+    heard: Iterator[Any] = iter(TarIterator(tar)) if shard.tar and sounds else repeat((None, None), len(lines))
+    for number, line in enumerate(lines):
+        with _reading(tar):
+            # lhotse itself ends with the shorter of the two, and what is missing would never be known.
+            if (pair := next(heard, None)) is None:
+                raise ValueError(f"it ends after {number} of {len(lines)} sounds")
         if number < first:
             continue
-        cut = json.loads(line)
-        if path is not None and str(path.with_suffix("")) != cut["id"]:
-            raise ValueError(f"the sound of cut {cut['id']!r} is named {str(path)!r}")
-        if recording is not None:
-            kind = path.suffix.removeprefix(".")
-            text = data_text(recording.sources[0].source, kind)
-            source = {"type": "file", "channels": recording.sources[0].channels, "source": text}
-            cut["recording"] = {**cut["recording"], "sources": [source]}
-        elif not sounds and cut.get("recording"):
-            cut["recording"] = {**cut["recording"], "sources": [{"type": "file", "source": cut["id"]}]}
-        yield number, cut
+        with _reading(cuts):
+            cut = json.loads(line)
+        with _reading(tar):
+            recording, path = pair
+            yield number, _with_sound(cut, recording, path, sounds)
+    with _reading(tar):
+        if next(heard, None) is not None:
+            raise ValueError(f"it has more sounds than there are cuts ({len(lines)})")
+
+
+def _with_sound(cut: Row, recording: Any, path: Path | None, sounds: bool) -> Row:
+    """The cut with its sound from the tar inside; where none is wanted, with a name in its place."""
+    if path is not None and str(path.with_suffix("")) != cut["id"]:
+        raise ValueError(f"the sound of cut {cut['id']!r} is named {str(path)!r}")
+    if path is not None and recording is not None:
+        held = recording.sources[0]
+        text = data_text(held.source, path.suffix.removeprefix("."))
+        source = {"type": "file", "channels": held.channels, "source": text}
+        return {**cut, "recording": {**cut["recording"], "sources": [source]}}
+    if not sounds and cut.get("recording"):
+        return {**cut, "recording": {**cut["recording"], "sources": [{"type": "file", "source": cut["id"]}]}}
+    return cut
 
 
 def _lines(url: str) -> list[bytes]:
@@ -210,7 +240,7 @@ class _Watched(io.RawIOBase):
 
 
 def _webdataset_rows(shard: Shard, first: int) -> Iterator[tuple[int, Row]]:
-    with closing(_opened(str(shard.tar))) as file:
+    with _reading(str(shard.tar)), closing(_opened(str(shard.tar))) as file:
         watched = _Watched(file)
         for number, (name, sample) in enumerate(_samples(watched)):
             if number >= first:
