@@ -99,7 +99,7 @@ BAD_ROWS: dict[str, tuple[Any, str]] = {
     ),
     "lhotse pipe": (
         {**CUT, "recording": {"sources": [{"type": "command", "source": "sox"}]}},
-        r"m.jsonl:2: the recording's source is of type 'command'; only files are read. Save the cuts' own sound to files",
+        r"m.jsonl:2: the recording's source is of type 'command'; only files are read. Save the cuts' own sound",
     ),
     "lhotse sources": (
         {**CUT, "recording": {"sources": [5]}},
