@@ -49,6 +49,18 @@ def test_every_stage_is_of_one_model_with_the_papers_switches(number: int) -> No
     assert recipe.start_from == (None if number == 1 else f"$RUNS/stage{number - 1}/final")
 
 
+def test_stage_two_draws_its_four_tasks_by_the_papers_dynamic_mixture() -> None:
+    recipe = stage(2)
+    assert (recipe.mixture, recipe.mixture_temperature_step) == ("dynamic", 5)
+    assert [source.task for source in recipe.train] == ["asr", "translation", "sound", "text"]
+    assert {source.repeat for source in recipe.train} == {1.0}  # a task's size is that of its data
+
+
+def test_the_other_stages_draw_every_example_alike_as_in_the_paper() -> None:
+    assert [stage(number).mixture for number in (1, 3)] == ["none", "none"]
+    assert {source.repeat for number in (1, 3) for source in stage(number).train} == {1.0}
+
+
 def test_a_part_may_be_a_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked = {}
 
