@@ -149,6 +149,27 @@ def test_the_manifests_lengths_are_taken_where_they_are_at_hand(tmp_path: Path) 
     assert clip_seconds(dataclasses.replace(recipe, train=[DataSource("gone.jsonl")]))[0] == 8.1
 
 
+@pytest.mark.parametrize(
+    ("changes", "clips", "how"),
+    [
+        (["devices=32"], "8,192", "32 x 8 accumulated x 32 devices (devices=, batches_per_step=)"),
+        (["devices=8"], "8,192", "32 x 32 accumulated x 8 devices (devices=, batches_per_step=)"),
+        (
+            ["devices=8", "batches_per_step=null", "gradient_accumulation_steps=8"], "2,048",
+            "32 x 8 accumulated x 8 devices (devices=, gradient_accumulation_steps=)",
+        ),
+    ],
+)
+def test_clips_of_a_step_are_those_of_a_run_in_as_many_processes(changes: list[str], clips: str, how: str) -> None:
+    rows = {row.what: row for row in estimate(read_recipe(ROOT / "recipes" / "paper" / "stage1.yaml", changes))}
+    assert (rows["clips a step"].value, rows["clips a step"].how) == (clips, how)
+
+
+def test_devices_that_cannot_share_a_step_are_a_mistake_that_is_told() -> None:
+    with pytest.raises(ConfigurationError, match="batches_per_step is 256, which 24 processes cannot share equally"):
+        estimate(read_recipe(ROOT / "recipes" / "paper" / "stage1.yaml", ["devices=24"]))
+
+
 def test_unknown_sizes_are_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="The sizes of org/llm are not known here; give a folder with"):
         estimate(Recipe(language_model="org/llm"))

@@ -29,6 +29,7 @@ from soundwave.training.estimate import (
     workload,
 )
 from soundwave.training.preparation import MINI_LLM, MINI_TOWER, stage_of, start_folder
+from soundwave.training.processes import accumulation
 from soundwave.training.public_sizes import GPUS, RELEASED_9B, audio_config, mini, released_9b, text_config
 from soundwave.training.recipe import Recipe, read_recipe
 from soundwave.training.stages import Stage
@@ -51,7 +52,8 @@ def estimate(recipe: Recipe) -> list[Row]:
     """The cost of a recipe.
 
     Raises:
-        ConfigurationError: the sizes of a part are not known here, or the recipe's sizes do not fit.
+        ConfigurationError: the sizes of a part are not known here, the recipe's sizes do not fit, or `devices` do not
+            divide its `batches_per_step`.
     """
     stage = stage_of(recipe)
     config, origin = model_config(recipe)
@@ -132,11 +134,13 @@ def _parameter_rows(parts: Parameters, stage: Stage, origin: str) -> list[Row]:
 
 
 def _batch_rows(recipe: Recipe, work: Workload, where: str) -> list[Row]:
-    steps_clips = work.clips * recipe.gradient_accumulation_steps * recipe.devices
+    accumulated = accumulation(recipe, recipe.devices)
+    steps_clips = work.clips * accumulated * recipe.devices
+    setting = "gradient_accumulation_steps" if recipe.batches_per_step is None else "batches_per_step"
     return [
         Row("clip", f"{work.seconds:.1f} s", where),
-        Row("clips a step", f"{steps_clips:,}", f"{work.clips} x {recipe.gradient_accumulation_steps} accumulated x "
-            f"{recipe.devices} devices (devices=, gradient_accumulation_steps=)"),
+        Row("clips a step", f"{steps_clips:,}", f"{work.clips} x {accumulated} accumulated x {recipe.devices} devices "
+            f"(devices=, {setting}=)"),
         Row("audio a step", f"{steps_clips * work.seconds / 3600:,.2f} h", "clips x their length"),
         Row("LLM tokens a step", f"{steps_clips * work.positions:,}",
             f"a clip: {PROMPT_TOKENS} of the prompt (assumed), {work.audio_positions} of audio, {work.replied} of the "
@@ -171,7 +175,7 @@ def _cost_rows(
     config: SoundwaveConfig, recipe: Recipe, stage: Stage, parts: Parameters, work: Workload
 ) -> list[Row]:
     cost = flops(config, stage, parts, work, recipe.features is None, recipe.gradient_checkpointing)
-    step = cost.total * work.clips * recipe.gradient_accumulation_steps * recipe.devices
+    step = cost.total * work.clips * accumulation(recipe, recipe.devices) * recipe.devices
     shares = {
         "encoder": cost.audio_tower, "alignment": cost.alignment, "CTC head": cost.ctc_head,
         "shrinking": cost.shrinking, "LLM": cost.language_model,
