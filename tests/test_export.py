@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import tiny
 import torch
 from peft import PeftModel
@@ -28,6 +32,7 @@ from soundwave.cli import app
 from soundwave.errors import CheckpointError, ConfigurationError
 from soundwave.export.huggingface import export, stored_dtype
 
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
 QUESTION = [tiny.user("What does the person say?", tiny.sound(1.3, 4))]
 SIZES: dict[str, Any] = {"alignment_heads": 4, "alignment_ffn_dim": 40, "look_back_heads": 4}
 
@@ -44,6 +49,20 @@ def add_lora(model: Any, seed: int = 3) -> None:
 def logits(model: Any, processor: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(**processor.apply_chat_template(QUESTION)).logits
+
+
+def python_under(heading: str) -> str:
+    """The Python of a section of docs/recipes.md."""
+    (section,) = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", DOCUMENT, re.M | re.S)
+    (block,) = re.findall(r"^```python\n(.*?)^```$", section, re.M | re.S)
+    return block
+
+
+def run_alone(code: str, folder: Path) -> list[str]:
+    """Lines that a program prints: in a process of its own, which has imported nothing before."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def answer(model: Any, processor: Any) -> list[int]:
@@ -78,6 +97,24 @@ def test_an_exported_folder_answers_as_the_trained_one(verb: list[str], trained:
     assert model.config.text_only == ("adapted" if merged else "plain")
     again = load_checkpoint(out, "cpu", torch.float32)
     assert answer(*again) == answer(*before)
+
+
+def test_the_documents_example_lets_transformers_read_an_exported_folder(trained: Path, tmp_path: Path) -> None:
+    export(str(trained), tmp_path / "my-model")
+    soundfile.write(tmp_path / "question.wav", tiny.sound(1.3, 4), 16_000)
+    shown = "\nprint(type(model).__name__, type(processor).__name__, batch['input_ids'].shape[0])"
+    told = run_alone(python_under("One folder for transformers") + shown, tmp_path)
+    assert told[-1] == "SoundwaveForConditionalGeneration SoundwaveProcessor 1"
+
+
+@pytest.mark.parametrize("name", ["SoundwaveForConditionalGeneration", "SoundwaveProcessor"])
+def test_a_class_of_ours_makes_the_others_known_to_transformers(name: str, trained: Path, tmp_path: Path) -> None:
+    export(str(trained), tmp_path / "my-model")
+    code = (
+        f"from soundwave import {name}\nfrom transformers import AutoConfig, AutoModel, AutoProcessor\n"
+        "for auto in (AutoProcessor, AutoConfig, AutoModel): print(type(auto.from_pretrained('my-model')).__name__)"
+    )
+    assert run_alone(code, tmp_path) == ["SoundwaveProcessor", "SoundwaveConfig", "SoundwaveForConditionalGeneration"]
 
 
 def test_the_lora_matters_in_these_tests(trained: Path) -> None:
