@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -19,13 +20,14 @@ from soundwave.errors import ConfigurationError
 from soundwave.training import estimate as sums
 from soundwave.training import loop
 from soundwave.training.dataset import Batch
-from soundwave.training.estimate_table import clip_seconds, estimate, estimate_text, model_config
+from soundwave.training.estimate_table import clip_seconds, estimate, estimate_text, model_config, plain
 from soundwave.training.loop import train_from_recipe
 from soundwave.training.modules import StageModule
 from soundwave.training.recipe import DataSource, LoraRecipe, Recipe, read_recipe
 from soundwave.training.stages import ALIGNMENT, INSTRUCTION, SHRINKING, STAGES, Stage, mark_trained
 
 ROOT = Path(__file__).parents[1]
+DOCUMENT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
 LORA = LoraRecipe(r=4, lora_alpha=8)
 PARTS = sums.Parameters(
     audio_tower=1000, alignment=100, ctc_head=50, shrinking=40, language_model=2000, lora=10, linear=1500, table=300
@@ -131,14 +133,70 @@ def test_recomputing_costs_the_llm_another_forward_pass() -> None:
     assert sums.flops(config, SHRINKING, PARTS, WORK, encode=False).audio_tower == 0
 
 
-@pytest.mark.parametrize("number", [1, 2, 3])
-def test_the_papers_recipe_is_estimated_without_data_and_weights(number: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "assumed"),
+    [(1, "6,858 h in 3.04M clips"), (2, "8,710 h in 3.65M clips"), (3, "5,359 h in 2.65M clips")],
+)
+def test_the_papers_recipe_is_estimated_without_data_and_weights(number: int, assumed: str) -> None:
     text = estimate_text(ROOT / "recipes" / "paper" / f"stage{number}.yaml", [])
     assert "an estimate; nothing below was measured" in text
     assert "GPU-hours" in text
     rows = estimate(read_recipe(ROOT / "recipes" / "paper" / f"stage{number}.yaml"))
     assert all(row.how for row in rows)  # how each figure was derived
-    assert any("assumed: the paper's 6,858 h" in row.how for row in rows)
+    assert any(row.how == f"assumed: the paper's {assumed} of this stage" for row in rows)
+    assert re.search(r"\d[eE][+-]?\d", text) is None  # plain numbers
+
+
+@pytest.mark.parametrize(
+    ("number", "lines"),
+    [(1, ["63 GB", "37 P", "21 h"]), (2, ["56 GB", "48 P", "27 h"]), (3, ["27 GB", "10 P", "3.8 h"])],
+)
+def test_the_documents_table_is_what_the_estimate_gives(number: int, lines: list[str]) -> None:
+    rows = {row.what: row for row in estimate(read_recipe(ROOT / "recipes" / "paper" / f"stage{number}.yaml"))}
+    size, unit = rows["FLOPs of a step"].value.split()
+    hours = rows["  32 x A100 / A800 80 GB"].value.split("; ")[1].split(",")[0]
+    assert lines == [f"{float(rows['memory of a device'].value.split()[0]):.0f} GB", f"{float(size):.0f} {unit}", hours]
+    table = re.findall(r"^\| (I+) \| (\S+ GB)\b.*? \| (\S+ P) \| (\S+ h) \|", DOCUMENT, re.M)
+    assert table[number - 1] == ("I" * number, *lines)
+
+
+@pytest.mark.parametrize(("stages", "days", "percent"), [((1, 2), 4, 15), ((3,), 1, 5)])
+def test_the_paper_ran_at_the_share_of_the_gpus_rate_that_the_document_states(
+    stages: tuple[int, ...], days: int, percent: int
+) -> None:
+    recipes = [read_recipe(ROOT / "recipes" / "paper" / f"stage{number}.yaml") for number in stages]
+    steps = [{row.what: row.value for row in estimate(recipe)}["FLOPs of a step"] for recipe in recipes]
+    flops = sum(float(step.split()[0]) * 1e15 * (one.max_steps or 0) for step, one in zip(steps, recipes, strict=True))
+    assert round(100 * flops / (days * 86_400 * 32 * 312e12)) == percent
+    assert f"at {percent} % of that rate" in " ".join(DOCUMENT.split())
+
+
+def test_a_gpu_on_which_the_run_does_not_fit_has_no_hours() -> None:
+    rows = {row.what: row for row in estimate(read_recipe(ROOT / "recipes" / "paper" / "stage3.yaml"))}
+    assert rows["  32 x RTX 4090 24 GB"].value == "does not fit"
+    assert rows["  32 x RTX 4090 24 GB"].how.startswith("it needs 27.4 GB; lower batch_seconds or max_batch_size")
+    assert "GPU-hours" in rows["  32 x L40S 48 GB"].value
+    assert rows["memory of a device"].how.endswith("fits: A100 / A800 80 GB, H100 SXM 80 GB, L40S 48 GB")
+
+
+def test_a_stage_that_does_not_run_the_llm_gives_it_no_tokens() -> None:
+    told = {}
+    for number in (1, 2):
+        rows = {row.what: row for row in estimate(read_recipe(ROOT / "recipes" / "paper" / f"stage{number}.yaml"))}
+        told[number] = rows["LLM tokens a step"]
+    assert (told[1].value, told[1].how) == ("0", "the LLM is not run")
+    assert told[2].value == f"{4096 * (80 + 57 + 28):,}"  # 28 tokens in 8.6 s, a blank around each
+
+
+@pytest.mark.parametrize(
+    ("value", "digits", "shown"),
+    [
+        (1247.6, 3, "1,248"), (124.0, 2, "124"), (39.84, 3, "39.8"), (9.999, 3, "10.0"), (0.0123456, 3, "0.0123"),
+        (0.0, 3, "0"), (5.0, 2, "5.0"), (3.1e9, 2, "3,100,000,000"),
+    ],
+)
+def test_numbers_are_plain(value: float, digits: int, shown: str) -> None:
+    assert plain(value, digits) == shown
 
 
 def test_the_manifests_lengths_are_taken_where_they_are_at_hand(tmp_path: Path) -> None:
@@ -146,7 +204,29 @@ def test_the_manifests_lengths_are_taken_where_they_are_at_hand(tmp_path: Path) 
     seconds, how = clip_seconds(recipe)
     assert seconds == pytest.approx(0.85)
     assert how == "the mean of 8 durations in the manifests"
-    assert clip_seconds(dataclasses.replace(recipe, train=[DataSource("gone.jsonl")]))[0] == 8.1
+    seconds, _ = clip_seconds(dataclasses.replace(recipe, train=[DataSource("gone.jsonl")]))
+    assert seconds == pytest.approx(6_858 * 3600 / 3.04e6)
+
+
+@pytest.mark.parametrize(
+    ("changes", "clips", "how"),
+    [
+        (["devices=32"], "8,192", "32 x 8 accumulated x 32 devices (devices=, batches_per_step=)"),
+        (["devices=8"], "8,192", "32 x 32 accumulated x 8 devices (devices=, batches_per_step=)"),
+        (
+            ["devices=8", "batches_per_step=null", "gradient_accumulation_steps=8"], "2,048",
+            "32 x 8 accumulated x 8 devices (devices=, gradient_accumulation_steps=)",
+        ),
+    ],
+)
+def test_clips_of_a_step_are_those_of_a_run_in_as_many_processes(changes: list[str], clips: str, how: str) -> None:
+    rows = {row.what: row for row in estimate(read_recipe(ROOT / "recipes" / "paper" / "stage1.yaml", changes))}
+    assert (rows["clips a step"].value, rows["clips a step"].how) == (clips, how)
+
+
+def test_devices_that_cannot_share_a_step_are_a_mistake_that_is_told() -> None:
+    with pytest.raises(ConfigurationError, match="batches_per_step is 256, which 24 processes cannot share equally"):
+        estimate(read_recipe(ROOT / "recipes" / "paper" / "stage1.yaml", ["devices=24"]))
 
 
 def test_unknown_sizes_are_named(tmp_path: Path) -> None:

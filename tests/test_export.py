@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pytest
+import soundfile
 import tiny
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, LlamaForCausalLM
 
+import soundwave
 from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.lora import (
     attach_lora,
@@ -28,6 +34,7 @@ from soundwave.cli import app
 from soundwave.errors import CheckpointError, ConfigurationError
 from soundwave.export.huggingface import export, stored_dtype
 
+DOCUMENT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
 QUESTION = [tiny.user("What does the person say?", tiny.sound(1.3, 4))]
 SIZES: dict[str, Any] = {"alignment_heads": 4, "alignment_ffn_dim": 40, "look_back_heads": 4}
 
@@ -44,6 +51,20 @@ def add_lora(model: Any, seed: int = 3) -> None:
 def logits(model: Any, processor: Any) -> torch.Tensor:
     with torch.no_grad():
         return model(**processor.apply_chat_template(QUESTION)).logits
+
+
+def python_under(heading: str) -> str:
+    """The Python of a section of docs/recipes.md."""
+    (section,) = re.findall(rf"^## {heading}$(.*?)(?=^## |\Z)", DOCUMENT, re.M | re.S)
+    (block,) = re.findall(r"^```python\n(.*?)^```$", section, re.M | re.S)
+    return block
+
+
+def run_alone(code: str, folder: Path) -> list[str]:
+    """Lines that a program prints: in a process of its own, which has imported nothing before."""
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def answer(model: Any, processor: Any) -> list[int]:
@@ -78,6 +99,24 @@ def test_an_exported_folder_answers_as_the_trained_one(verb: list[str], trained:
     assert model.config.text_only == ("adapted" if merged else "plain")
     again = load_checkpoint(out, "cpu", torch.float32)
     assert answer(*again) == answer(*before)
+
+
+def test_the_documents_example_lets_transformers_read_an_exported_folder(trained: Path, tmp_path: Path) -> None:
+    export(str(trained), tmp_path / "my-model")
+    soundfile.write(tmp_path / "question.wav", tiny.sound(1.3, 4), 16_000)
+    shown = "\nprint(type(model).__name__, type(processor).__name__, batch['input_ids'].shape[0])"
+    told = run_alone(python_under("One folder for transformers") + shown, tmp_path)
+    assert told[-1] == "SoundwaveForConditionalGeneration SoundwaveProcessor 1"
+
+
+@pytest.mark.parametrize("name", ["SoundwaveForConditionalGeneration", "SoundwaveProcessor"])
+def test_a_class_of_ours_makes_the_others_known_to_transformers(name: str, trained: Path, tmp_path: Path) -> None:
+    export(str(trained), tmp_path / "my-model")
+    code = (
+        f"from soundwave import {name}\nfrom transformers import AutoConfig, AutoModel, AutoProcessor\n"
+        "for auto in (AutoProcessor, AutoConfig, AutoModel): print(type(auto.from_pretrained('my-model')).__name__)"
+    )
+    assert run_alone(code, tmp_path) == ["SoundwaveProcessor", "SoundwaveConfig", "SoundwaveForConditionalGeneration"]
 
 
 def test_the_lora_matters_in_these_tests(trained: Path) -> None:
@@ -158,6 +197,70 @@ def test_several_loras_can_be_loaded_and_chosen(tmp_path: Path) -> None:
         use_lora(both, "french")
     with pytest.raises(ConfigurationError, match="There is no LoRA 'french'; attached are none"):
         use_lora(tiny.model(), "french")
+
+
+def test_a_merged_lora_is_taken_out_when_another_is_chosen_or_loaded(tmp_path: Path) -> None:
+    processor, alone = tiny.processor(), {}
+    for seed, name in ((3, "english"), (4, "german")):
+        model = tiny.model()
+        add_lora(model, seed)
+        save_lora(model, tmp_path / name)
+        alone[name] = logits(model, processor)
+    model = tiny.model()
+    load_lora(model, tmp_path / "english", name="english")
+    merge_lora(model)
+    load_lora(model, str(tmp_path / "german"), name="german")
+    torch.testing.assert_close(logits(model, processor), alone["german"], rtol=1e-4, atol=1e-4)
+    merge_lora(model)
+    use_lora(model, "english")
+    torch.testing.assert_close(logits(model, processor), alone["english"], rtol=1e-4, atol=1e-4)
+
+
+def test_a_name_that_no_lora_has_or_can_have_is_told(tmp_path: Path) -> None:
+    model = tiny.model()
+    add_lora(model)
+    save_lora(model, tmp_path / "lora")
+    with pytest.raises(ConfigurationError, match="The LoRA name 'default' is attached already; give another `name`"):
+        load_lora(model, tmp_path / "lora")
+    with pytest.raises(ConfigurationError, match=r"The LoRA name 'v1\.2' must not have a dot in it"):
+        load_lora(model, tmp_path / "lora", name="v1.2")
+    with pytest.raises(ConfigurationError, match="There is no LoRA 'french'; attached are default"):
+        save_lora(model, tmp_path / "french", "french")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a second LoRA is meant
+        load_lora(model, tmp_path / "lora", name="second")
+
+
+def test_the_documents_example_switches_between_loras_and_takes_them_out_again(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained.rename(tmp_path / "english")
+    (tmp_path / "runs" / "german" / "final").mkdir(parents=True)
+    (tmp_path / "runs" / "english").mkdir()
+    (tmp_path / "english").rename(tmp_path / "runs" / "english" / "final")
+    german = tiny.model(tiny.config(tied=True))
+    add_lora(german, 9)
+    save_lora(german, tmp_path / "runs" / "german" / "final" / "lora")
+    soundfile.write(tmp_path / "question.wav", tiny.sound(1.3, 4), 16_000)
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    exec(python_under("Several LoRAs"), names)
+    replies = capsys.readouterr().out
+    expected, plain = [], load_native(Path("runs/english/final"), "cpu", torch.float32)[0]
+    for chosen in (["german"], ["default"], ["default", "german"]):
+        engine = soundwave.load("runs/english/final")
+        load_lora(engine.model, "runs/german/final/lora", name="german")
+        use_lora(engine.model, *chosen)
+        expected.append(engine.ask("question.wav", "What does the person say?", temperature=0).text + "\n")
+    assert replies == "".join(expected)
+    assert len(set(expected)) == 3
+    for after, before in zip(lora_bases(names["engine"].model), lora_bases(plain), strict=True):
+        torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+
+
+def lora_bases(model: Any) -> list[torch.Tensor]:
+    """The weights that LoRA may be merged into."""
+    return [value for name, value in model.named_parameters() if name.endswith("base_layer.weight")]
 
 
 def test_more_loras_are_merged_in_their_order(trained: Path, tmp_path: Path) -> None:

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import huggingface_hub
 import pytest
+from accelerate.commands.config.config_args import load_config_from_file
 
 from soundwave.checkpoints.native import resolve_part
 from soundwave.errors import CheckpointError
 from soundwave.training.preparation import SWITCH_NAMES
+from soundwave.training.processes import accumulation
 from soundwave.training.recipe import Recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -29,11 +31,23 @@ def test_batches_rates_and_steps_are_those_of_its_table(
 ) -> None:
     recipe = stage(number)
     assert recipe.stage == name
-    assert GPUS * recipe.max_batch_size * recipe.gradient_accumulation_steps == clips
+    assert recipe.devices == GPUS
+    for gpus in (8, 16, GPUS):
+        assert gpus * recipe.max_batch_size * accumulation(recipe, gpus) == clips
     assert recipe.batch_seconds == 30 * recipe.max_batch_size  # whole windows: the number of clips alone decides
     assert (recipe.learning_rate, recipe.max_steps) == (learning_rate, steps)
     assert (recipe.weight_decay, recipe.adam_beta2, recipe.warmup_ratio) == (0.1, 0.95, 0.01)
     assert recipe.ctc_weight == 0.3
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "zero1"])
+@pytest.mark.parametrize(("number", "clips"), [(1, 8192), (2, 4096), (3, 1024)])
+def test_the_printed_command_for_several_gpus_has_the_papers_batch(number: int, clips: int, name: str) -> None:
+    path = ROOT / "recipes" / "paper" / f"stage{number}.yaml"
+    command = f"recipes/paper/accelerate/ddp.yaml \\\n#     --no_python soundwave train recipes/paper/{path.name}\n"
+    assert f"accelerate launch --config_file {command}" in path.read_text()
+    processes = load_config_from_file(str(path.parent / "accelerate" / f"{name}.yaml")).num_processes
+    assert processes * stage(number).max_batch_size * accumulation(stage(number), processes) == clips
 
 
 @pytest.mark.parametrize("number", [1, 2, 3])
@@ -47,6 +61,18 @@ def test_every_stage_is_of_one_model_with_the_papers_switches(number: int) -> No
     assert wanted.items() <= recipe.model.items()
     assert (recipe.lora.r, recipe.lora.lora_alpha, recipe.lora.lora_dropout) == (64, 16, 0.05)
     assert recipe.start_from == (None if number == 1 else f"$RUNS/stage{number - 1}/final")
+
+
+def test_stage_two_draws_its_four_tasks_by_the_papers_dynamic_mixture() -> None:
+    recipe = stage(2)
+    assert (recipe.mixture, recipe.mixture_temperature_step) == ("dynamic", 5)
+    assert [source.task for source in recipe.train] == ["asr", "translation", "sound", "text"]
+    assert {source.repeat for source in recipe.train} == {1.0}  # a task's size is that of its data
+
+
+def test_the_other_stages_draw_every_example_alike_as_in_the_paper() -> None:
+    assert [stage(number).mixture for number in (1, 3)] == ["none", "none"]
+    assert {source.repeat for number in (1, 3) for source in stage(number).train} == {1.0}
 
 
 def test_a_part_may_be_a_hub_id(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

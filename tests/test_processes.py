@@ -25,7 +25,7 @@ from soundwave.training.loop import train
 from soundwave.training.mixture import epoch_items
 from soundwave.training.order import places, shares
 from soundwave.training.preparation import prepare
-from soundwave.training.processes import accumulation
+from soundwave.training.processes import accumulation, other_number
 from soundwave.training.recipe import DataSource, Recipe
 
 SCRIPT = Path(__file__).with_name("train_recipes.py")
@@ -197,6 +197,36 @@ def test_batches_of_a_step(changes: dict[str, Any], processes: int, each: int) -
 def test_batches_that_the_processes_cannot_share_are_told() -> None:
     with pytest.raises(ConfigurationError, match="batches_per_step is 8, which 3 processes cannot share equally"):
         accumulation(Recipe(batches_per_step=8), 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "processes", "told"),
+    [
+        ({"devices": 32}, 8, "is 32, the number of processes 8; batches a step: 8 instead of 32 (batches_per_step=32"),
+        ({"devices": 32, "batches_per_step": 64}, 8, "batches a step: 64 as the recipe says, 8 of each process"),
+        ({}, 2, "batches a step: 2 instead of 1 (batches_per_step=1 keeps their number, devices=2 says that this"),
+    ],
+)
+def test_another_number_of_processes_than_the_recipe_is_for_is_told_in_one_line(
+    changes: dict[str, Any], processes: int, told: str
+) -> None:
+    line = other_number(Recipe(**changes), processes)
+    assert line is not None
+    assert told in line
+    assert line.startswith("warning: ")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("changes", [{}, {"batches_per_step": 64}, {"devices": 1, "gradient_accumulation_steps": 4}])
+def test_the_number_of_processes_that_the_recipe_is_for_needs_no_word(changes: dict[str, Any]) -> None:
+    assert other_number(Recipe(**changes), 1) is None
+
+
+def test_a_run_says_that_it_has_another_number_of_processes(runs: dict[str, Any]) -> None:
+    line = "warning: the recipe's devices is 1, the number of processes 2; batches a step: 2 as the recipe says, 1 of"
+    told = [(runs["folder"] / f"process-{rank}.txt").read_text() for rank in range(2)]
+    assert line in told[0]
+    assert line not in told[1]  # once, not by each process
 
 
 def test_an_epoch_without_any_batch_is_told(tmp_path: Path) -> None:

@@ -122,7 +122,7 @@ def test_every_module_of_the_package_is_in_the_tree() -> None:
     assert pieces - {"__init__.py"} - shown == set()
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md"])
+@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "docs/architecture.md", "docs/recipes.md"])
 def test_its_links_lead_somewhere(document: str) -> None:
     path = ROOT / document
     links = re.findall(r"\]\((?!https?:)([^)#]+)", path.read_text(encoding="utf-8"))

@@ -14,6 +14,7 @@ import yaml
 
 from soundwave.errors import CheckpointError, ConfigurationError, DataError, TrainingError
 from soundwave.training import loop, modules
+from soundwave.training.evaluate import held_out_names
 from soundwave.training.logs import RunLog, read_metrics
 from soundwave.training.loop import train, train_from_recipe
 from soundwave.training.recipe import DataSource, Recipe
@@ -40,6 +41,33 @@ def test_a_run_keeps_its_recipe_its_curves_and_its_figures(recipe: Recipe, tmp_p
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [2]
+
+
+def test_two_held_out_manifests_of_one_folder_have_figures_of_their_own(recipe: Recipe, tmp_path: Path) -> None:
+    rows = tiny_runs.clips(tmp_path / "dev")
+    held_out = [
+        DataSource(str(tiny_runs.manifest_of(tmp_path / "dev", rows[:4], "asr.jsonl"))),
+        DataSource(str(tiny_runs.manifest_of(tmp_path / "dev", rows[4:], "translation.jsonl"))),
+        DataSource(str(tmp_path / "data" / "manifest.jsonl")),
+    ]
+    train(dataclasses.replace(recipe, evaluation=held_out, max_steps=2, eval_steps=1))
+    names = [name for row in tiny_runs.losses(recipe.output_dir) for name in row if name.endswith("_loss")]
+    assert names == 2 * ["eval_dev_asr_loss", "eval_dev_translation_loss", "eval_data_loss"]
+
+
+@pytest.mark.parametrize(
+    ("manifests", "names"),
+    [
+        (["dev-a/manifest.jsonl", "x/dev-b/asr.jsonl"], ["dev-a", "dev-b"]),  # the folder, where that is enough
+        (["dev/asr.jsonl", "dev/translation.jsonl", "b/c.jsonl"], ["dev_asr", "dev_translation", "b"]),
+        (["asr.jsonl"], ["asr"]),
+        (["a/dev/x.jsonl", "b/dev/x.jsonl", "dev_x/m.jsonl"], ["dev_x_2", "dev_x_3", "dev_x"]),
+        (["dev/x.jsonl", "dev/x.jsonl"], ["dev_x", "dev_x_2"]),
+        ([], []),
+    ],
+)
+def test_held_out_figures_are_named_by_folder_or_by_folder_and_file(manifests: list[str], names: list[str]) -> None:
+    assert held_out_names(manifests) == names
 
 
 def test_audio_that_cannot_be_read_is_named_and_left_out(

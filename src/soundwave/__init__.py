@@ -43,6 +43,8 @@ _HOME_OF = {
     "Engine": "soundwave.inference.engine",
 }
 
+_KNOWN_TO_TRANSFORMERS = ("soundwave.model.soundwave", "soundwave.processing")
+
 __all__ = [
     "AudioError",
     "CheckpointError",
@@ -55,6 +57,7 @@ __all__ = [
     "SoundwaveProcessor",
     "TrainingError",
     "load",
+    "register",
 ]
 
 
@@ -81,9 +84,25 @@ def load(
     return load_engine(model, device=device, dtype=dtype, backend=backend)
 
 
+def register() -> None:
+    """Let transformers' Auto classes read the folders of `soundwave export`: model, processor and configuration.
+
+    Without it `AutoModel` and `AutoProcessor` do not know them, since `import soundwave` loads no transformers. Whoever
+    uses `SoundwaveForConditionalGeneration` or `SoundwaveProcessor` of this package has called it.
+
+    Example:
+        >>> soundwave.register()
+        >>> model = AutoModel.from_pretrained("my-model")
+    """
+    for module in _KNOWN_TO_TRANSFORMERS:
+        import_module(module)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _HOME_OF:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if _HOME_OF[name] in _KNOWN_TO_TRANSFORMERS:
+        register()  # all or none: where it does not know our processor, AutoProcessor gives a bare tokenizer
     return getattr(import_module(_HOME_OF[name]), name)
 
 

@@ -6,6 +6,7 @@ A merged twin stands beside a model whose plain weights are still needed, and sh
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -36,6 +37,7 @@ __all__ = [
     "unmerge_lora", "use_lora",
 ]
 
+
 def attach_lora(
     model: SoundwaveForConditionalGeneration, r: int, lora_alpha: int, lora_dropout: float,
     target_modules: Sequence[str],
@@ -49,24 +51,32 @@ def attach_lora(
 
 
 def load_lora(
-    model: SoundwaveForConditionalGeneration, folder: Path, trainable: bool = False, name: str = DEFAULT
+    model: SoundwaveForConditionalGeneration, folder: str | os.PathLike[str], trainable: bool = False,
+    name: str = DEFAULT,
 ) -> None:
-    """Attaches the LoRA of a PEFT folder (safetensors only).
+    """Attaches the LoRA of a PEFT folder (safetensors only); one that is merged is taken out of the weights first.
 
     Args:
         model: to attach it to.
         folder: `adapter_config.json` and `adapter_model.safetensors`.
         trainable: whether it is trained further.
-        name: several can be attached under different names; the last one loaded is in use (`use_lora`).
+        name: several can be attached under different names; the last one loaded is in use (`use_lora`). A model's own
+            is called `default`.
 
     Raises:
         CheckpointError: a file is missing or broken, or the LoRA is of another LLM.
+        ConfigurationError: the name is taken, or has a dot in it.
     """
+    if name in lora_names(model.language_model) or "." in name:
+        wrong = "must not have a dot in it" if "." in name else "is attached already"
+        raise ConfigurationError(f"The LoRA name {name!r} {wrong}; give another `name`.")
+    folder = Path(folder)
     for file in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / file).is_file():
             raise CheckpointError(f"{folder} lacks {file}; copy the whole folder of the model again.")
     shapes = read_shapes([folder / WEIGHTS_NAME])
     misfit = f"The LoRA in {folder} does not fit this language model; use the folder as it was saved."
+    unmerge_lora(model)
     try:
         model.attach_lora(folder, trainable, name)
     except (RuntimeError, ValueError) as error:
@@ -81,16 +91,21 @@ def load_lora(
 def use_lora(model: SoundwaveForConditionalGeneration, *names: str) -> None:
     """Chooses which of the attached LoRAs are in use; with several, their changes add up.
 
+    One that is merged is taken out of the weights first: else it would go on answering beside or instead of these.
+
     Raises:
         ConfigurationError: none of that name is attached.
     """
-    attached = lora_names(model.language_model)
-    unknown = [name for name in names if name not in attached]
-    if unknown or not names:
-        raise ConfigurationError(
-            f"There is no LoRA {unknown[0] if unknown else ''!r}; attached are {', '.join(attached) or 'none'}."
-        )
+    _check_attached(model, names or ("",))
+    unmerge_lora(model)
     choose_lora(model.language_model, names)
+
+
+def _check_attached(model: SoundwaveForConditionalGeneration, names: Sequence[str]) -> None:
+    attached = lora_names(model.language_model)
+    for name in names:
+        if name not in attached:
+            raise ConfigurationError(f"There is no LoRA {name!r}; attached are {', '.join(attached) or 'none'}.")
 
 
 def merge_lora(model: SoundwaveForConditionalGeneration) -> None:
@@ -103,9 +118,10 @@ def merge_lora(model: SoundwaveForConditionalGeneration) -> None:
 
 
 def unmerge_lora(model: SoundwaveForConditionalGeneration) -> None:
-    """Takes a merged LoRA out of the LLM's weights."""
+    """Takes a merged LoRA out of the LLM's weights; where none is merged, nothing changes."""
     for layer in lora_layers(model.language_model):
-        layer.unmerge()
+        if layer.merged:
+            layer.unmerge()
 
 
 def fold_lora(model: SoundwaveForConditionalGeneration) -> None:
@@ -168,5 +184,10 @@ def _unwrap(language_model: PreTrainedModel) -> None:
 
 
 def save_lora(model: SoundwaveForConditionalGeneration, folder: Path, name: str = DEFAULT) -> None:
-    """Writes an attached LoRA as a PEFT folder, in float16."""
+    """Writes an attached LoRA as a PEFT folder, in float16.
+
+    Raises:
+        ConfigurationError: none of that name is attached.
+    """
+    _check_attached(model, [name])
     write_lora(model.language_model, folder, name, half=True)

@@ -11,7 +11,7 @@ ModelArgument = Annotated[str, typer.Argument(help="`mini`, a folder, or a Huggi
 OutArgument = Annotated[Path, typer.Argument(help="A new folder.")]
 DtypeOption = Annotated[str, typer.Option(help="auto (as stored), float32, float16 or bfloat16.")]
 
-lora = typer.Typer(name="lora", help="The LoRA of a model.", no_args_is_help=True, rich_markup_mode=None)
+lora = typer.Typer(name="lora", no_args_is_help=True, rich_markup_mode=None)
 
 
 def export(model: ModelArgument, out: OutArgument, dtype: DtypeOption = "auto") -> None:
@@ -44,4 +44,7 @@ def merge(
 
 @lora.callback()
 def _group() -> None:
-    """The LoRA of a model."""
+    """The LoRA of a model.
+
+    To load several, switch between them and unmerge, from Python: docs/recipes.md, "Several LoRAs".
+    """

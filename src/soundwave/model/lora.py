@@ -6,6 +6,7 @@ work with every transformers. Knows nothing about audio.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,9 @@ def add_lora(language_model: nn.Module, config: LoraConfig, name: str = DEFAULT)
     if name in lora_names(language_model):
         raise ValueError(f"a LoRA named {name} is attached already")
     config.base_model_name_or_path = getattr(language_model, "name_or_path", None)
-    inject_adapter_in_model(config, language_model, name)
+    with warnings.catch_warnings():  # a second LoRA is meant
+        warnings.filterwarnings("ignore", "Already found a `peft_config` attribute")
+        inject_adapter_in_model(config, language_model, name)
     choose_lora(language_model, [name])
 
 

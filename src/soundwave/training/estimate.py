@@ -22,7 +22,9 @@ ENCODER_FRAMES_PER_SECOND = 50
 WINDOW_SECONDS = 30.0
 TOKENS_PER_SECOND = 3.3  # of speech: 2.5 words a second, 1.3 tokens a word; an assumption
 PROMPT_TOKENS = 80  # template, system text and instruction; an assumption
-CLIP_SECONDS = 8.1  # the paper's stage I: 6,858 h in 3.04M clips
+PAPER_AUDIO = {  # hours and clips of each stage's data (paper, Table 1)
+    "alignment": (6_858, 3.04e6), "shrinking": (8_710, 3.65e6), "instruction": (5_359, 2.65e6),
+}
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes
 NF4 = (4 + 0.127) / 8  # bytes: 4 bits and double-quantised scales (QLoRA, arXiv 2305.14314, section 3)
@@ -135,7 +137,13 @@ def _size(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def workload(config: SoundwaveConfig, recipe: Recipe, seconds: float = CLIP_SECONDS) -> Workload:
+def paper_clip_seconds(stage: Stage) -> float:
+    """The average length of a clip of the paper's data for a stage."""
+    hours, clips = PAPER_AUDIO[stage.name]
+    return hours * 3600 / clips
+
+
+def workload(config: SoundwaveConfig, recipe: Recipe, seconds: float) -> Workload:
     """A batch of clips of the average length.
 
     Args:

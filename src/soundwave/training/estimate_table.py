@@ -6,6 +6,7 @@ Works without data and without weights: what is not at hand is taken from publis
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -18,17 +19,21 @@ from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import CheckpointError, ConfigurationError, DataError
 from soundwave.training.data import read_manifest
 from soundwave.training.estimate import (
-    CLIP_SECONDS,
+    PAPER_AUDIO,
     PROMPT_TOKENS,
     TOKENS_PER_SECOND,
+    Flops,
+    Memory,
     Parameters,
     Workload,
     count_parameters,
     flops,
     memory,
+    paper_clip_seconds,
     workload,
 )
 from soundwave.training.preparation import MINI_LLM, MINI_TOWER, stage_of, start_folder
+from soundwave.training.processes import accumulation
 from soundwave.training.public_sizes import GPUS, RELEASED_9B, audio_config, mini, released_9b, text_config
 from soundwave.training.recipe import Recipe, read_recipe
 from soundwave.training.stages import Stage
@@ -51,16 +56,20 @@ def estimate(recipe: Recipe) -> list[Row]:
     """The cost of a recipe.
 
     Raises:
-        ConfigurationError: the sizes of a part are not known here, or the recipe's sizes do not fit.
+        ConfigurationError: the sizes of a part are not known here, the recipe's sizes do not fit, or `devices` do not
+            divide its `batches_per_step`.
     """
     stage = stage_of(recipe)
     config, origin = model_config(recipe)
     parts = count_parameters(config, recipe.lora)
     seconds, where = clip_seconds(recipe)
     work = workload(config, recipe, seconds)
+    held = _held(config, recipe, stage, parts, work)
+    cost = flops(config, stage, parts, work, recipe.features is None, recipe.gradient_checkpointing)
     return [
-        *_parameter_rows(parts, stage, origin), *_batch_rows(recipe, work, where),
-        *_memory_rows(config, recipe, stage, parts, work), *_cost_rows(config, recipe, stage, parts, work),
+        *_parameter_rows(parts, stage, origin), *_batch_rows(recipe, stage, work, where),
+        *_memory_rows(recipe, held, work), *_work_rows(config, recipe, cost, work),
+        *_gpu_rows(recipe, _step_flops(recipe, cost, work), held.total + OVERHEAD),
     ]
 
 
@@ -103,7 +112,7 @@ def _switched(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
 
 
 def clip_seconds(recipe: Recipe) -> tuple[float, str]:
-    """Average length of a clip: from the manifests that are at hand and state durations, or assumed."""
+    """Average length of a clip: from manifests that are at hand and state durations, or of the paper's data."""
     found = []
     for source in recipe.train:
         try:
@@ -112,7 +121,9 @@ def clip_seconds(recipe: Recipe) -> tuple[float, str]:
         except (DataError, OSError):
             continue
     if not found:
-        return CLIP_SECONDS, "assumed: the paper's 6,858 h in 3.04M clips"
+        stage = stage_of(recipe)
+        hours, clips = PAPER_AUDIO[stage.name]
+        return paper_clip_seconds(stage), f"assumed: the paper's {hours:,} h in {clips / 1e6:.2f}M clips of this stage"
     return fmean(found), f"the mean of {len(found):,} durations in the manifests"
 
 
@@ -131,27 +142,33 @@ def _parameter_rows(parts: Parameters, stage: Stage, origin: str) -> list[Row]:
     ]
 
 
-def _batch_rows(recipe: Recipe, work: Workload, where: str) -> list[Row]:
-    steps_clips = work.clips * recipe.gradient_accumulation_steps * recipe.devices
+def _batch_rows(recipe: Recipe, stage: Stage, work: Workload, where: str) -> list[Row]:
+    accumulated = accumulation(recipe, recipe.devices)
+    steps_clips = work.clips * accumulated * recipe.devices
+    setting = "gradient_accumulation_steps" if recipe.batches_per_step is None else "batches_per_step"
+    tokens = "the LLM is not run"
+    if stage.next_token:
+        tokens = (
+            f"a clip: {PROMPT_TOKENS} of the prompt (assumed), {work.audio_positions} of audio, {work.replied} of the "
+            f"reply ({TOKENS_PER_SECOND} a second, assumed)"
+        )
     return [
         Row("clip", f"{work.seconds:.1f} s", where),
-        Row("clips a step", f"{steps_clips:,}", f"{work.clips} x {recipe.gradient_accumulation_steps} accumulated x "
-            f"{recipe.devices} devices (devices=, gradient_accumulation_steps=)"),
+        Row("clips a step", f"{steps_clips:,}", f"{work.clips} x {accumulated} accumulated x {recipe.devices} devices "
+            f"(devices=, {setting}=)"),
         Row("audio a step", f"{steps_clips * work.seconds / 3600:,.2f} h", "clips x their length"),
-        Row("LLM tokens a step", f"{steps_clips * work.positions:,}",
-            f"a clip: {PROMPT_TOKENS} of the prompt (assumed), {work.audio_positions} of audio, {work.replied} of the "
-            f"reply ({TOKENS_PER_SECOND} a second, assumed); stage I runs no LLM"),
+        Row("LLM tokens a step", f"{steps_clips * work.positions * stage.next_token:,}", tokens),
     ]
 
 
-def _memory_rows(
-    config: SoundwaveConfig, recipe: Recipe, stage: Stage, parts: Parameters, work: Workload
-) -> list[Row]:
-    low = recipe.mixed_precision != "no"
-    held = memory(config, recipe, stage, parts, work, low)
-    buckets = ""
-    if recipe.devices > 1:
-        held, buckets = replace(held, gradients=2 * held.gradients), "; DDP's buckets are as much again"
+def _held(config: SoundwaveConfig, recipe: Recipe, stage: Stage, parts: Parameters, work: Workload) -> Memory:
+    """Bytes on one of the recipe's devices; among several, DDP's buckets are as large as the gradients."""
+    held = memory(config, recipe, stage, parts, work, recipe.mixed_precision != "no")
+    return held if recipe.devices == 1 else replace(held, gradients=2 * held.gradients)
+
+
+def _memory_rows(recipe: Recipe, held: Memory, work: Workload) -> list[Row]:
+    low, buckets = recipe.mixed_precision != "no", "; DDP's buckets are as much again" if recipe.devices > 1 else ""
     total = held.total + OVERHEAD
     fits = [gpu.name for gpu in GPUS if total < gpu.memory]
     return [
@@ -167,33 +184,64 @@ def _memory_rows(
     ]
 
 
-def _cost_rows(
-    config: SoundwaveConfig, recipe: Recipe, stage: Stage, parts: Parameters, work: Workload
-) -> list[Row]:
-    cost = flops(config, stage, parts, work, recipe.features is None, recipe.gradient_checkpointing)
-    step = cost.total * work.clips * recipe.gradient_accumulation_steps * recipe.devices
+def _step_flops(recipe: Recipe, cost: Flops, work: Workload) -> float:
+    return cost.total * work.clips * accumulation(recipe, recipe.devices) * recipe.devices
+
+
+def _work_rows(config: SoundwaveConfig, recipe: Recipe, cost: Flops, work: Workload) -> list[Row]:
+    step = _step_flops(recipe, cost, work)
     shares = {
         "encoder": cost.audio_tower, "alignment": cost.alignment, "CTC head": cost.ctc_head,
         "shrinking": cost.shrinking, "LLM": cost.language_model,
     }
-    shown = ", ".join(f"{name} {part / 1e12:.2g}" for name, part in shares.items())
+    shown = ", ".join(f"{name} {plain(part / 1e12, 2)}" for name, part in shares.items())
+    shown_step = f"{plain(step / 1e12)} T" if step < 1e15 else f"{plain(step / 1e15)} P"
     rows = [
-        Row("FLOPs of a clip", f"{cost.total / 1e12:.3g} T", f"{shown}; 2 a weight and position, backward counted"),
-        Row("FLOPs of a step", f"{step / 1e12:,.3g} T" if step < 1e15 else f"{step / 1e15:,.1f} P", "times its clips"),
+        Row("FLOPs of a clip", f"{plain(cost.total / 1e12)} T", f"{shown}; 2 a weight and position, backward counted"),
+        Row("FLOPs of a step", shown_step, "times its clips"),
     ]
     if recipe.features is not None:
         stored = work.frames * config.audio_config.d_model * 2
         rows.append(Row("features on disk", f"{stored / 1e6:.2f} MB a clip", "frames x encoder width x 2 bytes"))
+    return rows
+
+
+def _gpu_rows(recipe: Recipe, step: float, held: float) -> list[Row]:
+    """Hours of a run on each kind of GPU that holds it.
+
+    Args:
+        recipe: `devices` and `max_steps`.
+        step: FLOPs.
+        held: bytes on one device.
+    """
+    rows = []
     for gpu in GPUS:
+        what = f"  {recipe.devices} x {gpu.name}"
+        if held >= gpu.memory:
+            need = f"it needs {held / 1e9:.1f} GB; lower batch_seconds or max_batch_size, or see docs/recipes.md"
+            rows.append(Row(what, "does not fit", need))
+            continue
         per_step = step / (gpu.peak * ASSUMED_RATE)  # GPU-seconds
         how = f"{gpu.peak / 1e12:.0f} TFLOP/s (data sheet) at {ASSUMED_RATE:.0%} of it (assumed)"
-        value = f"{per_step / recipe.devices:.2g} s a step"
+        value = f"{plain(per_step / recipe.devices, 2)} s a step"
         if recipe.max_steps is not None:
             hours = per_step * recipe.max_steps / 3600
-            value += f"; {hours / recipe.devices:,.2g} h, {hours:,.3g} GPU-hours"
+            value += f"; {plain(hours / recipe.devices, 2)} h, {plain(hours)} GPU-hours"
             how += f", {recipe.max_steps:,} steps"
-        rows.append(Row(f"  {recipe.devices} x {gpu.name}", value, how))
+        rows.append(Row(what, value, how))
     return rows
+
+
+def plain(value: float, digits: int = 3) -> str:
+    """A number with so many digits that count, but all of those before the point; never with an exponent.
+
+    Example:
+        >>> [plain(value) for value in (1247.6, 39.84, 0.0123456)]
+        ['1,248', '39.8', '0.0123']
+    """
+    rounded = float(f"{value:.{digits - 1}e}")
+    decimals = digits - 1 - math.floor(math.log10(abs(rounded))) if rounded else 0
+    return f"{value:,.{max(0, decimals)}f}"
 
 
 def render(rows: list[Row], title: str) -> str:

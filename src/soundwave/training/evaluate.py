@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
+from pathlib import Path
 
 import jiwer
 import torch
@@ -13,6 +17,35 @@ from soundwave.training.dataset import Collator, Source, batches
 from soundwave.training.modules import StageModule
 from soundwave.training.processes import gathered
 from soundwave.training.recipe import Recipe
+
+
+def held_out_names(manifests: Sequence[str]) -> list[str]:
+    """What the figures of each held-out manifest are called, no two alike.
+
+    Args:
+        manifests: paths, in the recipe's order.
+
+    Returns:
+        For each the name of its folder; where several manifests share that, `folder_stem`; where they share that too,
+        with a number from the second on. Without a folder it is the stem.
+
+    Example:
+        >>> held_out_names(["books/manifest.jsonl", "dev/asr.jsonl", "dev/translation.jsonl"])
+        ['books', 'dev_asr', 'dev_translation']
+    """
+    paths = [Path(manifest) for manifest in manifests]
+    folders = [path.parent.name or path.stem for path in paths]
+    shared = Counter(folders)
+    taken = {folder for folder in folders if shared[folder] == 1}
+    names = []
+    for path, folder in zip(paths, folders, strict=True):
+        name = folder
+        if shared[folder] > 1:
+            stem = f"{folder}_{path.stem}"
+            name = next(n for n in (stem if i == 1 else f"{stem}_{i}" for i in count(1)) if n not in taken)
+            taken.add(name)
+        names.append(name)
+    return names
 
 
 @torch.no_grad()

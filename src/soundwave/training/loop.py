@@ -34,7 +34,7 @@ from soundwave.training.checkpointing import (
 )
 from soundwave.training.dataset import Batch, Item, Source, batches
 from soundwave.training.estimate_table import estimate, render
-from soundwave.training.evaluate import evaluate
+from soundwave.training.evaluate import evaluate, held_out_names
 from soundwave.training.logs import RunLog, means, remember
 from soundwave.training.mixture import epoch_items
 from soundwave.training.modules import Losses, StageModule
@@ -346,10 +346,11 @@ class _Run:
 
     def _evaluate(self, sources: list[Source]) -> None:
         self.module.eval()
-        for source in sources:
+        names = held_out_names([source.source.manifest for source in sources])
+        for name, source in zip(names, sources, strict=True):
             with autocast(self.accelerator):
                 figures = evaluate(self.raw_module, source, self.prepared.collator, self.recipe, self.accelerator)
-            named = {f"eval_{Path(source.source.manifest).parent.name}_{k}": v for k, v in figures.items()}
+            named = {f"eval_{name}_{figure}": value for figure, value in figures.items()}
             in_main_process(self.accelerator, partial(self._log_evaluation, named))
         self.module.train()
 

@@ -7,6 +7,7 @@ waiting for ever. Knows nothing about models.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -29,18 +30,24 @@ from soundwave.training.zero import uses_zero, wrapped_by_zero
 def start_processes(recipe: Recipe) -> Accelerator:
     """This process's accelerator; `torchrun` or `accelerate launch` start several, on GPUs or, with gloo, on CPUs.
 
+    Where the recipe is meant for another number of them, the main process says so on standard error.
+
     Raises:
         ConfigurationError: `batches_per_step` cannot be shared equally.
         TrainingError: several processes were started, but they do not find each other.
     """
     launched = int(os.environ.get("WORLD_SIZE", "1"))
     on_cpu = launched > 1 and not torch.accelerator.is_available()  # accelerate takes gloo only when it is told to
-    together = PartialState(cpu=on_cpu).num_processes
+    state = PartialState(cpu=on_cpu)
+    together = state.num_processes
     if launched > 1 and together == 1:
         raise TrainingError(
             f"{launched} processes were started, but on this device each would train alone; start one, "
             "or set ACCELERATE_USE_CPU=true."
         )
+    told = other_number(recipe, together)
+    if told is not None and state.is_main_process:
+        print(told, file=sys.stderr, flush=True)
     chosen = [precision_of(recipe.mixed_precision, Path(recipe.output_dir))]  # `auto` is a trial: one of them decides
     broadcast_object_list(chosen)
     os.environ.pop("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", None)  # the launcher's; the recipe has its own
@@ -108,6 +115,29 @@ def accumulation(recipe: Recipe, processes: int) -> int:
             f"set a multiple of {processes}, or start another number of processes."
         )
     return recipe.batches_per_step // processes
+
+
+def other_number(recipe: Recipe, processes: int) -> str | None:
+    """What to say where another number of processes trains than the recipe's `devices`; None where it is the same.
+
+    Args:
+        recipe: it decides whether the batch of a step stays (`batches_per_step`) or changes with the processes.
+        processes: that train.
+
+    Raises:
+        ConfigurationError: `batches_per_step` is no multiple of the processes.
+    """
+    if processes == recipe.devices:
+        return None
+    each = accumulation(recipe, processes)
+    there = f"warning: the recipe's devices is {recipe.devices}, the number of processes {processes}; batches a step:"
+    if recipe.batches_per_step is not None:
+        return f"{there} {recipe.batches_per_step} as the recipe says, {each} of each process."
+    meant = each * recipe.devices
+    return (
+        f"{there} {each * processes} instead of {meant} (batches_per_step={meant} keeps their number, "
+        f"devices={processes} says that this one is meant)."
+    )
 
 
 def gathered(accelerator: Accelerator, values: list[Any]) -> list[Any]:

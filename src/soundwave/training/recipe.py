@@ -85,7 +85,7 @@ class Recipe:
     # fused on a CUDA GPU
     gradient_checkpointing: bool = False  # the LLM's layers are computed twice, and their activations not kept
     llm_quantization: str = "none"  # none, or 4bit (QLoRA): the frozen LLM's matrices as NF4; needs a CUDA GPU
-    devices: int = 1  # GPUs that the batch is meant for; nothing but the estimate reads it
+    devices: int = 1  # GPUs (processes) of the estimate; a run in another number of processes says so
     seed: int = 1
     logging_steps: int = 20
     eval_steps: int = 200
