@@ -262,3 +262,13 @@ def test_a_dry_run_of_a_model_whose_sizes_are_not_known_checks_all_the_same(
 def test_the_command_needs_neither_data_nor_weights(capsys: pytest.CaptureFixture[str]) -> None:
     app(["train", str(ROOT / "recipes" / "paper" / "stage1.yaml"), "--estimate", "devices=8"], standalone_mode=False)
     assert "  8 x H100 SXM 80 GB" in capsys.readouterr().out
+
+
+def test_a_small_model_is_not_promised_in_seconds() -> None:
+    recipe = dataclasses.replace(read_recipe(ROOT / "recipes" / "mini" / "stage1.yaml"), train=[])
+    told = {row.what.strip(): row for row in estimate(recipe)}
+    gpu = told["1 x H100 SXM 80 GB"]
+    assert gpu.value.startswith("0.10 s a step; 4.3 min")
+    assert "starting kernels" in gpu.how
+    assert told["optimizer"].how.startswith("Muon")
+    assert told["trained weights"].value.endswith(" MB")

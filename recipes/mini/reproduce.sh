@@ -27,8 +27,8 @@
 # Needs: pip install -e '.[train,eval]', and the Debian packages flite and espeak-ng.
 # On two cores of a 2024 processor with bfloat16: about 25 minutes of synthesis, 25 of labels and answers, 15 of encoder
 # features, 75 of training, 20 of scores. On a GPU it has not been run. An estimate for one GPU: synthesis, labels and answers
-# stay with the CPU (50); features and scores take minutes; so small a model's steps are bound by starting kernels, at some
-# five steps a second its 3,400 take 12 minutes: about an hour and a quarter.
+# stay with the CPU (50); features and scores take minutes; so small a model's steps are bound by starting kernels, at a
+# tenth of a second (assumed) its 3,400 take 6 minutes: about an hour.
 set -euo pipefail
 if [ $# -ne 3 ]; then sed -n '2,34p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"

@@ -38,6 +38,7 @@ from soundwave.training.public_sizes import GPUS, RELEASED_9B, audio_config, min
 from soundwave.training.recipe import Recipe, read_recipe
 from soundwave.training.stages import Stage
 
+LEAST_SECONDS = 0.1  # of a batch, forward, backward and step, however little is computed
 ASSUMED_RATE = 0.3  # of a GPU's peak, recomputation counted; large models reach 0.3 to 0.5, small ones far less
 OVERHEAD = 2e9  # bytes: CUDA's context and the allocator's gaps; an assumption
 EXAMPLES_READ = 10_000  # of a manifest, for the average length
@@ -174,14 +175,23 @@ def _memory_rows(recipe: Recipe, held: Memory, work: Workload) -> list[Row]:
     return [
         Row("memory of a device", f"{total / 1e9:.1f} GB", "the sum, and 2 GB of CUDA and gaps (assumed); fits: "
             + (", ".join(fits) or "none of the GPUs below")),
-        Row("  frozen weights", f"{held.frozen / 1e9:.1f} GB", f"{'bf16' if low else 'float32'}; adapters in float32, "
+        Row("  frozen weights", _size(held.frozen), f"{'bf16' if low else 'float32'}; adapters in float32, "
             "with autocast's copies" + ("; the LLM's matrices in 4 bits" if recipe.llm_quantization == "4bit" else "")),
-        Row("  trained weights", f"{held.trained / 1e9:.1f} GB", "4 bytes each"),
-        Row("  gradients", f"{held.gradients / 1e9:.1f} GB", f"4 bytes each{buckets}"),
-        Row("  optimizer", f"{held.optimizer / 1e9:.1f} GB", "AdamW: 8 bytes each"),
-        Row("  activations", f"{held.activations / 1e9:.1f} GB", f"{work.clips} clips; formulas in training/estimate.py"
+        Row("  trained weights", _size(held.trained), "4 bytes each"),
+        Row("  gradients", _size(held.gradients), f"4 bytes each{buckets}"),
+        Row("  optimizer", _size(held.optimizer), _optimizer(recipe)),
+        Row("  activations", _size(held.activations), f"{work.clips} clips; formulas in training/estimate.py"
             + ("; LLM layers recomputed" if recipe.gradient_checkpointing else "")),
     ]
+
+
+def _size(count: float) -> str:
+    """Of bytes."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e8 else f"{count / 1e6:.0f} MB"
+
+
+def _optimizer(recipe: Recipe) -> str:
+    return "Muon: 4 bytes each, AdamW's 8 at most" if recipe.optimizer == "muon" else "AdamW: 8 bytes each"
 
 
 def _step_flops(recipe: Recipe, cost: Flops, work: Workload) -> float:
@@ -221,15 +231,27 @@ def _gpu_rows(recipe: Recipe, step: float, held: float) -> list[Row]:
             need = f"it needs {held / 1e9:.1f} GB; lower batch_seconds or max_batch_size, or see docs/recipes.md"
             rows.append(Row(what, "does not fit", need))
             continue
-        per_step = step / (gpu.peak * ASSUMED_RATE)  # GPU-seconds
-        how = f"{gpu.peak / 1e12:.0f} TFLOP/s (data sheet) at {ASSUMED_RATE:.0%} of it (assumed)"
+        per_step, how = _gpu_seconds(recipe, step, gpu.peak)
         value = f"{plain(per_step / recipe.devices, 2)} s a step"
         if recipe.max_steps is not None:
             hours = per_step * recipe.max_steps / 3600
-            value += f"; {plain(hours / recipe.devices, 2)} h, {plain(hours)} GPU-hours"
+            value += f"; {_hours(hours / recipe.devices)}, {plain(hours)} GPU-hours"
             how += f", {recipe.max_steps:,} steps"
         rows.append(Row(what, value, how))
     return rows
+
+
+def _hours(hours: float) -> str:
+    return f"{plain(hours, 2)} h" if hours >= 1 else f"{plain(60 * hours, 2)} min"
+
+
+def _gpu_seconds(recipe: Recipe, step: float, peak: float) -> tuple[float, str]:
+    """Of one step, all GPUs together, and why so many: small models compute less than it takes to tell them to."""
+    computed = step / (peak * ASSUMED_RATE)
+    least = LEAST_SECONDS * recipe.devices * accumulation(recipe, recipe.devices)
+    if computed >= least:
+        return computed, f"{peak / 1e12:.0f} TFLOP/s (data sheet) at {ASSUMED_RATE:.0%} of it (assumed)"
+    return least, f"{LEAST_SECONDS:g} s a batch (assumed): starting kernels and reading data take longer than the sums"
 
 
 def plain(value: float, digits: int = 3) -> str:
