@@ -52,7 +52,9 @@ from soundwave.training.processes import (
     start_processes,
     wrapped,
 )
+from soundwave.training.progress import RunProgress
 from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.resuming import check_changes
 from soundwave.training.sharded import flatten_scalars, make_whole, whole
 from soundwave.training.stream_position import begin, tell_lanes
 from soundwave.training.whitening import read_whitening, write_whitening
@@ -101,6 +103,8 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     accelerator = start_processes(recipe)
     precision = accelerator.mixed_precision
     recipe = replace(recipe, mixed_precision=precision)
+    if resume and list_checkpoints(Path(recipe.output_dir) / CHECKPOINTS):
+        check_changes(recipe, RunProgress(accelerator.is_main_process).say)
     torch.manual_seed(recipe.seed)
     prepared = prepare(recipe, device_of(accelerator), precision, accelerator.is_main_process)
     module = StageModule(
@@ -180,7 +184,8 @@ class _Run:
         config = self.prepared.model.config
         if config.alignment_whitening and not self.recipe.start_from:
             width = config.audio_config.d_model
-            in_main_process(self.accelerator, partial(write_whitening, self.folder, self._frames(), width))
+            measure = partial(write_whitening, self.folder, self._frames(), width, begun=bool(found))
+            in_main_process(self.accelerator, measure)
             read_whitening(self.folder, self.prepared.model.alignment)
         if self.shared:
             self.scalars = flatten_scalars(self.module)
@@ -192,9 +197,11 @@ class _Run:
             self.moments = ZeroMoments(self.accelerator, *given)
         if found:
             self.position = load_checkpoint(found[-1], self.raw_module, self.moments)
-        if self.accelerator.is_main_process:
-            self.prepared.write_plan(self.folder, self.steps, self.position.step)
-            self.log = RunLog(self.folder, self.position.step)
+        in_main_process(self.accelerator, self._open)
+
+    def _open(self) -> None:
+        self.prepared.write_plan(self.folder, self.steps, self.position.step)
+        self.log = RunLog(self.folder, self.position.step)
 
     def _frames(self) -> Iterator[Tensor]:
         """The encoder's frames (n, E) of batches all over the first epoch."""

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from soundwave.checkpoints.catalog import HUB_ID, SHIPPED, resolve_model
 from soundwave.checkpoints.four_bit import quantisation_config, quantise, require_four_bit
@@ -41,8 +37,9 @@ from soundwave.training.data import check_audio_files
 from soundwave.training.dataset import Collator, Source, clips_of
 from soundwave.training.effects import Effects
 from soundwave.training.features import Clip, Features, FeatureStore, OnTheFly, fill_store
-from soundwave.training.precision import KEPT_RECIPE
+from soundwave.training.progress import RunProgress
 from soundwave.training.recipe import Recipe
+from soundwave.training.resuming import keep_recipe
 from soundwave.training.shards import is_sharded
 from soundwave.training.stages import Stage, mark_trained, stage_named
 from soundwave.training.streaming import Stream, some_transcripts
@@ -73,9 +70,23 @@ class Prepared:
     stream: Stream | None = None  # instead of `train`, where one of its sources is in shards
 
     def write_plan(self, folder: Path, steps: int, from_step: int) -> None:
-        """Keeps the exact recipe in the run's folder and says what is about to happen."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / KEPT_RECIPE).write_text(yaml.safe_dump(dataclasses.asdict(self.recipe), sort_keys=False))
+        """Says what is about to happen, and keeps the exact recipe in the run's folder if that is any training.
+
+        Raises:
+            TrainingError: the run is beyond its last step, or the disk is full or cannot be written.
+        """
+        if from_step > steps:
+            raise TrainingError(
+                f"{folder} is at step {from_step}, but max_steps or num_train_epochs ends it at step {steps}; set "
+                f"max_steps to {from_step} or more, or change output_dir to start a new run."
+            )
+        if from_step == steps:
+            self.progress.say(
+                f"{folder} is done: step {steps} of {steps}, nothing is left to train; to train on, raise max_steps or "
+                "num_train_epochs"
+            )
+            return
+        keep_recipe(self.recipe, folder)
         count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         examples = sum(len(source.examples) for source in self.train)
         hours = sum(e.duration or 0.0 for source in self.train for e in source.examples) / 3600
@@ -83,45 +94,6 @@ class Prepared:
         self.progress.say(
             f"stage {self.stage.name}: {count / 1e6:.2f}M trained parameters, {data}, steps {from_step} to {steps}"
         )
-
-
-class RunProgress:
-    """A bar where a person watches, plain lines in a log."""
-
-    def __init__(self, shown: bool):
-        self.console = Console(stderr=True, quiet=not shown, soft_wrap=True)
-        self.live = shown and sys.stderr.isatty()
-        self._bar: Progress | None = None
-        self._task: Any = None
-
-    def start(self, total: int, done: int = 0, what: str = "training") -> None:
-        """Shows a bar for `total` steps."""
-        self.total = total
-        if self.live:
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                console=self.console,
-            )
-            self._task = self._bar.add_task(what, total=total, completed=done)
-            self._bar.start()
-
-    def step(self, step: int, figures: dict[str, float | None], speed: float) -> None:
-        """Reports a step's figures."""
-        text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
-        else:
-            self.say(f"step {step}/{self.total}: {text}, {speed:.0f} times real time")
-
-    def say(self, text: str) -> None:
-        """One line, above the bar."""
-        self.console.print(text, highlight=False, markup=False)
-
-    def stop(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
 
 def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) -> Prepared:
