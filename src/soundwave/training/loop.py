@@ -289,7 +289,7 @@ class _Run:
                 figures = accelerator.gather(torch.stack([_figures(*one) for one in computed]))
                 if self._is_number("loss", figures[:, 0], computed):
                     accelerator.backward(losses.total)
-                    norm = accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm)
+                    norm = accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm or math.inf)
                     norm = None if norm is None else whole(torch.as_tensor(norm))
                     if self._is_number("gradient", norm, computed):
                         for optimizer in self.optimizers:
