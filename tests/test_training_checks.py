@@ -113,6 +113,62 @@ def test_a_disk_that_is_full_is_named_whatever_is_written(
     assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("full", ["recipe.tmp", "metrics.tmp"])
+def test_a_disk_that_is_full_at_the_start_is_named(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    write = Path.write_text
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fail)
+        named = full.partition(".")[0]
+        told = rf"run/{named}\.(yaml|jsonl) could not be written \(No space left on device\); free some space"
+        with pytest.raises(TrainingError, match=told):
+            train(recipe)
+    train(recipe)
+    assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_plot_that_cannot_be_written_is_named_and_drawn_by_the_next_start(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    plot = tmp_path / "run" / "curves.png"
+    plot.mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"curves\.png could not be written \(Is a directory\); .* nothing but"):
+        train(recipe)
+    plot.rmdir()
+    assert (train(recipe) / "adapters.safetensors").is_file()
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("when", ["opened", "written"])
+def test_a_run_goes_on_without_tensorboard_where_the_disk_does_not_take_it(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], when: str
+) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    write, records = RecordWriter.write, []
+
+    def fail(writer: RecordWriter, data: bytes) -> None:
+        records.append(data)
+        if when == "opened" or len(records) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(writer, data)
+
+    monkeypatch.setattr(RecordWriter, "write", fail)
+    train(recipe)
+    told = capfd.readouterr().err
+    assert told.count("tensorboard could not be written (No space left on device); the run goes on without") == 1
+    assert "Traceback" not in told
+    assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
+
+
 def test_a_run_needs_no_audio_file_once_its_frames_are_stored(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,7 +201,7 @@ class _Run:
 
     def _open(self) -> None:
         self.prepared.write_plan(self.folder, self.steps, self.position.step)
-        self.log = RunLog(self.folder, self.position.step)
+        self.log = RunLog(self.folder, self.position.step, self.prepared.progress.say)
 
     def _frames(self) -> Iterator[Tensor]:
         """The encoder's frames (n, E) of batches all over the first epoch."""
