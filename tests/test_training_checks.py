@@ -14,9 +14,10 @@ import yaml
 
 from soundwave.errors import CheckpointError, ConfigurationError, DataError, TrainingError
 from soundwave.training import loop, modules
+from soundwave.training.augmentation import Augmentation, NoiseAugmentation
 from soundwave.training.logs import RunLog, read_metrics
 from soundwave.training.loop import train, train_from_recipe
-from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.recipe import DataSource, Recipe, check_variables
 
 
 @pytest.fixture
@@ -78,6 +79,36 @@ def test_a_mistake_is_told_before_anything_is_trained(
     with pytest.raises(kind, match=message):
         train(dataclasses.replace(recipe, **changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"output_dir": "$UNSET/run"}, "output_dir"),
+        ({"features": "${UNSET}/features"}, "features"),
+        ({"start_from": "$UNSET/final"}, "start_from"),
+        ({"audio_tower": "$UNSET/tower"}, "audio_tower"),
+        ({"train": [DataSource("a.jsonl"), DataSource("$UNSET/b.jsonl")]}, r"train\[1\]\.manifest"),
+        ({"evaluation": [DataSource("$UNSET/b.jsonl")]}, r"evaluation\[0\]\.manifest"),
+        ({"augmentation": Augmentation(noise=NoiseAugmentation(source="$UNSET/n"))}, r"augmentation\.noise\.source"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_told_before_any_folder_is_made_of_its_name(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], option: str
+) -> None:
+    monkeypatch.delenv("UNSET", raising=False)
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    told = rf"{option} is .*UNSET.*, but \$UNSET is not set; export UNSET=… before the run"
+    with pytest.raises(ConfigurationError, match=told):
+        train(dataclasses.replace(recipe, **changes))
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_dry_run_needs_no_output_folder_and_a_pipe_has_variables_of_its_own(recipe: Recipe) -> None:
+    train(dataclasses.replace(recipe, output_dir="$UNSET/run"), dry_run=True)
+    own = [DataSource("pipe:for i in a b; do cat $i.tar; done")]
+    check_variables(dataclasses.replace(recipe, train=own, output_dir="runs/$5"))
 
 
 def test_a_model_that_cannot_be_written_at_the_end_is_written_by_the_next_start(

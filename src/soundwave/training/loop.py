@@ -53,7 +53,7 @@ from soundwave.training.processes import (
     wrapped,
 )
 from soundwave.training.progress import RunProgress
-from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.recipe import Recipe, check_variables, read_recipe
 from soundwave.training.resuming import check_changes
 from soundwave.training.sharded import flatten_scalars, make_whole, whole
 from soundwave.training.stream_position import begin, tell_lanes
@@ -100,6 +100,7 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     """Runs a recipe; see `train_from_recipe`."""
+    check_variables(recipe, output=not dry_run)
     accelerator = start_processes(recipe)
     precision = accelerator.mixed_precision
     recipe = replace(recipe, mixed_precision=precision)

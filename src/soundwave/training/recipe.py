@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -20,6 +21,8 @@ import yaml
 from soundwave.errors import ConfigurationError
 from soundwave.training.augmentation import Augmentation
 from soundwave.training.ranges import check_values
+
+VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)\}?")
 
 
 @dataclass
@@ -121,6 +124,35 @@ def read_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recip
     recipe = _build(Recipe, values, str(file))
     check_values(recipe, str(file))
     return recipe
+
+
+def check_variables(recipe: Recipe, output: bool = True) -> None:
+    """Looks for `$NAME` that the environment did not know, in everything that may be a path.
+
+    A pipe's command is left to the shell.
+
+    Args:
+        recipe: as it was read, so with all known ones replaced.
+        output: whether the output folder is looked at too; a dry run writes nothing there.
+
+    Raises:
+        ConfigurationError: one is not set; the message names the option and what to export.
+    """
+    effects = recipe.augmentation
+    named = {
+        **({"output_dir": recipe.output_dir} if output else {}),
+        "start_from": recipe.start_from, "audio_tower": recipe.audio_tower, "language_model": recipe.language_model,
+        "features": recipe.features, "augmentation.noise.source": effects.noise.source,
+        "augmentation.reverberation.source": effects.reverberation.source,
+        **{f"train[{i}].manifest": source.manifest for i, source in enumerate(recipe.train)},
+        **{f"evaluation[{i}].manifest": source.manifest for i, source in enumerate(recipe.evaluation)},
+    }
+    for option, path in named.items():
+        unset = VARIABLE.search(path or "")
+        if unset and not str(path).startswith("pipe:"):
+            raise ConfigurationError(
+                f"{option} is {path}, but ${unset[1]} is not set; export {unset[1]}=… before the run, or name the path."
+            )
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
