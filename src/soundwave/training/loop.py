@@ -263,6 +263,7 @@ class _Run:
                 self.position.window, started, audio = {}, time.monotonic(), 0.0
             self._evaluate_and_save()
         self.prepared.progress.stop()
+        self.prepared.left_out.count()
 
     def _step(self, upcoming: Iterator[Share]) -> float | None:
         """Computes this process's batches of one optimizer step and takes it, with all processes or with none.

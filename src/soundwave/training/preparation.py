@@ -37,6 +37,7 @@ from soundwave.training.data import check_audio_files
 from soundwave.training.dataset import Collator, Source, clips_of
 from soundwave.training.effects import Effects
 from soundwave.training.features import Clip, Features, FeatureStore, OnTheFly, fill_store
+from soundwave.training.left_out import LeftOut
 from soundwave.training.progress import RunProgress
 from soundwave.training.recipe import Recipe
 from soundwave.training.resuming import keep_recipe
@@ -66,6 +67,7 @@ class Prepared:
     train: list[Source]
     evaluation: list[Source]
     progress: RunProgress
+    left_out: LeftOut
     trained: list[str]
     stream: Stream | None = None  # instead of `train`, where one of its sources is in shards
 
@@ -110,18 +112,19 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     processor = load_processor(config)
     ctc = CtcTokenizer(processor.tokenizer, config.ctc_vocabulary)
     effects = Effects.of(recipe.augmentation, recipe.seed, stored=recipe.features is not None)
+    left_out = LeftOut(RunProgress(True).say)  # in each process: the others do not read what it does
     stream = None
     if any(is_sharded(source.manifest) for source in recipe.train):
-        # each process names what it leaves out: the others do not read it
-        stream = Stream(recipe, ctc, effects, stage.next_token, RunProgress(True).say)
+        stream = Stream(recipe, ctc, effects, stage.next_token, left_out)
     train_sources = [
         Source(source, ctc, effects, number) for number, source in enumerate(recipe.train if stream is None else [])
     ]
     evaluation_sources = [Source(source, ctc) for source in recipe.evaluation]
     read_whole = [*(stream.sources if stream else train_sources), *evaluation_sources]
     check_audio_files(example for source in read_whole for example in source.examples)
-    store = _features(recipe, config, processor, [*train_sources, *evaluation_sources], device, precision, progress)
-    for source in [*train_sources, *evaluation_sources]:
+    sources = [*train_sources, *evaluation_sources]
+    store = _features(recipe, config, processor, sources, device, precision, progress, left_out)
+    for source in sources:
         source.keep_stored(store)
         if not stage.next_token:
             source.keep_transcribed()
@@ -132,7 +135,8 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     trained = mark_trained(model, stage)
     collator = Collator(store, processor, recipe, with_text=stage.next_token, endless=stream is not None)
     return Prepared(
-        recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, trained, stream
+        recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, left_out, trained,
+        stream,
     )
 
 
@@ -297,12 +301,11 @@ def _adapters_only(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Ten
 
 def _features(
     recipe: Recipe, config: SoundwaveConfig, processor: SoundwaveProcessor, sources: list[Source],
-    device: torch.device, precision: str, progress: RunProgress,
+    device: torch.device, precision: str, progress: RunProgress, left_out: LeftOut,
 ) -> Features:
     """Opens the store and encodes what it lacks; the encoder is in memory for that time only, or stays on the fly."""
     if recipe.features is None:
-        # a process alone hears of the clips in its batches, so each of them tells
-        return OnTheFly(_encoder(config, device, precision), processor, _on_bad(recipe, RunProgress(True)))
+        return OnTheFly(_encoder(config, device, precision), processor, _on_bad(recipe, left_out))
     about: dict[str, object] = {
         "encoder": Path(config.audio_tower_source or "").name, "window": config.encoder_window,
         "tail": config.window_tail_seconds,
@@ -336,7 +339,7 @@ def _encode(
     encoder = _encoder(config, device, precision)
     progress.say(f"encoding {len(missing)} clips ({sum(s for _, s in missing) / 3600:.1f} h) into {recipe.features}")
     progress.start(len(missing), what="encoding audio")
-    fill_store(store, missing, encoder, processor, _advance(progress), _on_bad(recipe, progress))
+    fill_store(store, missing, encoder, processor, _advance(progress), _on_bad(recipe, LeftOut(progress.say)))
     progress.stop()
 
 
@@ -359,11 +362,12 @@ def _advance(progress: RunProgress) -> Callable[[int, int], None]:
     return advance
 
 
-def _on_bad(recipe: Recipe, progress: RunProgress) -> Callable[[Clip, SoundwaveError], None]:
+def _on_bad(recipe: Recipe, left_out: LeftOut) -> Callable[[Clip, SoundwaveError], None]:
     def on_bad(clip: Clip, error: SoundwaveError) -> None:
         if recipe.on_bad_audio == "stop":
             raise TrainingError(f"{error} (set on_bad_audio=skip to leave such clips out)") from error
-        progress.say(f"left out: {error}")
+        file = clip.name if clip.path.startswith("data:") else clip.path
+        left_out.name(f"{file} {clip.start} {clip.end}", str(error))  # at whatever speed
 
     return on_bad
 
