@@ -25,6 +25,27 @@ def recipe(tmp_path: Path) -> Recipe:
     return tiny_runs.recipe(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("stage", "still"), [("shrinking", ""), ("instruction", ", which it does not train")]
+)
+def test_a_later_stage_over_a_random_alignment_adapter_is_warned_of(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], stage: str, still: str
+) -> None:
+    train(dataclasses.replace(recipe, stage=stage), dry_run=True)
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert f"no start_from, so stage {stage} begins with a random alignment adapter{still}: " in warning
+    assert warning.endswith("name the stage before, as in start_from: runs/stage1/final")
+
+
+def test_a_stage_after_another_and_the_first_are_not_warned_of(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(dataclasses.replace(recipe, max_steps=1))
+    after = {"stage": "shrinking", "start_from": str(first), "output_dir": str(tmp_path / "two")}
+    train(dataclasses.replace(recipe, **after), dry_run=True)
+    assert "warning" not in capsys.readouterr().err
+
+
 def test_a_dry_run_checks_everything_and_trains_nothing(recipe: Recipe, tmp_path: Path) -> None:
     train(recipe, dry_run=True)
     assert not (tmp_path / "run").exists()

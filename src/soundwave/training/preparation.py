@@ -108,6 +108,13 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     if not recipe.train:
         raise ConfigurationError("The recipe names no training data; add `train: [{manifest: path}]`.")
     progress = RunProgress(main)
+    if stage.next_token and recipe.start_from is None:
+        still = "" if "alignment." in stage.trained else ", which it does not train"
+        progress.say(
+            f"warning: the recipe has no start_from, so stage {stage.name} begins with a random alignment adapter"
+            f"{still}: the LLM hears nothing that it could read; name the stage before, as in start_from: "
+            "runs/stage1/final"
+        )
     config = _config(recipe)
     processor = load_processor(config)
     ctc = CtcTokenizer(processor.tokenizer, config.ctc_vocabulary)
