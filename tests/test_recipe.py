@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ import pytest
 import yaml
 
 from soundwave.errors import ConfigurationError
+from soundwave.training import augmentation
+from soundwave.training.augmentation import Augmentation
+from soundwave.training.ranges import RANGES
 from soundwave.training.recipe import DataSource, Recipe, read_recipe
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +83,7 @@ def test_the_recipes_that_we_ship_are_valid(path: Path) -> None:
         ("model: big", [], "model must be `key: value` pairs, but is 'big'"),
         ("- 1", [], "recipe.yaml must hold `key: value` lines, but holds a list"),
         ("a: [", [], "recipe.yaml is not valid YAML: "),
+        ("", ["learning_rate={"], r"The override 'learning_rate=\{' is not valid YAML \(.*\); write key=value, "),
         ("", ["max_steps"], "'max_steps' is no override; write key=value, such as learning_rate=1e-3"),
         ("stage: alignment", ["stage.name=x"], "stage.name cannot be set: stage has no parts"),
         ("on_nan: ignore", [], "on_nan='ignore' is not known; choose one of stop, skip"),
@@ -88,20 +93,74 @@ def test_the_recipes_that_we_ship_are_valid(path: Path) -> None:
         ("batches_per_step: 0", [], "batches_per_step is 0; it must be above 0"),
         ("train: [{manifest: a, task: 3}]", [], r"train\[0\]: task must be str, but is 3"),
         ("on_bad_audio: cry", [], "on_bad_audio='cry' is not known; choose one of skip, stop"),
-        ("lora: {r: -1}", [], "lora.r is -1; it must be above 0, or 0 to train no LoRA"),
+        ("lora: {r: -1}", [], "lora.r is -1; it must be 0 or more"),
         ("optimizer: sgd", [], "optimizer='sgd' is not known; choose one of auto, adamw, adamw_fused, muon"),
         ("llm_quantization: 8bit", [], "llm_quantization='8bit' is not known; choose one of none, 4bit"),
         ("max_steps: 0", [], "max_steps is 0; it must be above 0"),
         ("gradient_accumulation_steps: 0", [], "gradient_accumulation_steps is 0; it must be above 0"),
         ("batch_seconds: -1", [], "batch_seconds is -1.0; it must be above 0"),
         ("train: [{repeat: 2}]", [], r"train\[0\] names no manifest; add `manifest: path`"),
-        ("evaluation: [{manifest: a, speeds: []}]", [], r"evaluation\[0\] has repeat 1.0 and speeds \[\]; both mu"),
-        ("train: [{manifest: a, repeat: 0}]", [], r"train\[0\] has repeat 0.0 and speeds \[1.0\]; both must be abo"),
+        ("evaluation: [{manifest: a, speeds: []}]", [], r"evaluation\[0\].speeds is \[\]; name one speed"),
+        ("train: [{manifest: a, repeat: 0}]", [], r"train\[0\].repeat is 0.0; it must be above 0"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         read(tmp_path, text, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("option", "told"),
+    [
+        ("max_grad_norm=-1", "max_grad_norm is -1.0; it must be 0 or more"),
+        ("feature_dropout=2", "feature_dropout is 2.0; it must be 0 or more and below 1"),
+        ("feature_dropout=1", "feature_dropout is 1.0; it must be 0 or more and below 1"),
+        ("warmup_ratio=5", "warmup_ratio is 5.0; it must be 0 or more and at most 1"),
+        ("ctc_weight=-1", "ctc_weight is -1.0; it must be 0 or more"),
+        ("ctc_vocabulary_size=-5", "ctc_vocabulary_size is -5; it must be above 0"),
+        ("time_masks=-3", "time_masks is -3; it must be 0 or more"),
+        ("adam_beta2=1.5", "adam_beta2 is 1.5; it must be 0 or more and below 1"),
+        ("weight_decay=-1", "weight_decay is -1.0; it must be 0 or more"),
+        ("learning_rate=.nan", "learning_rate is nan; it must be above 0"),
+        ("learning_rate=.inf", "learning_rate is inf; it must be above 0"),
+        ("seed=4294967296", "seed is 4294967296; it must be 0 or more and at most 4294967295"),
+        ("lora.lora_dropout=7", "lora.lora_dropout is 7.0; it must be 0 or more and below 1"),
+        ("lora.lora_alpha=0", "lora.lora_alpha is 0; it must be above 0"),
+        ("augmentation.volume.probability=2", "augmentation.volume.probability is 2.0; it must be between 0 and 1"),
+        ("train=[{manifest: a}, {manifest: b, repeat: -1}]", r"train\[1\].repeat is -1.0; it must be above 0"),
+        ("evaluation=[{manifest: a, speeds: [1, 9]}]", r"evaluation\[0\].speeds\[1\] is 9.0; it must be 0.25 or more"),
+    ],
+)
+def test_a_number_out_of_its_range_is_named_with_what_is_allowed(tmp_path: Path, option: str, told: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"recipe.yaml: {told}"):
+        read(tmp_path, "", option)
+
+
+@pytest.mark.parametrize("option", [
+    "max_grad_norm=0", "warmup_ratio=1", "weight_decay=0", "ctc_weight=0", "lora.r=0", "seed=0",
+    "alignment_learning_rate_scale=0", "ctc_vocabulary_size=null", "max_steps=null", "time_masks=0", "adam_beta1=0",
+])
+def test_the_ends_of_a_range_and_null_are_allowed(tmp_path: Path, option: str) -> None:
+    read(tmp_path, "", option)
+
+
+def numbers_of(kind: type, path: str = "") -> set[str]:
+    """The paths of all options that hold numbers."""
+    found = set()
+    for name, hint in typing.get_type_hints(kind).items():
+        inner = [one for one in (hint, *typing.get_args(hint)) if one not in (type(None), list)]
+        for one in inner:
+            if dataclasses.is_dataclass(one):
+                found |= numbers_of(one, f"{path}{name}.")  # type: ignore[arg-type]
+            elif one in (int, float):
+                found.add(path + name)
+    return found
+
+
+def test_every_number_of_a_recipe_has_a_range() -> None:
+    effects = {f"augmentation.{path}" for path in augmentation.RANGES}
+    shared = {"augmentation.takes"} | {f"augmentation.{name}.probability" for name in Augmentation().effects()}
+    assert numbers_of(Recipe) == set(RANGES) | effects | shared
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:

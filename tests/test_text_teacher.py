@@ -227,8 +227,8 @@ def test_a_run_with_a_teacher_tells_its_kl(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["stage=shrinking", "kl_weight=1.5"], r"kl_weight is 1.5 in the stage shrinking; give 0 to 1"),
-        (["kl_weight=0.5"], r"kl_weight is 0.5 in the stage alignment; give 0 to 1, and 0 in the stage alignment"),
+        (["stage=shrinking", "kl_weight=1.5"], r"kl_weight is 1.5; it must be 0 or more and at most 1"),
+        (["kl_weight=0.5"], r"kl_weight is 0.5 in the stage alignment, which does not run the LLM; set it to 0"),
         (["kl_temperature=0"], r"kl_temperature is 0.0; it must be above 0"),
     ],
 )

@@ -126,6 +126,9 @@ def test_only_the_newest_two_checkpoints_are_kept(recipe: Recipe, tmp_path: Path
 def test_a_run_of_another_shape_is_not_resumed(recipe: Recipe) -> None:
     train(recipe)
     other = dataclasses.replace(recipe, model=recipe.model | {"alignment_layers": 2})
+    with pytest.raises(TrainingError, match=r"a run of another recipe; .*model\.alignment_layers from null to 2"):
+        train(other)
+    (Path(recipe.output_dir) / "recipe.yaml").unlink()
     with pytest.raises(TrainingError, match=r"by a run with other trained parameters \(alignment.layers.1.* only\)"):
         train(other)
 

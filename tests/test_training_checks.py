@@ -14,15 +14,37 @@ import yaml
 
 from soundwave.errors import CheckpointError, ConfigurationError, DataError, TrainingError
 from soundwave.training import loop, modules
+from soundwave.training.augmentation import Augmentation, NoiseAugmentation
 from soundwave.training.evaluate import held_out_names
 from soundwave.training.logs import RunLog, read_metrics
 from soundwave.training.loop import train, train_from_recipe
-from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.recipe import DataSource, Recipe, check_variables
 
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
     return tiny_runs.recipe(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("stage", "still"), [("shrinking", ""), ("instruction", ", which it does not train")]
+)
+def test_a_later_stage_over_a_random_alignment_adapter_is_warned_of(
+    recipe: Recipe, capsys: pytest.CaptureFixture[str], stage: str, still: str
+) -> None:
+    train(dataclasses.replace(recipe, stage=stage), dry_run=True)
+    (warning,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("warning")]
+    assert f"no start_from, so stage {stage} begins with a random alignment adapter{still}: " in warning
+    assert warning.endswith("name the stage before, as in start_from: runs/stage1/final")
+
+
+def test_a_stage_after_another_and_the_first_are_not_warned_of(
+    recipe: Recipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(dataclasses.replace(recipe, max_steps=1))
+    after = {"stage": "shrinking", "start_from": str(first), "output_dir": str(tmp_path / "two")}
+    train(dataclasses.replace(recipe, **after), dry_run=True)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_a_dry_run_checks_everything_and_trains_nothing(recipe: Recipe, tmp_path: Path) -> None:
@@ -108,6 +130,36 @@ def test_a_mistake_is_told_before_anything_is_trained(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"output_dir": "$UNSET/run"}, "output_dir"),
+        ({"features": "${UNSET}/features"}, "features"),
+        ({"start_from": "$UNSET/final"}, "start_from"),
+        ({"audio_tower": "$UNSET/tower"}, "audio_tower"),
+        ({"train": [DataSource("a.jsonl"), DataSource("$UNSET/b.jsonl")]}, r"train\[1\]\.manifest"),
+        ({"evaluation": [DataSource("$UNSET/b.jsonl")]}, r"evaluation\[0\]\.manifest"),
+        ({"augmentation": Augmentation(noise=NoiseAugmentation(source="$UNSET/n"))}, r"augmentation\.noise\.source"),
+    ],
+)
+def test_a_variable_that_is_not_set_is_told_before_any_folder_is_made_of_its_name(
+    recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, Any], option: str
+) -> None:
+    monkeypatch.delenv("UNSET", raising=False)
+    monkeypatch.chdir(tmp_path)
+    before = set(tmp_path.iterdir())
+    told = rf"{option} is .*UNSET.*, but \$UNSET is not set; export UNSET=… before the run"
+    with pytest.raises(ConfigurationError, match=told):
+        train(dataclasses.replace(recipe, **changes))
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_dry_run_needs_no_output_folder_and_a_pipe_has_variables_of_its_own(recipe: Recipe) -> None:
+    train(dataclasses.replace(recipe, output_dir="$UNSET/run"), dry_run=True)
+    own = [DataSource("pipe:for i in a b; do cat $i.tar; done")]
+    check_variables(dataclasses.replace(recipe, train=own, output_dir="runs/$5"))
+
+
 def test_a_model_that_cannot_be_written_at_the_end_is_written_by_the_next_start(
     recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -138,6 +190,62 @@ def test_a_disk_that_is_full_is_named_whatever_is_written(
         with pytest.raises(TrainingError, match=r"No space left on device\); free some space and start the same"):
             train(recipe)
     train(recipe)
+    assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("full", ["recipe.tmp", "metrics.tmp"])
+def test_a_disk_that_is_full_at_the_start_is_named(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, full: str
+) -> None:
+    write = Path.write_text
+
+    def fail(path: Path, *arguments: Any, **options: Any) -> int:
+        if path.name == full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_text", fail)
+        named = full.partition(".")[0]
+        told = rf"run/{named}\.(yaml|jsonl) could not be written \(No space left on device\); free some space"
+        with pytest.raises(TrainingError, match=told):
+            train(recipe)
+    train(recipe)
+    assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_plot_that_cannot_be_written_is_named_and_drawn_by_the_next_start(
+    recipe: Recipe, tmp_path: Path
+) -> None:
+    plot = tmp_path / "run" / "curves.png"
+    plot.mkdir(parents=True)
+    with pytest.raises(TrainingError, match=r"curves\.png could not be written \(Is a directory\); .* nothing but"):
+        train(recipe)
+    plot.rmdir()
+    assert (train(recipe) / "adapters.safetensors").is_file()
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("when", ["opened", "written"])
+def test_a_run_goes_on_without_tensorboard_where_the_disk_does_not_take_it(
+    recipe: Recipe, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], when: str
+) -> None:
+    pytest.importorskip("tensorboard", reason="TensorBoard is not installed")
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    write, records = RecordWriter.write, []
+
+    def fail(writer: RecordWriter, data: bytes) -> None:
+        records.append(data)
+        if when == "opened" or len(records) > 3:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(writer, data)
+
+    monkeypatch.setattr(RecordWriter, "write", fail)
+    train(recipe)
+    told = capfd.readouterr().err
+    assert told.count("tensorboard could not be written (No space left on device); the run goes on without") == 1
+    assert "Traceback" not in told
     assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [1, 2, 3, 4, 5, 6]
 
 

@@ -17,6 +17,7 @@ from accelerate.state import AcceleratorState
 from torch import nn
 
 from soundwave.checkpoints import four_bit
+from soundwave.checkpoints.lora import attach_lora
 from soundwave.checkpoints.native import new_config
 from soundwave.errors import ConfigurationError, DataError, TrainingError
 from soundwave.training import preparation
@@ -195,7 +196,6 @@ def test_every_matrix_of_the_layers_is_packed_and_nothing_else() -> None:
     import bitsandbytes as bnb
     from peft.tuners.lora.bnb import Linear4bit
 
-    from soundwave.checkpoints.lora import attach_lora
 
     model = tiny.model(tiny.config(tied=False))
     name = "model.layers.0.mlp.up_proj"
@@ -213,3 +213,28 @@ def test_every_matrix_of_the_layers_is_packed_and_nothing_else() -> None:
     assert len(adapted) == 2
     model.language_model(input_ids=torch.tensor([[4, 8, 15]])).logits.sum().backward()
     assert all(m.lora_B["default"].weight.grad is not None for m in adapted)
+
+
+# Clipping
+
+
+def test_a_clipping_of_zero_clips_nothing(tmp_path: Path) -> None:
+    def trained(limit: float) -> dict[str, torch.Tensor]:
+        recipe = tiny_runs.recipe(
+            tmp_path, output_dir=str(tmp_path / f"{limit}"), max_steps=3, max_grad_norm=limit, optimizer="muon"
+        )
+        return tiny_runs.weights(train(recipe))
+
+    none, endless, some = trained(0.0), trained(1e9), trained(1e-9)
+    assert all(none[name].equal(endless[name]) for name in none)
+    assert not all(none[name].equal(some[name]) for name in none)
+
+
+# What LoRA is attached to
+
+
+@pytest.mark.parametrize("names", [["foo"], ["q_proj", "foo"], ["mlp", "foo"]])  # PEFT takes the second
+def test_a_module_that_the_llm_does_not_have_is_named_beside_those_that_it_has(names: list[str]) -> None:
+    told = r"target_modules names (mlp, )?foo, but the language model has down_proj, .*, q_proj, .*; choose from these"
+    with pytest.raises(ConfigurationError, match=told):
+        attach_lora(tiny.model(), 4, 8, 0.0, names)

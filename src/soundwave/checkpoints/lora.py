@@ -42,12 +42,34 @@ def attach_lora(
     model: SoundwaveForConditionalGeneration, r: int, lora_alpha: int, lora_dropout: float,
     target_modules: Sequence[str],
 ) -> None:
-    """Adds fresh LoRA matrices to the LLM; they change nothing until trained."""
+    """Adds fresh LoRA matrices to the LLM; they change nothing until trained.
+
+    Raises:
+        ConfigurationError: the LLM has no module of a name; those that it has are named.
+    """
+    _check_targets(model.language_model, target_modules)
     config = LoraConfig(
         task_type="CAUSAL_LM", r=r, lora_alpha=lora_alpha, lora_dropout=lora_dropout,
         target_modules=list(target_modules),
     )
     add_lora(model.language_model, config)
+
+
+def _check_targets(language_model: nn.Module, names: Sequence[str]) -> None:
+    """PEFT itself passes over names that no module has, as long as one of them has."""
+    matrices = [path for path, module in language_model.named_modules() if _is_matrix(module)]
+    missing = [name for name in names if not any(f".{path}".endswith(f".{name}") for path in matrices)]
+    if missing or not names:
+        known = sorted({path.rpartition(".")[2] for path in matrices})
+        raise ConfigurationError(
+            f"lora.target_modules names {', '.join(missing) or 'nothing'}, but the language model has "
+            f"{', '.join(known)}; choose from these."
+        )
+
+
+def _is_matrix(module: nn.Module) -> bool:
+    """Whether PEFT can adapt a module: a linear layer of any kind, or an embedding."""
+    return getattr(getattr(module, "weight", None), "ndim", 0) == 2
 
 
 def load_lora(

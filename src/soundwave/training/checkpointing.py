@@ -7,6 +7,7 @@ position as JSON.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -172,7 +173,7 @@ def load_checkpoint(path: Path, model: nn.Module, moments: Moments) -> Position:
     """Puts a checkpoint's values into a model and fresh optimizers, in every process; returns where the run stood.
 
     Raises:
-        TrainingError: the checkpoint is of a model with other trained parameters, or was damaged.
+        TrainingError: the checkpoint is of a model with other trained parameters, or others' shapes, or was damaged.
     """
     try:
         return _load(path, model, moments)
@@ -192,6 +193,13 @@ def _load(path: Path, model: nn.Module, moments: Moments) -> Position:
                 f"{path} was made by a run with other trained parameters ({different} is in one of them only); "
                 "change output_dir, or delete that folder to start anew."
             )
+        for name, parameter in parameters.items():
+            stored, wanted = tuple(tensors.get_slice(name).get_shape()), tuple(parameter.shape)
+            if stored != wanted and (parameter.numel() != 1 or math.prod(stored) != 1):  # of a scalar () or (1,)
+                raise TrainingError(
+                    f"{path} was made by a run of another model: {name} has the shape {stored} there, and {wanted} by "
+                    "the recipe; undo what changed the model, or change output_dir to start a new run."
+                )
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(laid_out_as(tensors.get_tensor(name), parameter))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from soundwave.errors import TrainingError
+from soundwave.training.tensorboard import TensorBoard
 
 FIGURES = ("loss", "ctc", "next_token", "kl")  # of training, in the order in which processes tell them to each other
 
@@ -19,16 +20,23 @@ class RunLog:
     Args:
         folder: the run's output folder.
         step: the step to go on from.
+        say: tells a person what the run goes on without.
+
+    Raises:
+        TrainingError: the disk is full or cannot be written.
     """
 
-    def __init__(self, folder: Path, step: int = 0):
+    def __init__(self, folder: Path, step: int = 0, say: Callable[[str], None] = lambda text: None):
         self.folder, self.path = folder, folder / "metrics.jsonl"
-        folder.mkdir(parents=True, exist_ok=True)
-        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
         draft = self.path.with_suffix(".tmp")
-        draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        draft.replace(self.path)  # whole, whenever this run is killed
-        self._board = _tensorboard(folder)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+            draft.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            draft.replace(self.path)  # whole, whenever this run is killed
+        except OSError as error:
+            raise _unwritten(self.path, error, "it goes on from the last checkpoint") from error
+        self._board = TensorBoard(folder / "tensorboard", say)
 
     def add(self, step: int, **figures: Any) -> None:
         """Writes figures of a step; None values are left out.
@@ -41,20 +49,28 @@ class RunLog:
             with self.path.open("a") as file:
                 file.write(json.dumps(row) + "\n")
         except OSError as error:
-            raise TrainingError(
-                f"{self.path} could not be written ({error.strerror}); free some space and start the same command "
-                "again: it goes on from the last checkpoint."
-            ) from error
-        if self._board is not None:
-            for key, value in row.items():
-                if isinstance(value, (int, float)) and key != "step":
-                    self._board.add_scalar(key.replace("eval_", "eval/"), value, step)
+            raise _unwritten(self.path, error, "it goes on from the last checkpoint") from error
+        self._board.add(step, {key.replace("eval_", "eval/"): value for key, value in row.items() if key != "step"})
 
     def close(self) -> None:
-        """Flushes TensorBoard and draws the plot."""
-        if self._board is not None:
-            self._board.close()
-        plot_curves(self.path, self.folder / "curves.png")
+        """Flushes TensorBoard and draws the plot.
+
+        Raises:
+            TrainingError: the plot cannot be written.
+        """
+        self._board.close()
+        plot = self.folder / "curves.png"
+        try:
+            plot_curves(self.path, plot)
+        except OSError as error:
+            raise _unwritten(plot, error, "nothing but that plot is left to do") from error
+
+
+def _unwritten(path: Path, error: OSError, then: str) -> TrainingError:
+    return TrainingError(
+        f"{path} could not be written ({error.strerror or error}); free some space and start the same command again: "
+        f"{then}."
+    )
 
 
 def remember(window: dict[str, list[float]], losses: Sequence[Sequence[float]]) -> None:
@@ -68,14 +84,6 @@ def remember(window: dict[str, list[float]], losses: Sequence[Sequence[float]]) 
 def means(window: dict[str, list[float]]) -> dict[str, float | None]:
     """The mean of each loss, None where no batch had it."""
     return {name: round(total / count, 6) if count else None for name, (total, count) in window.items()}
-
-
-def _tensorboard(folder: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None  # an optional extra: metrics.jsonl has it all
-    return SummaryWriter(str(folder / "tensorboard"))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -52,7 +52,9 @@ from soundwave.training.processes import (
     start_processes,
     wrapped,
 )
-from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.progress import RunProgress
+from soundwave.training.recipe import Recipe, check_variables, read_recipe
+from soundwave.training.resuming import check_changes
 from soundwave.training.sharded import flatten_scalars, make_whole, whole
 from soundwave.training.stream_position import begin, tell_lanes
 from soundwave.training.whitening import read_whitening, write_whitening
@@ -98,9 +100,12 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     """Runs a recipe; see `train_from_recipe`."""
+    check_variables(recipe, output=not dry_run)
     accelerator = start_processes(recipe)
     precision = accelerator.mixed_precision
     recipe = replace(recipe, mixed_precision=precision)
+    if resume and list_checkpoints(Path(recipe.output_dir) / CHECKPOINTS):
+        check_changes(recipe, RunProgress(accelerator.is_main_process).say)
     torch.manual_seed(recipe.seed)
     prepared = prepare(recipe, device_of(accelerator), precision, accelerator.is_main_process)
     module = StageModule(
@@ -180,7 +185,8 @@ class _Run:
         config = self.prepared.model.config
         if config.alignment_whitening and not self.recipe.start_from:
             width = config.audio_config.d_model
-            in_main_process(self.accelerator, partial(write_whitening, self.folder, self._frames(), width))
+            measure = partial(write_whitening, self.folder, self._frames(), width, begun=bool(found))
+            in_main_process(self.accelerator, measure)
             read_whitening(self.folder, self.prepared.model.alignment)
         if self.shared:
             self.scalars = flatten_scalars(self.module)
@@ -192,9 +198,11 @@ class _Run:
             self.moments = ZeroMoments(self.accelerator, *given)
         if found:
             self.position = load_checkpoint(found[-1], self.raw_module, self.moments)
-        if self.accelerator.is_main_process:
-            self.prepared.write_plan(self.folder, self.steps, self.position.step)
-            self.log = RunLog(self.folder, self.position.step)
+        in_main_process(self.accelerator, self._open)
+
+    def _open(self) -> None:
+        self.prepared.write_plan(self.folder, self.steps, self.position.step)
+        self.log = RunLog(self.folder, self.position.step, self.prepared.progress.say)
 
     def _frames(self) -> Iterator[Tensor]:
         """The encoder's frames (n, E) of batches all over the first epoch."""
@@ -255,6 +263,7 @@ class _Run:
                 self.position.window, started, audio = {}, time.monotonic(), 0.0
             self._evaluate_and_save()
         self.prepared.progress.stop()
+        self.prepared.left_out.count()
 
     def _step(self, upcoming: Iterator[Share]) -> float | None:
         """Computes this process's batches of one optimizer step and takes it, with all processes or with none.
@@ -282,7 +291,7 @@ class _Run:
                 figures = accelerator.gather(torch.stack([_figures(*one) for one in computed]))
                 if self._is_number("loss", figures[:, 0], computed):
                     accelerator.backward(losses.total)
-                    norm = accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm)
+                    norm = accelerator.clip_grad_norm_(self.module.parameters(), self.recipe.max_grad_norm or math.inf)
                     norm = None if norm is None else whole(torch.as_tensor(norm))
                     if self._is_number("gradient", norm, computed):
                         for optimizer in self.optimizers:

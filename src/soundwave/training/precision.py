@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 import torch
-import yaml
 
-KEPT_RECIPE = "recipe.yaml"  # the exact recipe, in the run's folder
+from soundwave.training.resuming import read_kept
+
 ROWS, INNER, COLUMNS = 2048, 576, 1536  # a feed-forward part of a small language model, on one batch
 REPEATS = 5
 WORTH_IT = 1.15  # bfloat16 must be this much faster: what it loses in exactness is not free
@@ -23,12 +23,15 @@ def precision_of(asked: str, run: Path) -> str:
     Args:
         asked: `auto` is decided by the device, on a CPU by trial.
         run: the run's folder; a run that goes on keeps what was decided at its start.
+
+    Raises:
+        TrainingError: the recipe that the folder keeps cannot be read.
     """
     if asked != "auto":
         return asked
-    kept = run / KEPT_RECIPE
-    if kept.is_file():
-        return str(yaml.safe_load(kept.read_text())["mixed_precision"])
+    kept = read_kept(run) or {}
+    if "mixed_precision" in kept:
+        return str(kept["mixed_precision"])
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else "no"
     if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):

@@ -7,17 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from filelock import FileLock
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from soundwave.checkpoints.catalog import HUB_ID, SHIPPED, resolve_model
 from soundwave.checkpoints.four_bit import quantisation_config, quantise, require_four_bit
@@ -41,8 +37,10 @@ from soundwave.training.data import check_audio_files
 from soundwave.training.dataset import Collator, Source, clips_of
 from soundwave.training.effects import Effects
 from soundwave.training.features import Clip, Features, FeatureStore, OnTheFly, fill_store
-from soundwave.training.precision import KEPT_RECIPE
+from soundwave.training.left_out import LeftOut
+from soundwave.training.progress import RunProgress
 from soundwave.training.recipe import Recipe
+from soundwave.training.resuming import keep_recipe
 from soundwave.training.shards import is_sharded
 from soundwave.training.stages import Stage, mark_trained, stage_named
 from soundwave.training.streaming import Stream, some_transcripts
@@ -69,13 +67,28 @@ class Prepared:
     train: list[Source]
     evaluation: list[Source]
     progress: RunProgress
+    left_out: LeftOut
     trained: list[str]
     stream: Stream | None = None  # instead of `train`, where one of its sources is in shards
 
     def write_plan(self, folder: Path, steps: int, from_step: int) -> None:
-        """Keeps the exact recipe in the run's folder and says what is about to happen."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / KEPT_RECIPE).write_text(yaml.safe_dump(dataclasses.asdict(self.recipe), sort_keys=False))
+        """Says what is about to happen, and keeps the exact recipe in the run's folder if that is any training.
+
+        Raises:
+            TrainingError: the run is beyond its last step, or the disk is full or cannot be written.
+        """
+        if from_step > steps:
+            raise TrainingError(
+                f"{folder} is at step {from_step}, but max_steps or num_train_epochs ends it at step {steps}; set "
+                f"max_steps to {from_step} or more, or change output_dir to start a new run."
+            )
+        if from_step == steps:
+            self.progress.say(
+                f"{folder} is done: step {steps} of {steps}, nothing is left to train; to train on, raise max_steps or "
+                "num_train_epochs"
+            )
+            return
+        keep_recipe(self.recipe, folder)
         count = sum(p.numel() for p in self.model.parameters() if p.requires_grad)
         examples = sum(len(source.examples) for source in self.train)
         hours = sum(e.duration or 0.0 for source in self.train for e in source.examples) / 3600
@@ -83,45 +96,6 @@ class Prepared:
         self.progress.say(
             f"stage {self.stage.name}: {count / 1e6:.2f}M trained parameters, {data}, steps {from_step} to {steps}"
         )
-
-
-class RunProgress:
-    """A bar where a person watches, plain lines in a log."""
-
-    def __init__(self, shown: bool):
-        self.console = Console(stderr=True, quiet=not shown, soft_wrap=True)
-        self.live = shown and sys.stderr.isatty()
-        self._bar: Progress | None = None
-        self._task: Any = None
-
-    def start(self, total: int, done: int = 0, what: str = "training") -> None:
-        """Shows a bar for `total` steps."""
-        self.total = total
-        if self.live:
-            self._bar = Progress(
-                TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(),
-                console=self.console,
-            )
-            self._task = self._bar.add_task(what, total=total, completed=done)
-            self._bar.start()
-
-    def step(self, step: int, figures: dict[str, float | None], speed: float) -> None:
-        """Reports a step's figures."""
-        text = ", ".join(f"{name} {value:.3f}" for name, value in figures.items() if value is not None)
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step, description=text)
-        else:
-            self.say(f"step {step}/{self.total}: {text}, {speed:.0f} times real time")
-
-    def say(self, text: str) -> None:
-        """One line, above the bar."""
-        self.console.print(text, highlight=False, markup=False)
-
-    def stop(self) -> None:
-        """Takes the bar away."""
-        if self._bar is not None:
-            self._bar.stop()
-            self._bar = None
 
 
 def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) -> Prepared:
@@ -134,22 +108,30 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     if not recipe.train:
         raise ConfigurationError("The recipe names no training data; add `train: [{manifest: path}]`.")
     progress = RunProgress(main)
+    if stage.next_token and recipe.start_from is None:
+        still = "" if "alignment." in stage.trained else ", which it does not train"
+        progress.say(
+            f"warning: the recipe has no start_from, so stage {stage.name} begins with a random alignment adapter"
+            f"{still}: the LLM hears nothing that it could read; name the stage before, as in start_from: "
+            "runs/stage1/final"
+        )
     config = _config(recipe)
     processor = load_processor(config)
     ctc = CtcTokenizer(processor.tokenizer, config.ctc_vocabulary)
     effects = Effects.of(recipe.augmentation, recipe.seed, stored=recipe.features is not None)
+    left_out = LeftOut(RunProgress(True).say)  # in each process: the others do not read what it does
     stream = None
     if any(is_sharded(source.manifest) for source in recipe.train):
-        # each process names what it leaves out: the others do not read it
-        stream = Stream(recipe, ctc, effects, stage.next_token, RunProgress(True).say)
+        stream = Stream(recipe, ctc, effects, stage.next_token, left_out)
     train_sources = [
         Source(source, ctc, effects, number) for number, source in enumerate(recipe.train if stream is None else [])
     ]
     evaluation_sources = [Source(source, ctc) for source in recipe.evaluation]
     read_whole = [*(stream.sources if stream else train_sources), *evaluation_sources]
     check_audio_files(example for source in read_whole for example in source.examples)
-    store = _features(recipe, config, processor, [*train_sources, *evaluation_sources], device, precision, progress)
-    for source in [*train_sources, *evaluation_sources]:
+    sources = [*train_sources, *evaluation_sources]
+    store = _features(recipe, config, processor, sources, device, precision, progress, left_out)
+    for source in sources:
         source.keep_stored(store)
         if not stage.next_token:
             source.keep_transcribed()
@@ -160,7 +142,8 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     trained = mark_trained(model, stage)
     collator = Collator(store, processor, recipe, with_text=stage.next_token, endless=stream is not None)
     return Prepared(
-        recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, trained, stream
+        recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, left_out, trained,
+        stream,
     )
 
 
@@ -325,12 +308,11 @@ def _adapters_only(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Ten
 
 def _features(
     recipe: Recipe, config: SoundwaveConfig, processor: SoundwaveProcessor, sources: list[Source],
-    device: torch.device, precision: str, progress: RunProgress,
+    device: torch.device, precision: str, progress: RunProgress, left_out: LeftOut,
 ) -> Features:
     """Opens the store and encodes what it lacks; the encoder is in memory for that time only, or stays on the fly."""
     if recipe.features is None:
-        # a process alone hears of the clips in its batches, so each of them tells
-        return OnTheFly(_encoder(config, device, precision), processor, _on_bad(recipe, RunProgress(True)))
+        return OnTheFly(_encoder(config, device, precision), processor, _on_bad(recipe, left_out))
     about: dict[str, object] = {
         "encoder": Path(config.audio_tower_source or "").name, "window": config.encoder_window,
         "tail": config.window_tail_seconds,
@@ -364,7 +346,7 @@ def _encode(
     encoder = _encoder(config, device, precision)
     progress.say(f"encoding {len(missing)} clips ({sum(s for _, s in missing) / 3600:.1f} h) into {recipe.features}")
     progress.start(len(missing), what="encoding audio")
-    fill_store(store, missing, encoder, processor, _advance(progress), _on_bad(recipe, progress))
+    fill_store(store, missing, encoder, processor, _advance(progress), _on_bad(recipe, LeftOut(progress.say)))
     progress.stop()
 
 
@@ -387,11 +369,12 @@ def _advance(progress: RunProgress) -> Callable[[int, int], None]:
     return advance
 
 
-def _on_bad(recipe: Recipe, progress: RunProgress) -> Callable[[Clip, SoundwaveError], None]:
+def _on_bad(recipe: Recipe, left_out: LeftOut) -> Callable[[Clip, SoundwaveError], None]:
     def on_bad(clip: Clip, error: SoundwaveError) -> None:
         if recipe.on_bad_audio == "stop":
             raise TrainingError(f"{error} (set on_bad_audio=skip to leave such clips out)") from error
-        progress.say(f"left out: {error}")
+        file = clip.name if clip.path.startswith("data:") else clip.path
+        left_out.name(f"{file} {clip.start} {clip.end}", str(error))  # at whatever speed
 
     return on_bad
 

@@ -1,6 +1,7 @@
 """A training run as data: every option with its meaning, read from YAML with `key=value` overrides.
 
-Names follow Hugging Face's TrainingArguments and PEFT's LoraConfig where these have one.
+Names follow Hugging Face's TrainingArguments and PEFT's LoraConfig where these have one. What each number may be is in
+`ranges.py`.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -17,7 +19,10 @@ from typing import Any
 import yaml
 
 from soundwave.errors import ConfigurationError
-from soundwave.training.augmentation import Augmentation, check_augmentation
+from soundwave.training.augmentation import Augmentation
+from soundwave.training.ranges import check_values
+
+VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)\}?")
 
 
 @dataclass
@@ -65,7 +70,7 @@ class Recipe:
     adam_beta1: float = 0.9
     adam_beta2: float = 0.95
     warmup_ratio: float = 0.01
-    max_grad_norm: float = 1.0
+    max_grad_norm: float = 1.0  # longer gradients are scaled down to it; 0: none are
     num_train_epochs: float = 1.0
     max_steps: int | None = None  # optimizer steps; overrides the epochs
     batch_seconds: float = 120.0  # audio per device and batch, padding included
@@ -96,19 +101,6 @@ class Recipe:
     stream_buffer_size: int = 512  # streamed examples that each batch of a step is shuffled and bucketed among
 
 
-CHOICES = {
-    "mixed_precision": ("auto", "bf16", "no"), "on_nan": ("stop", "skip"), "on_bad_audio": ("skip", "stop"),
-    "on_bad_shard": ("skip", "stop"), "mixture": ("none", "dynamic"),
-    "optimizer": ("auto", "adamw", "adamw_fused", "muon"), "llm_quantization": ("none", "4bit"),
-}
-ABOVE_ZERO = (
-    "batch_seconds", "max_batch_size", "gradient_accumulation_steps", "batches_per_step", "num_train_epochs",
-    "max_steps", "learning_rate", "logging_steps", "eval_steps", "save_steps", "mixture_temperature_step", "devices",
-    "kl_temperature",
-    "stream_buffer_size",
-)
-
-
 def read_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recipe:
     """Reads a YAML recipe and applies overrides such as `learning_rate=1e-3` or `lora.r=32`.
 
@@ -130,37 +122,37 @@ def read_recipe(path: str | Path, overrides: typing.Sequence[str] = ()) -> Recip
     for override in overrides:
         _apply_override(values, override)
     recipe = _build(Recipe, values, str(file))
-    _check_values(recipe, str(file))
+    check_values(recipe, str(file))
     return recipe
 
 
-def _check_values(recipe: Recipe, where: str) -> None:
-    for name, allowed in CHOICES.items():
-        if getattr(recipe, name) not in allowed:
+def check_variables(recipe: Recipe, output: bool = True) -> None:
+    """Looks for `$NAME` that the environment did not know, in everything that may be a path.
+
+    A pipe's command is left to the shell.
+
+    Args:
+        recipe: as it was read, so with all known ones replaced.
+        output: whether the output folder is looked at too; a dry run writes nothing there.
+
+    Raises:
+        ConfigurationError: one is not set; the message names the option and what to export.
+    """
+    effects = recipe.augmentation
+    named = {
+        **({"output_dir": recipe.output_dir} if output else {}),
+        "start_from": recipe.start_from, "audio_tower": recipe.audio_tower, "language_model": recipe.language_model,
+        "features": recipe.features, "augmentation.noise.source": effects.noise.source,
+        "augmentation.reverberation.source": effects.reverberation.source,
+        **{f"train[{i}].manifest": source.manifest for i, source in enumerate(recipe.train)},
+        **{f"evaluation[{i}].manifest": source.manifest for i, source in enumerate(recipe.evaluation)},
+    }
+    for option, path in named.items():
+        unset = VARIABLE.search(path or "")
+        if unset and not str(path).startswith("pipe:"):
             raise ConfigurationError(
-                f"{where}: {name}={getattr(recipe, name)!r} is not known; choose one of {', '.join(allowed)}."
+                f"{option} is {path}, but ${unset[1]} is not set; export {unset[1]}=… before the run, or name the path."
             )
-    for name in ABOVE_ZERO:
-        value = getattr(recipe, name)
-        if value is not None and not value > 0:
-            raise ConfigurationError(f"{where}: {name} is {value}; it must be above 0.")
-    if not 0 <= recipe.kl_weight <= 1 or (recipe.kl_weight and recipe.stage == "alignment"):
-        raise ConfigurationError(
-            f"{where}: kl_weight is {recipe.kl_weight} in the stage {recipe.stage}; give 0 to 1, and 0 in the stage "
-            "alignment, which does not run the LLM."
-        )
-    check_augmentation(recipe.augmentation, where)
-    if recipe.lora.r < 0:
-        raise ConfigurationError(f"{where}: lora.r is {recipe.lora.r}; it must be above 0, or 0 to train no LoRA.")
-    for name in ("train", "evaluation"):
-        for i, source in enumerate(getattr(recipe, name)):
-            if not source.manifest:
-                raise ConfigurationError(f"{where}: {name}[{i}] names no manifest; add `manifest: path`.")
-            if not source.repeat > 0 or not source.speeds or min(source.speeds) <= 0:
-                raise ConfigurationError(
-                    f"{where}: {name}[{i}] has repeat {source.repeat} and speeds {source.speeds}; "
-                    "both must be above 0, with one speed at least."
-                )
 
 
 def _apply_override(values: dict[str, Any], override: str) -> None:
@@ -172,7 +164,14 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
             raise ConfigurationError(f"{key} cannot be set: {parent} has no parts.")
-    values[last] = yaml.safe_load(text)
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ConfigurationError(
+            f"The override {override!r} is not valid YAML ({problem}); write key=value, with quotes around a text that "
+            "has signs of YAML in it."
+        ) from error
 
 
 def _build(cls: type, values: Any, where: str) -> Any:

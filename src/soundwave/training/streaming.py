@@ -23,6 +23,7 @@ from soundwave.training.data import read_manifest, read_shards
 from soundwave.training.dataset import Batch, Item, batches, ctc_target, item_of
 from soundwave.training.effects import Effects
 from soundwave.training.examples import Example
+from soundwave.training.left_out import LeftOut
 from soundwave.training.manifests import parse_row
 from soundwave.training.mixture import task_probabilities
 from soundwave.training.order import Place, Share, shares
@@ -110,6 +111,10 @@ class StreamSource:
         sharing = len(range(lane % len(order), lanes, len(order)))
         return [Part(order[lane % len(order)], lane // len(order), sharing)]
 
+    def named(self, part: Part) -> str:
+        """The shard, or manifest, that a part is of."""
+        return self.shards[part.shard].name if self.shards else self.source.manifest
+
     def read(self, part: Part, seed: int, epoch: int, first: int) -> Iterator[tuple[int, Example | DataError]]:
         """Number and example of a part, from an example on; a row that is no example as its error.
 
@@ -140,7 +145,7 @@ class Stream:
         ctc: makes CTC classes from transcripts.
         effects: what may happen to waveforms.
         with_text: whether the stage learns from examples without a CTC target.
-        say: tells a person what is left out.
+        left_out: takes what cannot be used.
 
     Raises:
         ConfigurationError: the recipe has options that a stream cannot have.
@@ -148,10 +153,11 @@ class Stream:
     """
 
     def __init__(
-        self, recipe: Recipe, ctc: CtcTokenizer, effects: Effects | None, with_text: bool, say: Callable[[str], None]
+        self, recipe: Recipe, ctc: CtcTokenizer, effects: Effects | None, with_text: bool, left_out: LeftOut
     ):
         check_streamed(recipe)
-        self.recipe, self.ctc, self.effects, self.with_text, self.say = recipe, ctc, effects, with_text, say
+        self.recipe, self.ctc, self.effects, self.with_text = recipe, ctc, effects, with_text
+        self.left_out = left_out
         self.sources = [StreamSource.of(source, number) for number, source in enumerate(recipe.train)]
         self.lanes = 1
 
@@ -229,15 +235,15 @@ class Stream:
         for share in shares(sequence(), 0, 1, collate):
             yield Share(share.place, share.batch, (0, share.place.index - rank + processes))
 
-    def tell(self, what: str) -> None:
-        """Names something that cannot be used.
+    def tell(self, name: str, problem: str) -> None:
+        """Names a shard or row that cannot be used, once.
 
         Raises:
             TrainingError: the recipe says to stop.
         """
         if self.recipe.on_bad_shard == "stop":
-            raise TrainingError(f"{what} (set on_bad_shard=skip to leave it out and go on)")
-        self.say(f"left out: {what}")
+            raise TrainingError(f"{problem} (set on_bad_shard=skip to leave it out and go on)")
+        self.left_out.name(name, problem)
 
 
 def check_streamed(recipe: Recipe) -> None:
@@ -310,17 +316,18 @@ class _Lane:
             found, problem = at > 0 or first > 0, ""
             parts = source.parts(stream.recipe.seed, epoch, self.number, stream.lanes)
             for number in range(at, len(parts)):
+                named = source.named(parts[number])
                 try:
                     for row, example in source.read(parts[number], stream.recipe.seed, epoch, first):
                         if isinstance(example, DataError):
                             problem = str(example)
-                            stream.tell(problem)
+                            stream.tell(f"{named}:{row}", problem)
                         elif self._usable(example):
                             found = True
                             yield example, [epoch, number, row + 1]
                 except DataError as error:
                     problem = str(error)
-                    stream.tell(problem)
+                    stream.tell(named, problem)
                 first = 0
             if not found:
                 told = f"; the last problem: {problem}" if problem else ""

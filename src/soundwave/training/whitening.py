@@ -52,13 +52,18 @@ def measure(frames: Iterable[Tensor], width: int) -> tuple[Tensor, Tensor]:
     return mean.float(), whitener.float()
 
 
-def write_whitening(folder: Path, frames: Iterable[Tensor], width: int) -> None:
+def write_whitening(folder: Path, frames: Iterable[Tensor], width: int, begun: bool = True) -> None:
     """Measures for the run in `folder`, unless it has been done.
+
+    Args:
+        folder: the run's.
+        frames, width: see `measure`.
+        begun: whether the run has a checkpoint; without one, what is there may be of another recipe and is replaced.
 
     Raises:
         TrainingError: the disk is full.
     """
-    if (folder / FILE).exists():
+    if begun and (folder / FILE).exists():
         return
     mean, whitener = measure(frames, width)
     draft = folder / f".{FILE}.tmp"
