@@ -82,6 +82,8 @@ def _restricted(tokenizer: Any, allowed: set[int]) -> Tokenizer:
         if all(ids.get(piece) in allowed for piece in (left, right, left + right)):
             kept.append(merge)
     definition["model"]["merges"] = kept
+    # single characters stay, so that one without a class still parts what is around it
+    definition["model"]["vocab"] = {piece: one for piece, one in ids.items() if one in allowed or len(piece) == 1}
     definition["added_tokens"] = []
     definition["post_processor"] = None
     return Tokenizer.from_str(json.dumps(definition))
