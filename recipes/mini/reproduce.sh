@@ -30,7 +30,7 @@
 # stay with the CPU (50); features and scores take minutes; so small a model's steps are bound by starting kernels, at a
 # tenth of a second (assumed) its 3,400 take 6 minutes: about an hour.
 set -euo pipefail
-if [ $# -ne 3 ]; then sed -n '2,34p' "$0" | cut -c3-; exit 2; fi
+if [ $# -ne 3 ]; then sed -n '2,31p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
 SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
 export SPEECH TEXTS WORK

@@ -216,11 +216,16 @@ class SoundwaveConfig(PreTrainedConfig):
             _check_vocabulary(self.ctc_vocabulary, self.text_config.vocab_size)
         if self.ctc_blank_id is not None:
             self._check_blank(self.ctc_blank_id)
-        if self.ctc_merges and (self.blank_handling == "one_per_run" or self.audio_embedding != "posterior"):
+        if self.ctc_merges and not self.joins_runs:
             raise ConfigurationError(
                 f"ctc_merges={self.ctc_merges} joins tokens, so it needs blank_handling=drop or pool (is "
                 f"{self.blank_handling}) and audio_embedding=posterior (is {self.audio_embedding})."
             )
+
+    @property
+    def joins_runs(self) -> bool:
+        """Whether neighbouring runs of frames can become one: nothing is kept between them, and tokens are read."""
+        return self.blank_handling != "one_per_run" and self.audio_embedding == "posterior"
 
     def _check_blank(self, blank: int) -> None:
         if not 0 <= blank < self.ctc_tokens:

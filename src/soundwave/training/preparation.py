@@ -205,8 +205,8 @@ def _lasting_name(recipe: Recipe) -> str:
 
 def _with_merges(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
     wanted = recipe.merge_words
-    if wanted is None:
-        wanted = recipe.stage == "shrinking" and config.ctc_vocabulary is not None
+    if wanted is None:  # where it is possible, and the LLM begins to read what CTC spells
+        wanted = recipe.stage == "shrinking" and config.ctc_vocabulary is not None and config.joins_runs
     if wanted and not config.ctc_merges:
         if config.ctc_vocabulary is None:
             raise ConfigurationError(
