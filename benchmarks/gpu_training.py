@@ -31,7 +31,7 @@ from soundwave.configuration import SoundwaveConfig
 from soundwave.model.encoder import encode_window
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.training.dataset import Batch
-from soundwave.training.estimate import Workload, count_parameters, flops, memory, workload
+from soundwave.training.estimate import Workload, count_parameters, flops, memory, paper_clip_seconds, workload
 from soundwave.training.estimate_table import model_config
 from soundwave.training.modules import StageModule
 from soundwave.training.recipe import Recipe, read_recipe
@@ -181,7 +181,7 @@ def measure(
 ) -> dict[str, Any]:
     """One stage: rates, memory, and what the estimate says of them."""
     stage = stage_named(recipe.stage)
-    parts, work = count_parameters(config, recipe.lora), workload(config, recipe)
+    parts, work = count_parameters(config, recipe.lora), workload(config, recipe, paper_clip_seconds(stage))
     cuda = device.type == "cuda"
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)

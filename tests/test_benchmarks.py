@@ -19,7 +19,7 @@ from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.evaluation.clips import read_clips
 from soundwave.inference.engine import Engine
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
-from soundwave.training.estimate import Workload, workload
+from soundwave.training.estimate import Workload, paper_clip_seconds, workload
 from soundwave.training.recipe import Recipe
 from soundwave.training.stages import stage_named
 
@@ -216,13 +216,14 @@ def test_the_training_benchmark_runs_the_steps_of_its_stage(name: str) -> None:
     assert len(row["seconds"]) == 2
     assert row["steps_per_second"] > 0
     assert row["peak_gigabytes"] is None
-    assert f"{name}: 2 clips of 8.1 s" in gpu_training.show(row)
+    assert f"{name}: 2 clips of {paper_clip_seconds(stage_named(name)):.1f} s" in gpu_training.show(row)
 
 
 def test_the_training_benchmark_gives_the_llm_as_many_positions_as_it_says() -> None:
     config = tiny.config(ctc_head="projection", audio_embedding="look_back", blank_handling="one_per_run")
     recipe = Recipe(stage="instruction", features=None, batch_seconds=20, max_batch_size=2)
-    work, stage = workload(config, recipe), stage_named("instruction")
+    stage = stage_named("instruction")
+    work = workload(config, recipe, paper_clip_seconds(stage))
     model, tower = gpu_training.random_model(config, recipe, stage, torch.device("cpu"))
     trainer = gpu_training.Trainer(model, tower, recipe, stage, work, torch.device("cpu"))
     batch = trainer.batch()

@@ -8,6 +8,7 @@ Weights are never read: models are built on the `meta` device.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 import torch
@@ -154,7 +155,8 @@ def workload(config: SoundwaveConfig, recipe: Recipe, seconds: float) -> Workloa
     window = WINDOW_SECONDS
     if config.encoder_window == "dynamic":
         window = min(WINDOW_SECONDS, seconds + config.window_tail_seconds)
-    frames = round(window * ENCODER_FRAMES_PER_SECOND)
+    groups = math.ceil(round(window * ENCODER_FRAMES_PER_SECOND) / config.frames_per_group)
+    frames = groups * config.frames_per_group
     spoken = max(1, round(seconds * TOKENS_PER_SECOND))
     audio = {"one_per_run": 2 * spoken + 1, "pool": spoken + 1, "drop": spoken}[config.blank_handling]
     return Workload(
