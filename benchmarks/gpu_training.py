@@ -201,7 +201,7 @@ def show(row: dict[str, Any]) -> str:
     """A stage's figures for people."""
     share, held = row["share_of_peak"], row["peak_gigabytes"]
     return (
-        f"{row['stage']}: {row['clips']} clips of {row['clip_seconds']} s, {row['trained'] / 1e6:.0f}M trained\n"
+        f"{row['stage']}: {row['clips']} clips of {row['clip_seconds']:.1f} s, {row['trained'] / 1e6:.0f}M trained\n"
         f"  {row['steps_per_second']:8.3f} steps a second, {row['clips_per_second']:.1f} clips, "
         f"{row['audio_seconds_per_second']:.0f} s of audio, {row['tokens_per_second']:.0f} LLM positions\n"
         f"  {row['tflops_per_second']:8.1f} TFLOP/s"
