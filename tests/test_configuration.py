@@ -83,6 +83,10 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(switch: str) -> None:
     ("switches", "message"),
     [
         ({"alignment_heads": 5}, "alignment_heads=5 does not divide the LLM's width 32; choose a divisor"),
+        ({"alignment_heads": 0}, "alignment_heads=0; give a whole number, 1 or more"),
+        ({"alignment_layers": 1.5}, "alignment_layers=1.5; give a whole number"),
+        ({"alignment_ffn_dim": -3}, "alignment_ffn_dim=-3; give a whole number, 1 or more"),
+        ({"alignment_dropout": 2.0}, "alignment_dropout=2.0; give 0 or more, below 1"),
         ({"look_back_heads": 3}, "look_back_heads=3 does not divide the LLM's width 32"),
         ({"frames_per_group": 7}, "frames_per_group=7 does not divide the encoder's 1500 frames"),
         ({"frames_per_group": 0}, "frames_per_group=0 does not divide the encoder's 1500 frames"),

@@ -41,6 +41,11 @@ SWITCHES: dict[str, Any] = {
 }
 
 AUDIO_TOKEN = "<|audio|>"  # the placeholder in prompts of newly trained models
+LEAST = {  # of sizes
+    "alignment_layers": 0, "alignment_heads": 1, "alignment_ffn_dim": 1, "alignment_convolution": 0,
+    "look_back_heads": 1, "ctc_merges": 0,
+}
+
 
 
 class SoundwaveConfig(PreTrainedConfig):
@@ -174,6 +179,7 @@ class SoundwaveConfig(PreTrainedConfig):
                 raise ConfigurationError(
                     f"{name}={getattr(self, name)!r} is not known; choose one of {', '.join(get_args(allowed))}."
                 )
+        self._check_numbers()
         width = self.text_config.hidden_size
         for name in ("alignment_heads", "look_back_heads"):
             if width % getattr(self, name):
@@ -221,6 +227,14 @@ class SoundwaveConfig(PreTrainedConfig):
                 f"ctc_merges={self.ctc_merges} joins tokens, so it needs blank_handling=drop or pool (is "
                 f"{self.blank_handling}) and audio_embedding=posterior (is {self.audio_embedding})."
             )
+
+    def _check_numbers(self) -> None:
+        for name, least in LEAST.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigurationError(f"{name}={value!r}; give a whole number, {least} or more.")
+        if not 0 <= self.alignment_dropout < 1:
+            raise ConfigurationError(f"alignment_dropout={self.alignment_dropout}; give 0 or more, below 1.")
 
     @property
     def joins_runs(self) -> bool:
