@@ -22,7 +22,7 @@ PACKAGE = ROOT / "src" / "soundwave"
 # A module imports only from rows above its own; modules or packages that share a row never import each other.
 LAYERS = [
     {"errors"},
-    {"files"},
+    {"settings", "files"},
     {"configuration"},
     {"audio", "text"},
     {"processing", "ctc", "data"},
