@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from soundwave.data.readers import DEFAULT_PROMPT, AudioSpan, Example, check_audio_files, read_manifest, read_manifests
+from soundwave.data.example import DEFAULT_PROMPT, AudioSpan, Example
+from soundwave.data.manifests import check_audio_files, read_manifest, read_manifests
 from soundwave.errors import DataError
 from soundwave.text.normalizer import normalise_transcript
 

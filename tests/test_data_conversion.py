@@ -14,10 +14,9 @@ import soundfile
 from tiny_data import clip, manifest, rows_of, run
 
 from soundwave.data.extras import beside, extras_of
+from soundwave.data.manifests import read_manifest, read_rows
 from soundwave.data.probe import facts_of, samples_of
-from soundwave.data.readers import read_manifest
-from soundwave.data.rows import read_rows, relocated
-from soundwave.data.writers import WRITERS
+from soundwave.data.writers import WRITERS, relocated
 from soundwave.datatools import sound_files
 from soundwave.datatools.convert import convert
 from soundwave.datatools.shard import shard

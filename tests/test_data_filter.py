@@ -12,9 +12,8 @@ from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
 
 from soundwave.data.example import AudioSpan
 from soundwave.data.extras import extras_of
+from soundwave.data.manifests import read_manifest, read_rows
 from soundwave.data.probe import samples_of
-from soundwave.data.readers import read_manifest
-from soundwave.data.rows import read_rows
 from soundwave.datatools import listening
 from soundwave.datatools.asr import Recogniser, hearing, whisper
 from soundwave.datatools.filter import Limits, filter_manifest

@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from soundwave.data.manifests import CUSTOM_READ
+from soundwave.data.readers import CUSTOM_READ
 
 Fields = dict[str, Any]
 Details = dict[tuple[str, int], Any]  # what a thing is called and which one it is, to its value
 
 SHARED = frozenset(["transcript", "duration", "task", "language", "id"])
-# What each format defines, by the key that tells it, in the order in which `training.manifests` looks for these keys.
+# What each format defines, by the key that tells it, in the order in which `readers.py` looks for these keys.
 DEFINED: dict[str, frozenset[str]] = {
     "messages": SHARED | {"messages", "audios"},
     "conversations": SHARED | {"conversations"},

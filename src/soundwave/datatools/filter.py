@@ -14,10 +14,10 @@ from typing import Any
 
 from soundwave.data.example import AudioSpan, Example
 from soundwave.data.extras import extras_of
+from soundwave.data.manifests import Progress, Row, read_rows, total_rows, writing
 from soundwave.data.probe import MAX_SECONDS, seconds_of_span
-from soundwave.data.rows import Progress, Row, read_rows, relative, relocated, total_rows, with_fields, writing
 from soundwave.data.shards import is_sharded
-from soundwave.data.writers import write_parts
+from soundwave.data.writers import relative, relocated, with_fields, write_parts
 from soundwave.datatools.asr import Recogniser, hearing
 from soundwave.datatools.listening import Attention, Heard, heard_rows
 from soundwave.datatools.spelling import Spelling

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from soundwave.audio import SAMPLE_RATE, is_silent, load_audio
 from soundwave.data.example import AudioSpan
+from soundwave.data.manifests import Row
 from soundwave.data.probe import MAX_SECONDS, facts_of
-from soundwave.data.rows import Row
 from soundwave.errors import AudioError
 
 ROWS_AHEAD = 4  # for each job

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from soundwave.data.example import AudioSpan
+from soundwave.data.manifests import Row, read_rows
 from soundwave.data.probe import Facts, facts_of, samples_of, seconds_of_span
-from soundwave.data.rows import Row, read_rows
 from soundwave.data.shards import is_sharded
 from soundwave.datatools.spelling import Spelling, ctc_frames_needed
 from soundwave.errors import AudioError, DataError

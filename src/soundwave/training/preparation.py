@@ -28,7 +28,7 @@ from soundwave.checkpoints.native import (
 )
 from soundwave.checkpoints.weights import empty_model, fill
 from soundwave.configuration import SoundwaveConfig
-from soundwave.data.readers import check_audio_files
+from soundwave.data.manifests import check_audio_files
 from soundwave.data.shards import is_sharded
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
 from soundwave.model.linear import use_onednn
