@@ -14,9 +14,10 @@ from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
 
 from soundwave.data.shards import data_text
 from soundwave.datatools.check import RULES, check
-from soundwave.datatools.spelling import ctc_frames_needed, load_spelling
+from soundwave.datatools.spelling import load_spelling
 from soundwave.datatools.summary import percentiles, summarise
 from soundwave.errors import ConfigurationError, DataError
+from soundwave.text.ctc_tokenizer import ctc_frames_needed
 
 GOOD = {"audio": "clips/a.wav", "text": "The cat.", "duration": 1.0}
 BAD: dict[str, tuple[Any, str]] = {

@@ -263,7 +263,8 @@ def _example(row: Row, messages: list[Row], audios: list[AudioSpan], spoken: str
     duration = seconds_of(row, "duration", where)
     if duration is None and len(audios) == 1 and audios[0].end is not None:
         duration = audios[0].end - (audios[0].start or 0.0)
-    transcript = None if spoken is None else normalise_transcript(require_text(spoken, "transcript", where))
+    language = _named(row, "language", where)
+    transcript = None if spoken is None else normalise_transcript(require_text(spoken, "transcript", where), language)
     name = row.get("id")
     return Example(
         messages=messages,
@@ -271,7 +272,7 @@ def _example(row: Row, messages: list[Row], audios: list[AudioSpan], spoken: str
         transcript=transcript,
         duration=duration,
         task=_named(row, "task", where),
-        language=_named(row, "language", where),
+        language=language,
         id=where if name is None else str(name),
         where=where,
         spoken=spoken,

@@ -16,7 +16,8 @@ from soundwave.data.example import AudioSpan, Example
 from soundwave.data.manifests import Progress, Row, read_rows, total_rows
 from soundwave.data.probe import MAX_SECONDS, seconds_of_span
 from soundwave.datatools.listening import Attention, Heard, heard_rows
-from soundwave.datatools.spelling import Spelling, ctc_frames_needed
+from soundwave.datatools.spelling import Spelling
+from soundwave.text.ctc_tokenizer import ctc_frames_needed
 from soundwave.text.normalizer import MAX_CTC_TOKENS
 
 ERROR, WARNING = "error", "warning"

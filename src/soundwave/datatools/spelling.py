@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -99,8 +98,3 @@ def load_spelling(
             f"{DEFAULT_MODEL}."
         )
     return Spelling(folder, config, CtcTokenizer(_Words(Tokenizer.from_file(str(file))), vocabulary))
-
-
-def ctc_frames_needed(classes: list[int]) -> int:
-    """Frames that CTC needs at least: one a token, and a blank between two equal ones."""
-    return len(classes) + sum(one == other for one, other in pairwise(classes))
