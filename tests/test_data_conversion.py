@@ -152,7 +152,7 @@ def test_what_would_be_lost_is_said_and_nothing_is_written(folder: Path, to: str
 
 OWN: dict[str, tuple[dict[str, Any], list[str]]] = {
     "what other formats define": (
-        {"audio": "clips/a.wav", "text": "Hi.", "type": "read", "channel": "web", "custom": {"k": 1}, "offset": 3},
+        {"audio": "clips/a.wav", "text": "Hi.", "type": "read", "channel": "web", "custom": {"k": 1}, "lang": "of old"},
         ["messages", "parts", "short", "conversations", "lhotse"],
     ),
     "text and start beside messages": (
@@ -213,7 +213,7 @@ def test_what_a_user_adds_goes_along_or_is_named_as_lost(
 @pytest.mark.parametrize(
     ("name", "to", "told"),
     [
-        ("what other formats define", "nemo", ["the field 'offset'"]),
+        ("what other formats define", "nemo", ["the field 'lang'"]),
         ("fields of turns", "short", ["the field 'name' of a turn", "the field 'loss' of a turn"]),
         ("text and start beside messages", "short", ["the field 'text'", "the field 'start'"]),
         ("what a supervision says", "short", ["the field 'start'"]),

@@ -21,7 +21,7 @@ DEFINED: dict[str, frozenset[str]] = {
     "conversations": SHARED | {"conversations"},
     "audio_filepath": SHARED | {"audio_filepath", "text", "prompt", "offset", "start", "end", "lang"},
     "supervisions": frozenset(["id", "type", "start", "duration", "channel", "supervisions", "recording", "custom"]),
-    "audio": SHARED | {"audio", "text", "prompt", "start", "end"},
+    "audio": SHARED | {"audio", "text", "prompt", "offset", "start", "end"},
 }
 OF_SUPERVISION = ("speaker", "gender", "alignment")  # fields of a lhotse supervision that are extras elsewhere
 RECORDING_DEFINED = frozenset(

@@ -135,6 +135,11 @@ def _short(row: Row, folder: Path, where: str) -> Example:
     given = row["audio"] if isinstance(row["audio"], list) else [row["audio"]]
     spans = [_span(one, folder, where) for one in given]
     start, end = seconds_of(row, "start", where), seconds_of(row, "end", where)
+    offset, duration = seconds_of(row, "offset", where), seconds_of(row, "duration", where)
+    if start is None and offset is not None:
+        # NeMo's duration is the length of the cut, so it ends the cut only where an offset begins one.
+        end = offset + duration if end is None and duration is not None else end
+        start = offset or (None if end is None else 0.0)
     if start is not None or end is not None:
         if len(spans) != 1:
             raise DataError(f"{where}: start and end with {len(spans)} audio files; they need exactly one.")
@@ -167,11 +172,8 @@ def _conversations(row: Row, folder: Path, where: str) -> Example:
 
 
 def _nemo(row: Row, folder: Path, where: str) -> Example:
-    offset, duration = seconds_of(row, "offset", where), seconds_of(row, "duration", where)
-    # NeMo's duration is the length of the cut, so it ends the cut only where an offset begins one.
-    cut = {"start": offset, "end": None if duration is None else offset + duration} if offset else {}
     language = row.get("language", row.get("lang"))
-    return _short({**row, "audio": row["audio_filepath"], "language": language, **cut}, folder, where)
+    return _short({**row, "audio": row["audio_filepath"], "language": language}, folder, where)
 
 
 def _lhotse(row: Row, folder: Path, where: str) -> Example:

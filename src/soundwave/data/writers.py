@@ -84,8 +84,8 @@ def write_nemo(example: Example, extras: Fields, place: Place) -> Fields:
         raise UnwritableRow(f"a NeMo row holds one audio file, this one holds {_count(spans)}")
     (span,) = spans
     row: Fields = {"audio_filepath": place(span.path), "text": reply}
-    if span.start:
-        row["offset"] = span.start
+    if span.start or span.end is not None:
+        row["offset"] = span.start or 0.0
     seconds = example.duration if span.end is None else span.end - (span.start or 0.0)
     row["duration"] = seconds if seconds is not None else round(facts_of(span.path).seconds - (span.start or 0.0), 4)
     known = {name: value for name, value in _known(example, transcript=False).items() if name != "duration"}
