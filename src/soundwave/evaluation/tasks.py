@@ -12,9 +12,9 @@ from soundwave.errors import ConfigurationError
 from soundwave.evaluation import TaskName
 from soundwave.evaluation.clips import Clip
 from soundwave.evaluation.replies import answer_part, is_repetition, label_part, named_label
+from soundwave.evaluation.systems import System
 from soundwave.evaluation.translation import translation_score
 from soundwave.inference.backends.protocol import Prompt
-from soundwave.inference.engine import Engine
 from soundwave.inference.options import GenerationOptions, Via
 from soundwave.text.metrics import is_answered, is_silent, word_errors
 
@@ -91,7 +91,7 @@ class Task:
     listens: bool
     asking: Asking
     takes_prompt: bool
-    answer: Callable[[Engine, Sequence[Clip], Sequence[Samples], Asking], list[dict[str, str]]]
+    answer: Callable[[System, Sequence[Clip], Sequence[Samples], Asking], list[dict[str, str]]]
     score: Callable[[Sequence[Prediction]], Score]
 
     def ask_with(
@@ -104,8 +104,10 @@ class Task:
         """
         asks = self.asking.max_new_tokens is not None or prompt is not None  # for an answer, not for a transcript
         unused = {
-            "prompt": prompt is not None and not self.takes_prompt, "max_new_tokens": max_new_tokens is not None and not asks,
-            "via": via != "auto" and not (asks and self.listens), "llm": llm is not None and (asks or not self.takes_prompt),
+            "prompt": prompt is not None and not self.takes_prompt,
+            "max_new_tokens": max_new_tokens is not None and not asks,
+            "via": via != "auto" and not (asks and self.listens),
+            "llm": llm is not None and (asks or not self.takes_prompt),
         }
         for name in (name for name, is_unused in unused.items() if is_unused):
             raise ConfigurationError(f"{name} changes nothing in the task {self.name.value}; leave it out.")
@@ -113,7 +115,7 @@ class Task:
 
 
 def _transcribe(
-    engine: Engine, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
+    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
 ) -> list[dict[str, str]]:
     if asking.prompt is not None:
         return _ask(engine, clips, audio, asking)
@@ -122,13 +124,13 @@ def _transcribe(
 
 
 def _greedy_ctc(
-    engine: Engine, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
+    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
 ) -> list[dict[str, str]]:
     return [{"reply": one.ctc_text} for one in engine.transcribe_batch(list(audio), llm=False)]
 
 
 def _ask(
-    engine: Engine, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
+    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
 ) -> list[dict[str, str]]:
     replies = engine.ask_batch([(one, asking.prompt) for one in audio], via=asking.via, **_greedy(asking))
     return [
@@ -138,7 +140,7 @@ def _ask(
 
 
 def _ask_typed(
-    engine: Engine, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
+    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
 ) -> list[dict[str, str]]:
     questions = [clip.text or "" for clip in clips]
     limit = asking.max_new_tokens or ANSWER_TOKENS
@@ -153,7 +155,7 @@ def _greedy(asking: Asking) -> dict[str, Any]:
     return {"temperature": 0, "max_new_tokens": asking.max_new_tokens or ANSWER_TOKENS}
 
 
-def plain_reply(engine: Engine, question: str, max_new_tokens: int) -> str:
+def plain_reply(engine: System, question: str, max_new_tokens: int) -> str:
     """What the LLM alone answers, greedily: its own chat template, without the LoRA, nothing of ours around it."""
     assert engine.decoder is not None
     tokenizer = engine.processor.tokenizer

@@ -1,7 +1,7 @@
 """The engine: recordings and prompts in, typed results out, over one speech encoder and one decoder.
 
-It knows audio, prompts and results. What the encoder computes is in `model`, how tokens are chosen is the decoder's, how
-words are found is `transcription`'s.
+It knows audio, prompts and results. What the encoder computes is in `model`, how tokens are chosen is the decoder's,
+how words are found is `transcription`'s.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from soundwave.inference.backends.protocol import Decoder, Prompt
 from soundwave.inference.backends.torch import TorchDecoder
 from soundwave.inference.detokenizer import Detokenizer
 from soundwave.inference.devices import resolve_device, resolve_dtype
-from soundwave.inference.options import AskOptions, GenerationOptions, TranscribeOptions, Via
+from soundwave.inference.options import AskOptions, TranscribeOptions, Via
 from soundwave.inference.prompts import PromptBuilder
 from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage
 from soundwave.inference.speech import Encoded, SpeechFrontEnd

@@ -1,8 +1,8 @@
 """Writing down what is said: CTC's n best texts, among which the plain LLM may choose; or the LLM's own transcript.
 
-A model that ships an n-gram has words in its CTC output (`ctc.BeamSearchDecoder`); the LLM then reads each of the n best
-as a typed turn, in one batch, and its log-probability is added to theirs. Other models, the released one among them,
-let the LLM write the transcript from the audio.
+A model that ships an n-gram has words in its CTC output (`ctc.BeamSearchDecoder`); the LLM then reads each of the n
+best as a typed turn, in one batch, and its log-probability is added to theirs. Other models, the released one among
+them, let the LLM write the transcript from the audio.
 """
 
 # F frames, C CTC classes
@@ -74,7 +74,8 @@ class Transcriber:
             ]
         if options.hotwords:
             raise ConfigurationError(
-                f"hotwords={list(options.hotwords)!r} need a model with an n-gram, which this one lacks; leave them out."
+                f"hotwords={list(options.hotwords)!r} need a model with an n-gram, which this one lacks; leave them "
+                "out."
             )
         texts = self._written(speeches) if with_llm else [speech.ctc_text for speech in speeches]
         source: Literal["llm", "ctc"] = "llm" if with_llm else "ctc"
