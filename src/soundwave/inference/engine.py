@@ -104,7 +104,7 @@ class Engine:
         self.encoder, self.decoder, self.processor, self.inference = encoder, decoder, processor, inference
         self.name, self.folder = name, folder
         self.ctc = CtcTokenizer(processor.tokenizer, encoder.config.ctc_vocabulary)
-        self._front_end = SpeechFrontEnd(encoder, processor, self.ctc)
+        self._front_end = SpeechFrontEnd(encoder, processor)
         self._prompts = PromptBuilder(processor, inference, encoder.config.audio_token_id)
         self._transcriber = Transcriber(encoder.config, inference, folder, self.ctc, self._prompts, decoder)
 

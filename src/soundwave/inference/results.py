@@ -67,22 +67,22 @@ class Speech:
 
     Attributes:
         embeddings: (S, D) what the LLM reads in place of the audio.
-        embedding_token_ids: the LLM token that each of them stands for, -1 where it stands for silence.
-        embedding_times: (start, end) of each of them, in seconds.
         ctc_token_ids: the LLM tokens of the greedy CTC path, blanks removed.
         token_times: (start, end) of each of these tokens, in seconds.
         ctc_text: the tokens as text: lower-case words in newly trained models.
+        joined_token_ids: the tokens that the LLM reads: those of CTC, joined where the LLM's own BPE would.
+        joined_token_times: (start, end) of each of these, in seconds.
         duration: of the recording, in seconds.
         ctc_logprobs: (F, C) natural log-probabilities of the CTC classes in each frame; None where they were not kept.
         seconds_per_frame: of those frames.
     """
 
     embeddings: Tensor
-    embedding_token_ids: list[int]
-    embedding_times: list[tuple[float, float]]
     ctc_token_ids: list[int]
     token_times: list[tuple[float, float]]
     ctc_text: str
+    joined_token_ids: list[int]
+    joined_token_times: list[tuple[float, float]]
     duration: float
     ctc_logprobs: Tensor | None
     seconds_per_frame: float

@@ -3,8 +3,6 @@
 It knows nothing of prompts, of the LLM or of words.
 """
 
-# N recordings, F frames, S audio positions, D LLM width, C CTC classes
-
 from __future__ import annotations
 
 import time
@@ -13,13 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from soundwave.audio import SAMPLE_RATE, AudioInput, load_audio
 from soundwave.errors import SoundwaveError
 from soundwave.inference.results import Speech
-from soundwave.model.speech_encoder import SpeechEncoder, SpeechOutput
+from soundwave.model.speech_encoder import SpeechEncoder, TimedToken
 from soundwave.processing import SoundwaveProcessor
-from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 ENCODED_AT_ONCE = 8  # recordings of similar length: more of them need memory and are no faster on a CPU
 
@@ -49,11 +47,10 @@ class SpeechFrontEnd:
     Args:
         encoder: in evaluation mode, on its device.
         processor: the model's.
-        ctc: makes text of CTC classes.
     """
 
-    def __init__(self, encoder: SpeechEncoder, processor: SoundwaveProcessor, ctc: CtcTokenizer):
-        self.encoder, self.processor, self.ctc = encoder, processor, ctc
+    def __init__(self, encoder: SpeechEncoder, processor: SoundwaveProcessor):
+        self.encoder, self.processor = encoder, processor
 
     def encode(
         self, audios: Sequence[AudioInput | None], keep_logprobs: bool = False
@@ -90,30 +87,23 @@ class SpeechFrontEnd:
     def _encode(self, clips: list[np.ndarray], keep_logprobs: bool) -> list[Speech]:
         features = self.processor.features(clips).to(self.encoder.device)
         output = self.encoder(features["input_features"], features["feature_attention_mask"])
-        return [self._speech(output, row, len(clip) / SAMPLE_RATE, keep_logprobs) for row, clip in enumerate(clips)]
+        logprobs = output.ctc_logprobs() if keep_logprobs else [None] * len(clips)
+        columns = (clips, output.kept(), output.ctc_tokens(), output.ctc_tokens(joined=True), logprobs)
+        return [self._speech(*row) for row in zip(*columns, strict=True)]
 
-    def _speech(self, output: SpeechOutput, row: int, duration: float, keep_logprobs: bool) -> Speech:
-        config, runs, positions = self.encoder.config, output.runs, output.positions
-        step = config.seconds_per_frame
-
-        def times(starts: list[int], ends: list[int]) -> list[tuple[float, float]]:
-            return [
-                (round(min(start * step, duration), 3), round(min(end * step, duration), 3))
-                for start, end in zip(starts, ends, strict=True)
-            ]
-
-        exists = positions.mask[row]
-        spoken = runs.mask[row] & (runs.classes[row] != config.blank_class)
-        classes = runs.classes[row][spoken].tolist()
-        vocabulary = config.ctc_vocabulary
+    def _speech(
+        self, clip: np.ndarray, embeddings: Tensor, tokens: list[TimedToken], joined: list[TimedToken],
+        logprobs: Tensor | None,
+    ) -> Speech:
+        duration, ids = len(clip) / SAMPLE_RATE, [token.id for token in tokens]
         return Speech(
-            embeddings=output.embeddings[row][exists],
-            embedding_token_ids=output.tokens[row][exists].tolist(),
-            embedding_times=times(positions.start[row][exists].tolist(), positions.end[row][exists].tolist()),
-            ctc_token_ids=classes if vocabulary is None else [vocabulary[one] for one in classes],
-            token_times=times(runs.start[row][spoken].tolist(), runs.end[row][spoken].tolist()),
-            ctc_text=self.ctc.decode(classes),
-            duration=duration,
-            ctc_logprobs=output.ctc_logits[row][output.valid[row]].float().log_softmax(-1) if keep_logprobs else None,
-            seconds_per_frame=step,
+            embeddings=embeddings, ctc_token_ids=ids, token_times=_times(tokens, duration),
+            ctc_text=self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            joined_token_ids=[token.id for token in joined], joined_token_times=_times(joined, duration),
+            duration=duration, ctc_logprobs=logprobs, seconds_per_frame=self.encoder.config.seconds_per_frame,
         )
+
+
+def _times(tokens: Sequence[TimedToken], duration: float) -> list[tuple[float, float]]:
+    """Start and end of each in seconds, inside the recording: its window is longer."""
+    return [(round(min(one.start, duration), 3), round(min(one.end, duration), 3)) for one in tokens]
