@@ -1,4 +1,4 @@
-"""LoRA on a language model: added, read, chosen, switched off, written, all by PEFT itself.
+"""LoRA on a language model: added, read, chosen, switched off, taken out, written, all by PEFT itself.
 
 transformers wraps these steps too, but its newest release may ask for a PEFT that is not out yet; PEFT's own functions
 work with every transformers. Knows nothing about audio.
@@ -75,6 +75,15 @@ def switch_lora(language_model: nn.Module, on: bool) -> None:
     """Lets the model run with the LoRA in use, or as if there were none."""
     for layer in lora_layers(language_model):
         layer.enable_adapters(enabled=on)
+
+
+def unwrap_lora(language_model: nn.Module) -> None:
+    """Leaves the LLM's own layers in the place of PEFT's, with what is merged into them."""
+    for name, module in list(language_model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(language_model.get_submodule(parent), child, module.get_base_layer())
+    del language_model.peft_config
 
 
 def write_lora(language_model: nn.Module, folder: Path, name: str = DEFAULT, half: bool = False) -> None:

@@ -9,7 +9,6 @@ Composition only: no losses (`training.losses`), no text (`processing`), no file
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import cached_file
 
@@ -272,7 +271,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     def generate(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, input_features: Tensor | None = None,
         feature_attention_mask: Tensor | None = None, audio_embeddings: list[Tensor] | None = None,
-        merged: PreTrainedModel | None = None, **options: Any,
+        **options: Any,
     ) -> Tensor:
         """Continues the prompts with the LLM's own `generate`.
 
@@ -281,8 +280,6 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         Args:
             input_ids, attention_mask, input_features, feature_attention_mask: from the processor.
             audio_embeddings: per audio (S_i, D) instead of features: what `get_audio_features` gave.
-            merged: the LLM with its LoRA in its weights (`checkpoints.lora.merged_twin`), for rows that LoRA is for;
-                None: this model's own, which computes LoRA beside them. The answers are the same, sooner.
             options: anything of transformers' `generate` (do_sample, temperature, max_new_tokens, streamer…).
 
         Returns:
@@ -293,19 +290,16 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
             if input_features is not None:
                 audio_embeddings = self.get_audio_features(input_features, feature_attention_mask)
         has_audio = self._audio_positions(input_ids, attention_mask).any(1)
-        adapted = merged or self.language_model
         if not self.plain_for(has_audio):
-            return self._continue(adapted, input_ids, attention_mask, audio_embeddings, options)
+            return self._continue(input_ids, attention_mask, audio_embeddings, options)
         results: list[Tensor] = [torch.empty(0)] * len(input_ids)
         for chosen, audio in ((has_audio, audio_embeddings), (~has_audio, [])):
             rows = chosen.nonzero().flatten()
             if not len(rows):
                 continue
             mask = None if attention_mask is None else attention_mask[rows]
-            spoken = bool(has_audio[rows[0]])
-            with self.plain_language_model(spoken):
-                decoder = adapted if spoken else self.language_model
-                answers = self._continue(decoder, input_ids[rows], mask, audio, options)
+            with self.plain_language_model(bool(has_audio[rows[0]])):
+                answers = self._continue(input_ids[rows], mask, audio, options)
             for row, answer in zip(rows.tolist(), answers, strict=True):
                 results[row] = answer
         pad = options.get("pad_token_id", self.language_model.generation_config.pad_token_id) or 0
@@ -336,42 +330,12 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
                 parameter.requires_grad_(requires_grad)
 
     def _continue(
-        self, decoder: Any, input_ids: Tensor, attention_mask: Tensor | None, audio: list[Tensor],
-        options: dict[str, Any],
+        self, input_ids: Tensor, attention_mask: Tensor | None, audio: list[Tensor], options: dict[str, Any]
     ) -> Tensor:
         spliced = self._spliced(input_ids, attention_mask, audio)
-        if options.get("num_beams", 1) > 1 and spliced.embeddings.shape[1] > 1:
-            options = options | read_once(decoder, spliced.embeddings, spliced.mask, options["num_beams"])
-        return decoder.generate(inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options)
-
-
-def read_once(decoder: Any, embeddings: Tensor, mask: Tensor, times: int) -> dict[str, DynamicCache]:
-    """Keys and values of all of a prompt but its end, for several continuations; else each reads the prompt anew.
-
-    Args:
-        decoder: the LLM.
-        embeddings: (R, L, D), L at least 2.
-        mask: (R, L) 1 inside each prompt, which may begin with padding.
-        times: continuations of each prompt.
-
-    Returns:
-        A keyword argument for the LLM's `forward` and `generate`.
-    """
-    mask = mask[:, :-1]
-    places = (mask.long().cumsum(-1) - 1).clamp(min=0)  # as in `generate`: padding on the left has none
-    held = cache_for(decoder)
-    read = {"inputs_embeds": embeddings[:, :-1], "attention_mask": mask, "position_ids": places}
-    decoder.get_decoder()(**read, use_cache=True, **held)
-    for cache in held.values():
-        cache.batch_repeat_interleave(times)
-    return held
-
-
-def cache_for(decoder: Any) -> dict[str, DynamicCache]:
-    """An empty cache, as the keyword argument for the LLM's `forward` and `generate`."""
-    # its name in transformers 5.24 and newer, and before
-    parameters = inspect.signature(decoder.get_decoder().forward).parameters
-    return {"cache" if "cache" in parameters else "past_key_values": DynamicCache(config=decoder.config)}
+        return self.language_model.generate(
+            inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options
+        )
 
 
 def _file_of(name_or_path: str | os.PathLike, file: str, source: dict[str, Any]) -> Path | None:
