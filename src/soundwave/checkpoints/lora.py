@@ -141,12 +141,11 @@ def unmerge_lora(model: SoundwaveForConditionalGeneration) -> None:
 def fold_lora(model: SoundwaveForConditionalGeneration) -> None:
     """Merges the LoRA in use for good: the LLM is a plain one afterwards, and every attached LoRA is gone.
 
-    A conversation without audio is then answered by the changed LLM too, and the configuration says so.
+    A conversation without audio is then answered by the changed LLM too.
     """
     merge_lora(model)
     if model.has_lora:
         unwrap_lora(model.language_model)
-        model.config.text_only = "adapted"
 
 
 def save_lora(model: SoundwaveForConditionalGeneration, folder: Path, name: str = DEFAULT) -> None:

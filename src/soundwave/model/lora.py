@@ -16,6 +16,8 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from soundwave.files import atomic_file
+
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 PEFT_PREFIX = "base_model.model."  # of every name in a PEFT folder
 DEFAULT = "default"  # PEFT's name for the only LoRA
@@ -52,7 +54,7 @@ def read_lora(language_model: nn.Module, folder: Path, trainable: bool = False, 
     Raises:
         ValueError, RuntimeError: it does not fit this model.
     """
-    config = PeftConfig.from_pretrained(str(folder))
+    config = PeftConfig.from_pretrained(str(folder), trust_remote_code=False)
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{folder / CONFIG_NAME} is of {config.peft_type}, not of a LoRA")
     config.inference_mode = not trainable
@@ -92,4 +94,5 @@ def write_lora(language_model: nn.Module, folder: Path, name: str = DEFAULT, hal
     language_model.peft_config[name].save_pretrained(folder)  # type: ignore[index, union-attr]
     state = get_peft_model_state_dict(language_model, adapter_name=name)
     values = {f"{PEFT_PREFIX}{key}": value.detach().cpu().contiguous() for key, value in state.items()}
-    save_file({key: v.half() if half else v for key, v in values.items()}, folder / WEIGHTS_NAME, {"format": "pt"})
+    with atomic_file(folder / WEIGHTS_NAME) as draft:
+        save_file({key: v.half() if half else v for key, v in values.items()}, draft, {"format": "pt"})
