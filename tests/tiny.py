@@ -25,6 +25,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.configuration import SoundwaveConfig
+from soundwave.inference_config import InferenceConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 
@@ -135,9 +136,11 @@ def model(configuration: SoundwaveConfig | None = None, seed: int = 0) -> Soundw
     return made.eval().requires_grad_(False)
 
 
-def processor(configuration: SoundwaveConfig | None = None) -> SoundwaveProcessor:
-    """The processor that fits `config()`."""
-    return SoundwaveProcessor.for_config(configuration or config(), WhisperFeatureExtractor(), chat_tokenizer())
+def processor(configuration: SoundwaveConfig | None = None, **prompts: Any) -> SoundwaveProcessor:
+    """The processor that fits `config()`; `prompts` are as in `InferenceConfig`."""
+    return SoundwaveProcessor.for_config(
+        configuration or config(), InferenceConfig.of(prompts), WhisperFeatureExtractor(), chat_tokenizer()
+    )
 
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:
