@@ -15,7 +15,6 @@ from soundwave.data.probe import Facts, facts_of, samples_of, seconds_of_span
 from soundwave.data.shards import is_sharded
 from soundwave.datatools.spelling import Spelling
 from soundwave.errors import AudioError, DataError
-from soundwave.inference_config import InferenceConfig
 from soundwave.text.ctc_tokenizer import ctc_frames_needed
 from soundwave.text.prompt import RELEASED_AUDIO_TOKEN, Turn, tokenize_turns, turns_of
 

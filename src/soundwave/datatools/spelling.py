@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,12 @@ class Spelling:
     config: dict[str, Any]
     ctc: CtcTokenizer
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+    @cached_property
+    def reserved(self) -> tuple[str, ...]:
+        """The tokens that mean more than their text: ends of turns, placeholders, marks of the vocabulary's own."""
+        added = self.ctc.tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+        return tuple(token.content for token in added if token.special)
 
     def tokens(self, text: str) -> list[int]:
         """The language model's own tokens of a text, without special ones."""
