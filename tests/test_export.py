@@ -31,7 +31,7 @@ from soundwave.checkpoints.lora import (
 from soundwave.checkpoints.native import load_native, new_config, save_trained
 from soundwave.checkpoints.weights import fill
 from soundwave.cli.app import app
-from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.errors import CheckpointError, ConfigurationError, WriteError
 from soundwave.export.huggingface import export, stored_dtype
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -301,6 +301,6 @@ def test_a_mistake_is_told(trained: Path, tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(load_native(trained, "cpu", torch.float32)[0]), "save_pretrained", full)
-    with pytest.raises(CheckpointError, match=r"o could not be written \(No space left on device\); free some space"):
+    with pytest.raises(WriteError, match=r"o could not be written \(No space left on device\); free some space"):
         export(str(trained), tmp_path / "o")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "parts", "whole"]

@@ -74,9 +74,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             mode = draft.stat().st_mode & 0o777  # as the umask has it; a library may make the file anew as 0600
             yield draft
             draft.chmod(mode)
-            _sync(draft)
+            sync(draft)
             os.replace(draft, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -124,9 +124,9 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
             for file in draft.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     file.chmod(mode | file.stat().st_mode & 0o111)
-                    _sync(file)
+                    sync(file)
             _take_place(draft, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -187,7 +187,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Has the system write a file or folder to disk before it is relied on; Windows opens no folders."""
     if os.name == "nt":
         return

@@ -5,13 +5,11 @@ A trained folder names the public parts it stands on; an exported one holds them
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from soundwave.checkpoints.catalog import resolve_model
 from soundwave.checkpoints.folder import read_config
@@ -20,6 +18,7 @@ from soundwave.checkpoints.lora import fold_lora, load_lora
 from soundwave.checkpoints.native import resolve_part
 from soundwave.checkpoints.weights import opened, weight_files
 from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.files import atomic_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # safetensors' names
@@ -39,8 +38,9 @@ def export(model: str, out: Path, dtype: str = "auto", merge: bool = False, lora
         `out`.
 
     Raises:
-        CheckpointError: the model or a LoRA cannot be read, `out` holds something, or it cannot be written.
+        CheckpointError: the model or a LoRA cannot be read, or `out` holds something.
         ConfigurationError: an unknown dtype, or nothing to merge.
+        WriteError: `out` cannot be written.
     """
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} is there already; give a folder that is new or empty.")
@@ -55,20 +55,9 @@ def export(model: str, out: Path, dtype: str = "auto", merge: bool = False, lora
         for lora in loras:
             load_lora(loaded, lora)
             fold_lora(loaded)
-    draft = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+    with atomic_folder(out) as draft:
         loaded.save_pretrained(draft)
         processor.save_pretrained(draft)
-        if out.is_dir():
-            out.rmdir()
-        draft.rename(out)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            f"{out} could not be written ({reason}); free some space or give another folder."
-        ) from error
     return out
 
 
