@@ -20,8 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from soundwave.errors import ConfigurationError, DataError, WriteError
 
 Row = dict[str, Any]
@@ -248,6 +246,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, keep: Callable[[Row], bool] | None = None):
+        from filelock import FileLock, Timeout  # a tenth of a second to import
+
         self.path = path
         with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
