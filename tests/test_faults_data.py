@@ -174,7 +174,8 @@ def test_a_token_of_the_models_own_is_found_whatever_its_form(folder: Path) -> N
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     tokenizer["added_tokens"] = [{"id": 300, "content": "[STOP]", **special}]
     (llm / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    told = json.loads(run("check", manifest(folder, {"audio": "a.wav", "text": "Go [STOP]"}), "-m", llm, "--json").stdout)
+    path = manifest(folder, {"audio": "a.wav", "text": "Go [STOP]"})
+    told = json.loads(run("check", path, "-m", llm, "--json").stdout)
     assert [(one["rule"], one["detail"]) for one in told["findings"]] == [("reserved-token", "'[STOP]' in 'Go [STOP]'")]
 
 
