@@ -6,7 +6,6 @@ a library that is missing or broken is a finding here, not a failure.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform

@@ -140,7 +140,7 @@ def check_shapes(config: SoundwaveConfig, shapes: Mapping[str, tuple[int, ...]],
         CheckpointError: a tensor that the configuration asks for is missing, or has another shape.
     """
     width, frames = config.audio_config.d_model, config.audio_config.max_source_positions
-    needed = {
+    needed: dict[str, tuple[int, ...]] = {
         "audio_tower.embed_positions.weight": (frames, width),
         "alignment.project.weight": (config.text_config.hidden_size, width * config.frames_per_group),
     }

@@ -15,7 +15,6 @@ from soundwave.data.rows import Row, read_rows
 from soundwave.data.shards import is_sharded
 from soundwave.datatools.spelling import Spelling, ctc_frames_needed
 from soundwave.errors import AudioError, DataError
-from soundwave.inference_config import InferenceConfig
 from soundwave.text.prompt import RELEASED_AUDIO_TOKEN, Turn, tokenize_turns, turns_of
 
 

@@ -85,7 +85,8 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
         return _switched(released_9b(), recipe), f"{start}, its published sizes"
     with contextlib.suppress(CheckpointError, ConfigurationError):  # not at hand: the recipe itself says enough, or not
         if start is not None and (start in SHIPPED or Path(start).is_dir()):
-            return _switched(start_config(start_folder(recipe) or Path(), start)[0], recipe), f"{start}, its config.json"
+            config, _ = start_config(start_folder(recipe) or Path(), start)
+            return _switched(config, recipe), f"{start}, its config.json"
     if start in SHIPPED:
         return _switched(mini(), recipe), f"{start}, the sizes of its recipe; its weights are not at hand"
     tower, language_model = recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM

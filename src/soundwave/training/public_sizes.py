@@ -74,7 +74,7 @@ def audio_config(name: str) -> WhisperConfig:
             encoder_layers=layers, d_model=width, encoder_attention_heads=heads, encoder_ffn_dim=4 * width,
             num_mel_bins=mels, decoder_layers=0,
         )
-    return WhisperConfig.from_pretrained(_folder(name, _WHISPER))
+    return WhisperConfig.from_pretrained(_folder(name, _WHISPER), trust_remote_code=False)
 
 
 def text_config(name: str) -> Any:
@@ -85,7 +85,7 @@ def text_config(name: str) -> Any:
     """
     if name in _LLAMA and not Path(name).is_dir():
         return LlamaConfig(**_LLAMA[name])
-    return AutoConfig.from_pretrained(_folder(name, _LLAMA))
+    return AutoConfig.from_pretrained(_folder(name, _LLAMA), trust_remote_code=False)
 
 
 def released_9b() -> SoundwaveConfig:
