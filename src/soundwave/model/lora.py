@@ -6,6 +6,7 @@ work with every transformers. Knows nothing about audio.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,13 @@ from soundwave.files import atomic_file
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 PEFT_PREFIX = "base_model.model."  # of every name in a PEFT folder
+READ = {  # settings of PEFT's that this project or its users make use of; others load code, copy layers, or start anew
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias", "lora_bias", "fan_in_fan_out", "inference_mode",
+    "init_lora_weights", "task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision",
+    "auto_mapping",
+}
+PLAIN = LoraConfig()
 PLAIN_NAME = re.compile(r"[\w.-]+")
 DEFAULT = "default"  # PEFT's name for the only LoRA
 
@@ -77,8 +85,9 @@ def _check(config: LoraConfig, stored: dict[str, Tensor]) -> None:
     Raises:
         ValueError: with the setting.
     """
-    if config.layer_replication:
-        raise ValueError("layer_replication copies layers of the LLM, which is not read here")
+    for one in dataclasses.fields(config):
+        if one.name not in READ and getattr(config, one.name) != getattr(PLAIN, one.name):
+            raise ValueError(f"it sets {one.name}, which is not read here")
     if isinstance(config.target_modules, str) and config.target_modules != "all-linear":
         raise ValueError(f"target_modules is a pattern, {config.target_modules[:80]!r}; only a list of names is read")
     names = [*(config.rank_pattern or {}), *(config.alpha_pattern or {})]

@@ -82,6 +82,8 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **options: Any) -> Any:
         """As in transformers, for folders that `save_pretrained` wrote; a LoRA that was attached then is again.
 
+        Code of the folder is never run, whatever `trust_remote_code` says.
+
         Raises:
             ConfigurationError: the folder holds only what was trained, without the frozen parts.
             CheckpointError: the LoRA that belongs to the model is missing.
@@ -95,9 +97,8 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
                 f"{pretrained_model_name_or_path} holds only what was trained over {config.audio_tower_source} and "
                 f"{config.language_model_source}; load it with soundwave.load({str(pretrained_model_name_or_path)!r})."
             )
-        model = super().from_pretrained(
-            pretrained_model_name_or_path, *args, **options | {"trust_remote_code": False}
-        )
+        options.pop("trust_remote_code", None)
+        model = super().from_pretrained(pretrained_model_name_or_path, *args, trust_remote_code=False, **options)
         defaults = _file_of(pretrained_model_name_or_path, "generation_config.json", source)
         if defaults is not None:
             model.language_model.generation_config = GenerationConfig.from_pretrained(
