@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from soundwave.inference_config import InferenceConfig
 
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.inference.engine import Engine
+from soundwave.inference_config import InferenceConfig
 
 SOUND = (tiny.sound(1.3, seed=4), 16_000)
 OTHER = (tiny.sound(2.1, seed=7), 16_000)

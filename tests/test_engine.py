@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from soundwave.inference_config import InferenceConfig
 
 import soundwave
 from soundwave.audio import SAMPLE_RATE
@@ -21,6 +20,7 @@ from soundwave.errors import AudioError, ConfigurationError
 from soundwave.inference.engine import Engine, Request
 from soundwave.inference.options import GenerationOptions
 from soundwave.inference.results import Chunk, Reply
+from soundwave.inference_config import InferenceConfig
 
 PROMPTS = ["the cat", "person on the cat, son", "so"]
 

@@ -20,8 +20,8 @@ from released_reference import SYSTEM_TEXT, ReleasedSteps
 from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.released import rename
 from soundwave.inference.options import GenerationOptions
-from soundwave.model.whisper import encode_window
 from soundwave.model.shrink import keep_first
+from soundwave.model.whisper import encode_window
 from soundwave.text.prompt import RELEASED_SYSTEM_PROMPT
 from soundwave.training.losses import ctc_loss, next_token_loss, total_loss
 

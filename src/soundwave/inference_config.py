@@ -43,7 +43,7 @@ class TranscribeConfig:
         ConfigurationError: a value out of range.
     """
 
-    llm: bool = setting(False, help="Whether the LLM has a say by default; true and rescoring_weight 0: it alone.")
+    llm: bool = setting(True, help="Whether the LLM has a say in a transcript, unless told otherwise.")
     rescoring_weight: float = setting(0.5, least=0, help="Of the plain LLM's log-probability beside CTC's; 0: none.")
     nbest: int = setting(8, least=1, help="Hypotheses of the CTC search that the LLM chooses among.")
     beams: int = setting(32, least=1, help="Hypotheses that the CTC search keeps at each frame.")

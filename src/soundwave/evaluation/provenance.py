@@ -21,7 +21,7 @@ from soundwave.checkpoints.catalog import check_folder, models_cache
 from soundwave.checkpoints.native import resolve_part
 from soundwave.checkpoints.parts import PARTS
 from soundwave.inference.engine import Engine
-from soundwave.inference_config import INFERENCE_FILE
+from soundwave.inference_config import FILE_NAME
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What cannot change a reply: the layers beside and above the engine.
@@ -49,7 +49,7 @@ def weights_of(engine: Engine) -> dict[str, str]:
     hashes = {
         path.relative_to(engine.folder).as_posix(): _sha256(path)
         for path in sorted(engine.folder.rglob("*"))
-        if path.suffix == ".safetensors" or path.name in (INFERENCE_FILE, engine.inference.transcribe.ngram)
+        if path.suffix == ".safetensors" or path.name in (FILE_NAME, engine.inference.transcribe.ngram)
     }
     for source in (engine.encoder.config.audio_tower_source, engine.encoder.config.language_model_source):
         if source is None:

@@ -16,6 +16,7 @@ from soundwave.audio import AudioInput, load_audio
 from soundwave.errors import CheckpointError
 from soundwave.inference.backends.protocol import Decoder
 from soundwave.inference.engine import Engine
+from soundwave.inference.options import Via
 from soundwave.inference.results import Segment, Transcript
 from soundwave.processing import SoundwaveProcessor
 
@@ -26,10 +27,12 @@ class System(Protocol):
     decoder: Decoder | None
     processor: SoundwaveProcessor
 
-    def ask_batch(self, requests: Sequence[Any], **options: Any) -> list[Any]:
+    def ask_batch(
+        self, requests: Sequence[Any], *, via: Via = ..., temperature: float = ..., max_new_tokens: int = ...
+    ) -> list[Any]:
         """A `Reply` to each (audio, prompt)."""
 
-    def transcribe_batch(self, audios: Sequence[AudioInput], **options: Any) -> list[Any]:
+    def transcribe_batch(self, audios: Sequence[AudioInput], *, llm: bool | None = ...) -> list[Any]:
         """A `Transcript` of each recording."""
 
 
@@ -54,17 +57,20 @@ class WhisperCascade:
         self.decoder, self.processor = engine.decoder, engine.processor
         self._whisper = WhisperModel(str(whisper), device="cpu", compute_type="int8")
 
-    def transcribe_batch(self, audios: Sequence[AudioInput], **options: Any) -> list[Transcript]:
+    def transcribe_batch(self, audios: Sequence[AudioInput], *, llm: bool | None = None) -> list[Any]:
         """What Whisper's own decoder writes, as it comes: cased, with punctuation and digits."""
         return [self._transcribed(load_audio(audio)) for audio in audios]
 
-    def ask_batch(self, requests: Sequence[Any], via: str = "auto", **options: Any) -> list[Any]:
+    def ask_batch(
+        self, requests: Sequence[Any], *, via: Via = "auto", temperature: float = 0.2, max_new_tokens: int = 512
+    ) -> list[Any]:
         """The LLM's answers to what Whisper wrote; a prompt follows the words."""
         texts = []
         for audio, prompt in requests:
             words = prompt if audio is None else self._transcribed(load_audio(audio)).text
             texts.append(words if audio is None or prompt is None else f"{words}\n\n{prompt}")
-        return self.engine.ask_batch([(None, text) for text in texts], **options)
+        typed = [(None, text) for text in texts]
+        return self.engine.ask_batch(typed, temperature=temperature, max_new_tokens=max_new_tokens)
 
     def _transcribed(self, samples: np.ndarray) -> Transcript:
         pieces, about = self._whisper.transcribe(samples, language="en", beam_size=self.beam_size)

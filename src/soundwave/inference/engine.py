@@ -247,13 +247,17 @@ class Engine:
 
     def describe(self) -> dict[str, Any]:
         """The model's name, place and size."""
-        parts = {name: sum(p.numel() for p in part.parameters()) for name, part in self.encoder.named_children()}
         decoder = None if self.decoder is None else self.decoder.info
+        sizes = {
+            name: sum(p.numel() for p in getattr(self.encoder, name).parameters())
+            for name in ("audio_tower", "alignment", "shrinking")
+        }
+        sizes["language_model"] = 0 if decoder is None else decoder.parameters
         return {
             "model": self.name, "folder": None if self.folder is None else str(self.folder),
             "device": str(self.encoder.device), "dtype": str(self.encoder.dtype).removeprefix("torch."),
             "backend": "none" if decoder is None else decoder.name, "via": self.inference.via,
-            "parameters": parts | {"language_model": 0 if decoder is None else decoder.parameters},
+            "parameters": sizes | {"total": sum(sizes.values())},
         }
 
     def close(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from soundwave.errors import ConfigurationError
-from soundwave.inference.backends.protocol import Prompt, Segment
+from soundwave.inference.backends.protocol import Prompt, PromptSegment
 from soundwave.inference_config import InferenceConfig
 from soundwave.processing import SoundwaveProcessor
 
@@ -24,13 +24,13 @@ class PromptBuilder:
         audio_token_id: the placeholder of a recording.
     """
 
-    def __init__(self, processor: SoundwaveProcessor, inference: InferenceConfig, audio_token_id: int):
+    def __init__(self, processor: SoundwaveProcessor, inference: InferenceConfig, audio_token_id: int | None):
         self.processor, self.inference, self.audio_token_id = processor, inference, audio_token_id
 
     def audio(self, prompt: str, embeddings: np.ndarray) -> Prompt:
         """A recording, its (S, D) embeddings, and what to do with it."""
         ids = self._ids([{"type": "audio"}, {"type": "text", "text": prompt}])
-        segments: list[Segment] = []
+        segments: list[PromptSegment] = []
         start = 0
         for at in (i for i, token in enumerate(ids) if token == self.audio_token_id):
             segments += [ids[start:at], embeddings]

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import Literal
 
 from soundwave.configuration import SoundwaveConfig
-from soundwave.ctc import BeamSearchDecoder, Hypothesis, load_decoder
+from soundwave.ctc.beam_search import BeamSearchDecoder, BeamSearchOptions, Hypothesis
+from soundwave.ctc.lexicon import Lexicon
+from soundwave.ctc.ngram import SPECIAL, Ngram
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.protocol import Decoder
 from soundwave.inference.options import GenerationOptions, TranscribeOptions
@@ -96,8 +98,20 @@ class Transcriber:
 
     @cached_property
     def _search(self) -> BeamSearchDecoder:
+        """Made when it is first needed: a lexicon of tens of thousands of words takes a moment."""
+        options = self.inference.transcribe
         assert self.folder is not None
-        return load_decoder(self.folder, self.inference.transcribe, self.ctc.encode_words, self.config.blank_class)
+        assert options.ngram is not None
+        ngram = Ngram.load(self.folder / options.ngram)
+        words = [word for word in ngram.words if word not in SPECIAL]
+        if options.words is not None:
+            words = (self.folder / options.words).read_text(encoding="utf-8").split()
+        lexicon = Lexicon(words, [self.ctc.encode_words], self.ctc.decode)
+        weights = BeamSearchOptions(
+            beams=options.beams, language_weight=options.language_weight, word_bonus=options.word_bonus,
+            unknown_word=options.unknown_word_cost, hotword_bonus=options.hotword_bonus,
+        )
+        return BeamSearchDecoder(lexicon, ngram, self.config.blank_class, weights)
 
     def _best(self, hypotheses: Sequence[Hypothesis]) -> str:
         """The text that CTC, n-gram and LLM together find likeliest; the LLM reads all as typed turns."""

@@ -47,6 +47,7 @@ class DecoderInfo:
         eos_ids: tokens that end an answer.
         context_length: most positions of prompt and answer together; None: not limited.
         width: D, of the embeddings in a prompt.
+        parameters: how many weights it has; 0: not known.
         concurrent: whether calls from several threads are computed at the same time; else they take turns, and one
             batch is faster than several calls.
     """
@@ -58,6 +59,7 @@ class DecoderInfo:
     context_length: int | None
     width: int
     concurrent: bool
+    parameters: int = 0
 
 
 @dataclass(frozen=True)

@@ -58,6 +58,7 @@ class TorchDecoder:
             eos_ids=frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends]),
             context_length=getattr(model.config, "max_position_embeddings", None),
             width=model.get_input_embeddings().embedding_dim, concurrent=False,
+            parameters=model.num_parameters(),
         )
 
     def generate(
