@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
+import sys
 import threading
 import time
 import weakref
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,6 +224,17 @@ def test_threads_take_turns_token_by_token(monkeypatch: pytest.MonkeyPatch) -> N
     assert most == 1
     changes = sum(one != other for one, other in pairwise(order))
     assert changes > 40  # nobody waits for another's end
+
+
+def test_the_benchmark_prints_a_ratio_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.released_folder(tmp_path / "model")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    import decoding
+
+    decoding.main(["--model", str(folder), "--tokens", "4", "--repeats", "1", "--json", str(tmp_path / "d.json")])
+    assert capsys.readouterr().out.count("×") == 5
+    measured = json.loads((tmp_path / "d.json").read_text())["measured"]
+    assert [row["same_tokens"] for row in measured if row.get("same_tokens") is not None] == [True]
 
 
 @pytest.mark.slow
