@@ -45,6 +45,7 @@ class TorchDecoder:
     def __init__(self, language_model: PreTrainedModel, name: str = "torch"):
         self.name = name
         self._open: Twins | None = Twins(language_model)
+        self._kept: tuple[tuple[object, ...], _Batch] | None = None  # what `_read` gave last, and for what
         self._lock, self._queue = threading.Lock(), threading.Lock()  # never held while a token is handed over
 
     @property
@@ -109,7 +110,7 @@ class TorchDecoder:
         most = NODES_AT_ONCE if attention in TAKE_A_TREE else 0  # 0: each text alone
         totals = [0.0] * len(continuations)
         with self._computing() as twins:
-            batch = _Batch(twins.get(prompt.adapted), [prompt])
+            batch = self._read(twins.get(prompt.adapted), prompt)
             for tree in trees(continuations, most):
                 for row, total in tree.totals(batch.read(tree)).items():
                     totals[row] = total
@@ -118,7 +119,17 @@ class TorchDecoder:
     def close(self) -> None:
         """Frees the LLM; streams that are open end with an error when they are read on."""
         with self._lock:
-            self._open = None
+            self._open = self._kept = None
+
+    def _read(self, model: PreTrainedModel, prompt: Prompt) -> _Batch:
+        """A prompt, read; the last plain one is kept, since the hypotheses of all recordings follow the same one."""
+        if prompt.adapted or any(isinstance(segment, np.ndarray) for segment in prompt.segments):
+            return _Batch(model, [prompt])
+        written = sum(0 if weight.is_inference() else weight._version for weight in model.parameters())
+        key = (model, written, tuple(map(tuple, prompt.segments)))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, _Batch(model, [prompt]))
+        return self._kept[1]
 
     @contextmanager
     def _computing(self) -> Iterator[Twins]:
