@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from soundwave.ctc.beams import Beams
 from soundwave.ctc.history import Costs
 from soundwave.ctc.hotwords import HotWords
-from soundwave.ctc.lexicon import Lexicon
+from soundwave.ctc.lexicon import Lexicon, plain_word
 from soundwave.ctc.ngram import Ngram
 from soundwave.errors import ConfigurationError
 
@@ -155,11 +155,12 @@ class BeamSearchDecoder:
     def _with_hotwords(self, phrases: Sequence[str]) -> Costs:
         hot = HotWords(phrases, self.options.hotword_bonus)
         new = [written for plain, written in hot.written.items() if plain not in self.lexicon.number_of]
-        unspelt = [word for word in new if not all(len(spell([word.lower()])[0]) for spell in self.lexicon.spells[:1])]
-        if unspelt:
-            raise ConfigurationError(
-                f"The hot word '{unspelt[0]}' has no letters that this model spells; write it as it is spoken."
-            )
+        known = set("".join(self.lexicon.pieces))
+        for word in new:
+            if not known.issuperset(plain_word(word)):
+                raise ConfigurationError(
+                    f"The hot word '{word}' has signs that this model cannot spell; write it as it is spoken."
+                )
         lexicon = self.lexicon.extended(new)
         for plain, written in hot.written.items():
             lexicon.words[lexicon.number_of[plain]] = written  # as the caller writes it

@@ -1,8 +1,8 @@
 """The beams of one recording: arrays with one entry a beam, moved on frame by frame.
 
-A beam is a text so far, the words said and a node of the lexicon's trie within the word under way, together with the
-log-probability of its CTC paths that end in a blank and of those that end in its last class. Only `History` knows words;
-here they are records. A beam whose node ends a word has that word's record ready (`finish`): a next word may begin there.
+A beam is a text so far, with the log-probability of those of its CTC paths that end in a blank and of those that end in
+one class. The text is the words said, here a record of `History`, and a node of the lexicon within the word under way.
+Where the node ends a word, that word's record lies ready (`finish`): a next word may begin there.
 """
 
 from __future__ import annotations
@@ -18,37 +18,25 @@ _UNLISTED_WORD = re.compile(r"[^\W\d_][^\W\d_']+")  # what a word of no list may
 
 
 class Spellings:
-    """Nodes beyond the lexicon's trie, for spellings of no list, and the text of any node. They live for one recording."""
+    """Texts of nodes, and nodes beyond the lexicon for spellings of no list. They live for one recording."""
 
     def __init__(self, costs: Costs):
         self._lexicon = costs.lexicon
-        self._first = len(costs.lexicon.parents)
-        self._numbers: dict[tuple[int, int], int] = {}
-        self.classes: list[int] = []
-        self.depths: list[int] = []
-        self._texts: dict[int, str] = {0: ""}
+        self._outside = costs.outside
+        self._nodes: dict[str, int] = {}
+        self.texts: list[str] = []
 
-    def child(self, node: int, spelt: int) -> int:
-        """The node behind another one by a class."""
-        number = self._numbers.get((node, spelt))
-        if number is None:
-            number = self._first + len(self._numbers)
-            self._numbers[node, spelt] = number
-            self.depths.append(self.depth(node) + 1)
-            self._texts[number] = self.text(node) + self._lexicon.letters[spelt]
+    def child(self, node: int, piece: int) -> int:
+        """The node behind another one by a class that leads out of the lexicon."""
+        text = self.text(node) + self._lexicon.pieces[piece]
+        number = self._nodes.setdefault(text, self._outside + 1 + len(self._nodes))
+        if number - self._outside > len(self.texts):
+            self.texts.append(text)
         return number
 
-    def depth(self, node: int) -> int:
-        """Classes from the root to a node."""
-        return int(self._lexicon.depths[node]) if node < self._first else self.depths[node - self._first]
-
     def text(self, node: int) -> str:
-        """The letters from the root to a node."""
-        text = self._texts.get(node)
-        if text is None:  # a node of the trie
-            parent, spelt = int(self._lexicon.parents[node]), int(self._lexicon.classes[node])
-            text = self._texts[node] = self.text(parent) + self._lexicon.letters[spelt]
-        return text
+        """The letters of the word under way."""
+        return self.texts[node - self._outside - 1] if node > self._outside else self._lexicon.text(node)
 
 
 class Beams:
@@ -60,12 +48,11 @@ class Beams:
 
     def __init__(self, costs: Costs):
         self._costs, self._options = costs, costs.options
-        self._open = costs.options.unknown_word is not None and costs.lexicon.letters is not None
-        self._outside = len(costs.lexicon.parents)  # first node beyond the trie
+        self._open = costs.options.unknown_word is not None
         self._history = History(costs)
         self._spellings = Spellings(costs)
-        none = np.zeros(1, np.int64)
-        self.records, self.finish, self.nodes = none, none, none
+        self.records, self.finish = np.zeros((2, 1), np.int64)
+        self.nodes = np.full(1, costs.outside)  # numbers above `outside` are spellings of no list
         self.last = np.full(1, -1)  # class that a beam's text ends with
         self.hope = np.zeros(1)  # the best that a beam's words can be worth with the one under way
         self.blank, self.other = np.zeros(1), np.full(1, -np.inf)  # log-probabilities by the end of the path
@@ -115,49 +102,42 @@ class Beams:
     def _within_words(self, tried: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints, Ints, Floats]:
         """The word under way goes on in the lexicon."""
         costs = self._costs
-        nodes = np.minimum(self.nodes, self._outside)
-        counts = costs.children[nodes]
+        nodes = np.minimum(self.nodes, costs.outside)
+        counts = costs.steps[nodes]
         source = np.repeat(np.arange(len(nodes)), counts)
-        place = np.arange(len(source)) - np.repeat(np.cumsum(counts) - counts, counts)
-        children = costs.first_child[nodes][source] + place
-        kept = np.flatnonzero(tried[costs.classes[children]])
-        source, children = source[kept], children[kept]
-        records = self.records[source]
-        return source, records, children, costs.classes[children], self._history.total[records] + costs.ahead[children]
+        steps = np.arange(len(source)) + np.repeat(costs.first_step[nodes] - np.cumsum(counts) + counts, counts)
+        kept = np.flatnonzero(tried[costs.step_classes[steps]])
+        source, steps = source[kept], steps[kept]
+        records, targets = self.records[source], costs.step_targets[steps]
+        return source, records, targets, costs.step_classes[steps], self._history.total[records] + costs.ahead[targets]
 
     def _first_classes(self, tried: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints, Ints, Floats]:
         """The word under way ends, and the next one begins."""
         costs = self._costs
         ended = np.flatnonzero(self.finish >= 0)
-        begun = costs.roots[:, tried[: costs.roots.shape[1]]].ravel()
-        begun = begun[begun >= 0]
-        source, children = np.repeat(ended, len(begun)), np.tile(begun, len(ended))
+        tries, classes = np.nonzero((costs.begins >= 0) & tried[:-1])
+        targets = np.tile(costs.begins[tries, classes], len(ended))
+        source, classes = np.repeat(ended, len(tries)), np.tile(classes, len(ended))
         records = self.finish[source]
-        return source, records, children, costs.classes[children], self._history.total[records] + costs.ahead[children]
+        return source, records, targets, classes, self._history.total[records] + costs.ahead[targets]
 
     def _outside_the_list(
         self, tried: NDArray[np.bool_], listed: tuple[Ints, ...]
     ) -> tuple[Ints, Ints, Ints, Ints, Floats]:
         """The word under way goes on as no word of the lexicon does. The node given is that before, as -1 - node."""
         costs = self._costs
-        possible = tried.copy()
-        possible[: len(costs.begins)] &= ~costs.begins
-        possible[len(costs.begins) :] = False
-        pairs = np.repeat((self.nodes > 0)[:, None], len(tried), 1) & possible
+        pairs = np.repeat((self.nodes != costs.outside)[:, None], len(tried) - 1, 1) & costs.inner & tried[:-1]
         pairs[listed[0], listed[3]] = False
         source, classes = np.nonzero(pairs)
         records = self.records[source]
-        hope = (
-            self._history.total[records] + costs.unknown - self._options.unknown_letter * (self._depths()[source] + 1)
-        )
+        letters = self._letters()[source] + costs.lengths[classes]
+        hope = self._history.total[records] + costs.unknown - self._options.unknown_letter * letters
         return source, records, -1 - self.nodes[source], classes, hope
 
-    def _depths(self) -> Ints:
-        inside = self._costs.lexicon.depths[np.minimum(self.nodes, self._outside - 1)]
-        if not self._spellings.depths:
-            return inside
-        depths = np.array(self._spellings.depths)
-        return np.where(self.nodes < self._outside, inside, depths[np.maximum(self.nodes - self._outside, 0)])
+    def _letters(self) -> Ints:
+        """Letters of the word under way."""
+        letters = np.append(self._costs.depths, [len(text) for text in self._spellings.texts])
+        return letters[self.nodes]
 
     def _interned(self, nodes: Ints, classes: Ints) -> Ints:
         """Nodes for the candidates of no list."""
@@ -170,7 +150,7 @@ class Beams:
 
         The first `len(stay_blank)` candidates are the beams of the frame before.
         """
-        keys = mixed(self._history.hashes[records], nodes)
+        keys = mixed(mixed(self._history.hashes[records], nodes), last)
         order = np.argsort(keys, kind="stable")
         keys = keys[order]
         first = np.flatnonzero(np.append(True, keys[1:] != keys[:-1]))
@@ -190,22 +170,23 @@ class Beams:
     def _finish(self, new: Ints) -> None:
         """Makes the records of the words that end at the nodes of new beams."""
         costs = self._costs
-        nodes, records = np.minimum(self.nodes[new], self._outside), self.records[new]
+        nodes, records = np.minimum(self.nodes[new], costs.outside), self.records[new]
         words, extra = costs.word_of[nodes], np.zeros(len(new))
         if self._open:
             for i in np.flatnonzero(words < 0):
-                node = int(self.nodes[new[i]])
-                words[i] = costs.lexicon.number_of.get(text := self._spellings.text(node), -1)
-                if words[i] < 0 and _UNLISTED_WORD.fullmatch(text):
+                text = self._spellings.text(int(self.nodes[new[i]]))
+                if _UNLISTED_WORD.fullmatch(text):
                     words[i] = self._history.unlisted(text)
-                    extra[i] = -self._options.unknown_word - self._options.unknown_letter * self._spellings.depth(node)
+                    extra[i] = -self._options.unknown_word - self._options.unknown_letter * len(text)
         ends = np.flatnonzero(words >= 0)
         finish = np.full(len(new), -1)
         finish[ends] = self._history.add(records[ends], words[ends], extra[ends])
+        spaces = costs.depths[nodes] == 0  # a word begun without a letter: it need not come
+        finish[spaces] = records[spaces]
         self.finish[new] = finish
         hope = self._history.total[records] + costs.below[nodes]
         hope[ends] = np.maximum(hope[ends], self._history.total[finish[ends]])
-        outside = nodes == self._outside
+        outside = nodes == costs.outside
         self.hope[new] = np.where(outside, np.maximum(self.hope[new], hope), hope)
 
     def texts(self, nbest: int) -> list[tuple[tuple[str, ...], float, float, float]]:

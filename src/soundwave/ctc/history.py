@@ -36,10 +36,13 @@ class Costs:
         hot: hot words, or None.
 
     Attributes:
-        ahead: (nodes + 1,) the most that a word at or below a node can be worth without its context. The last entry
-            stands for all spellings that are not in the lexicon.
+        outside: number of the node that stands for all spellings outside the lexicon; the last of the arrays below.
+        ahead: (nodes,) the most that a word at or below a node can be worth, whatever comes before it.
         below: the same for the words strictly below.
-        word_of: (nodes + 1,) the word that ends at a node, or -1.
+        word_of, depths, steps, first_step: (nodes,) as in `Lexicon`.
+        inner: (classes,) those that go on within a word.
+        lengths: (classes,) their letters.
+        unknown: what a word of no list is worth before its letters are counted.
     """
 
     def __init__(self, lexicon: Lexicon, ngram: Ngram | None, options: BeamSearchOptions, hot: HotWords | None = None):
@@ -58,12 +61,13 @@ class Costs:
             values[[lexicon.number_of[word] for word in hot.written]] += hot.bonus
         ahead, below = lexicon.best_below(values)
         self.ahead, self.below = np.append(ahead, -np.inf), np.append(below, -np.inf)
-        self.word_of = np.append(lexicon.word_of, -1)
-        self.children = np.append(lexicon.children, 0)
-        self.first_child = np.append(lexicon.first_child, 0)
-        self.classes = lexicon.classes
-        self.roots = lexicon.roots
-        self.begins = (self.roots >= 0).any(0) if len(self.roots) else np.zeros(lexicon.size, bool)
+        self.outside = len(lexicon.parents)
+        self.word_of, self.depths = np.append(lexicon.word_of, -1), np.append(lexicon.depths, 1)
+        self.steps, self.first_step = np.append(lexicon.steps, 0), np.append(lexicon.first_step, 0)
+        self.step_classes, self.step_targets = lexicon.step_classes, lexicon.step_targets
+        self.begins = lexicon.begins
+        self.inner = np.array([piece.strip() != "" and not piece.startswith(" ") for piece in lexicon.pieces])
+        self.lengths = np.array([len(piece.strip()) for piece in lexicon.pieces])
 
 
 class History:

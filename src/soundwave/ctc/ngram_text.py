@@ -11,7 +11,7 @@ import re
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from functools import cache
 from pathlib import Path
 
 from soundwave.errors import ConfigurationError, DataError
@@ -71,7 +71,7 @@ def _in_words(match: re.Match[str]) -> str:
     return _number(*match.groups())
 
 
-@lru_cache(maxsize=None)
+@cache
 def _number(whole: str, fraction: str | None, ordinal: str | None) -> str:
     try:
         from num2words import num2words
