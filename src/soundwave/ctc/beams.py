@@ -28,7 +28,7 @@ class Spellings:
 
     def child(self, node: int, piece: int) -> int:
         """The node behind another one by a class that leads out of the lexicon."""
-        text = self.text(node) + self._lexicon.pieces[piece]
+        text = self.text(node) + self._lexicon.pieces[piece].strip()
         number = self._nodes.setdefault(text, self._outside + 1 + len(self._nodes))
         if number - self._outside > len(self.texts):
             self.texts.append(text)
@@ -36,7 +36,9 @@ class Spellings:
 
     def text(self, node: int) -> str:
         """The letters of the word under way."""
-        return self.texts[node - self._outside - 1] if node > self._outside else self._lexicon.text(node)
+        if node < self._outside:
+            return self._lexicon.text(node)
+        return self.texts[node - self._outside - 1] if node > self._outside else ""
 
 
 class Beams:
@@ -79,9 +81,10 @@ class Beams:
         best = float((np.logaddexp(stay_blank, stay_other) + self.hope).max())
         likely = frame.max()
         tried = frame >= likely - self._options.class_width
-        parts = [self._within_words(tried), self._first_classes(tried)]
+        within = self._within_words(tried)
+        parts = [within, self._first_classes(tried)]
         if self._open:
-            parts.append(self._outside_the_list(frame >= likely - self._options.open_width, parts[0]))
+            parts.append(self._outside_the_list(frame >= likely - self._options.open_width, within))
         source, records, nodes, classes, hope = (np.concatenate(column) for column in zip(*parts, strict=True))
         mass = np.where(classes == self.last[source], self.blank[source], total[source]) + frame[classes]
         score = mass + hope
@@ -115,24 +118,26 @@ class Beams:
         """The word under way ends, and the next one begins."""
         costs = self._costs
         ended = np.flatnonzero(self.finish >= 0)
-        tries, classes = np.nonzero((costs.begins >= 0) & tried[:-1])
-        targets = np.tile(costs.begins[tries, classes], len(ended))
-        source, classes = np.repeat(ended, len(tries)), np.tile(classes, len(ended))
+        classes = np.flatnonzero((costs.begins >= 0) & tried[:-1])
+        source, classes = np.repeat(ended, len(classes)), np.tile(classes, len(ended))
+        targets = costs.begins[classes]
         records = self.finish[source]
         return source, records, targets, classes, self._history.total[records] + costs.ahead[targets]
 
     def _outside_the_list(
-        self, tried: NDArray[np.bool_], listed: tuple[Ints, ...]
+        self, tried: NDArray[np.bool_], listed: tuple[Ints, Ints, Ints, Ints, Floats]
     ) -> tuple[Ints, Ints, Ints, Ints, Floats]:
         """The word under way goes on as no word of the lexicon does. The node given is that before, as -1 - node."""
         costs = self._costs
-        pairs = np.repeat((self.nodes != costs.outside)[:, None], len(tried) - 1, 1) & costs.inner & tried[:-1]
+        pairs = np.where((self.nodes != costs.outside)[:, None], costs.inner, False) & tried[:-1]
         pairs[listed[0], listed[3]] = False
+        pairs |= np.where((self.finish >= 0)[:, None], costs.unlisted_begins & tried[:-1], False)
         source, classes = np.nonzero(pairs)
-        records = self.records[source]
-        letters = self._letters()[source] + costs.lengths[classes]
+        begun = costs.unlisted_begins[classes]
+        records = np.where(begun, self.finish[source], self.records[source])
+        letters = np.where(begun, 0, self._letters()[source]) + costs.lengths[classes]
         hope = self._history.total[records] + costs.unknown - self._options.unknown_letter * letters
-        return source, records, -1 - self.nodes[source], classes, hope
+        return source, records, -1 - np.where(begun, costs.outside, self.nodes[source]), classes, hope
 
     def _letters(self) -> Ints:
         """Letters of the word under way."""
@@ -177,7 +182,7 @@ class Beams:
                 text = self._spellings.text(int(self.nodes[new[i]]))
                 if _UNLISTED_WORD.fullmatch(text):
                     words[i] = self._history.unlisted(text)
-                    extra[i] = -self._options.unknown_word - self._options.unknown_letter * len(text)
+                    extra[i] = -costs.unlisted - self._options.unknown_letter * len(text)
         ends = np.flatnonzero(words >= 0)
         finish = np.full(len(new), -1)
         finish[ends] = self._history.add(records[ends], words[ends], extra[ends])

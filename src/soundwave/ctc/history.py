@@ -1,4 +1,7 @@
-"""The words that beams have said so far, as a growing tree of records, with what the n-gram and hot words make of them."""
+"""The words that beams have said so far, as a growing tree of records, and what the n-gram and hot words make of them.
+
+Knows nothing about sounds.
+"""
 
 from __future__ import annotations
 
@@ -39,16 +42,20 @@ class Costs:
         outside: number of the node that stands for all spellings outside the lexicon; the last of the arrays below.
         ahead: (nodes,) the most that a word at or below a node can be worth, whatever comes before it.
         below: the same for the words strictly below.
+        written: each word as it is to be shown.
         word_of, depths, steps, first_step: (nodes,) as in `Lexicon`.
         inner: (classes,) those that go on within a word.
+        unlisted_begins: (classes,) those that begin a word, but none of the lexicon.
         lengths: (classes,) their letters.
-        unknown: what a word of no list is worth before its letters are counted.
+        unlisted: nats that a word of no list costs beside the n-gram's.
+        unknown: what such a word is worth, whatever comes before it, before its letters are counted.
     """
 
     def __init__(self, lexicon: Lexicon, ngram: Ngram | None, options: BeamSearchOptions, hot: HotWords | None = None):
         self.lexicon, self.ngram, self.options, self.hot = lexicon, ngram, options, hot
         values = np.full(len(lexicon.words), float(options.word_bonus))
-        self.unknown = options.word_bonus - (options.unknown_word or 0.0)
+        self.unlisted = options.unknown_word or 0.0
+        self.unknown = options.word_bonus - self.unlisted
         self.numbers = np.zeros(len(lexicon.words) + 1, np.int64)  # of the n-gram; the last one: a word of no list
         if ngram is not None:
             unigrams = options.language_weight * ngram.unigrams()
@@ -57,8 +64,11 @@ class Costs:
             self.numbers[lost] = ngram.ids(plain_word(lexicon.words[i]) for i in lost)
             values += unigrams[self.numbers[:-1]]
             self.unknown += unigrams[0]
+        self.written = list(lexicon.words)
         if hot is not None:
-            values[[lexicon.number_of[word] for word in hot.written]] += hot.bonus
+            for word, written in hot.written.items():
+                values[lexicon.number_of[word]] += hot.bonus
+                self.written[lexicon.number_of[word]] = written  # as the caller writes it
         ahead, below = lexicon.best_below(values)
         self.ahead, self.below = np.append(ahead, -np.inf), np.append(below, -np.inf)
         self.outside = len(lexicon.parents)
@@ -66,7 +76,9 @@ class Costs:
         self.steps, self.first_step = np.append(lexicon.steps, 0), np.append(lexicon.first_step, 0)
         self.step_classes, self.step_targets = lexicon.step_classes, lexicon.step_targets
         self.begins = lexicon.begins
-        self.inner = np.array([piece.strip() != "" and not piece.startswith(" ") for piece in lexicon.pieces])
+        first = np.array([piece.startswith(" ") for piece in lexicon.pieces])
+        self.inner = ~first & (np.array(lexicon.pieces) != "")
+        self.unlisted_begins = first & (self.begins < 0)
         self.lengths = np.array([len(piece.strip()) for piece in lexicon.pieces])
 
 
@@ -127,7 +139,7 @@ class History:
 
     def word(self, number: int) -> str:
         """A word by its number."""
-        words = self._costs.lexicon.words
+        words = self._costs.written
         return words[number] if number < len(words) else list(self._unlisted)[number - len(words)]
 
     def ended(self, records: Ints) -> tuple[Floats, Floats]:

@@ -1,4 +1,4 @@
-"""A back-off n-gram of words in sorted arrays: looked up for many (state, word) pairs at once, stored in a few megabytes.
+"""A back-off n-gram of words in sorted arrays: looked up for many (state, word) pairs at once, stored in few megabytes.
 
 Knows nothing about speech. Reads and writes ARPA, the format of SRILM, KenLM and kaldingram; a model of its own is an
 `.npz` without pickled objects in which probabilities take one byte.
@@ -55,10 +55,9 @@ class Ngram:
         self.start = 1 + SPECIAL.index(START)  # the state before the first word
         self.end = SPECIAL.index(END)
         size = len(self.words)
-        self._keys = np.concatenate(
-            [context * size + word for context, word in zip(contexts, last, strict=True)] or [[]]
-        )
-        self._keys = np.append(self._keys, np.iinfo(np.int64).max).astype(np.int64)  # so that a search ends inside
+        keys = [context * size + word for context, word in zip(contexts, last, strict=True)]
+        end = np.full(1, np.iinfo(np.int64).max)  # so that a search ends inside
+        self._keys = np.concatenate([*keys, end])
         self._logprobs = np.concatenate([[0.0], *logprobs]).astype(np.float32)
         self._backoffs = np.concatenate([[0.0], *backoffs, np.zeros(self.counts[-1] if self.order > 1 else 0)])
         self._backoffs = self._backoffs.astype(np.float32)
