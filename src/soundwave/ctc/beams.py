@@ -7,38 +7,13 @@ Where the node ends a word, that word's record lies ready (`finish`): a next wor
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from numpy.typing import NDArray
 
 from soundwave.ctc.history import Costs, Floats, History, Ints, mixed
 
-_UNLISTED_WORD = re.compile(r"[^\W\d_][^\W\d_']+")  # what a word of no list may look like: letters, at least two
 
-
-class Spellings:
-    """Texts of nodes, and nodes beyond the lexicon for spellings of no list. They live for one recording."""
-
-    def __init__(self, costs: Costs):
-        self._lexicon = costs.lexicon
-        self._outside = costs.outside
-        self._nodes: dict[str, int] = {}
-        self.texts: list[str] = []
-
-    def child(self, node: int, piece: int) -> int:
-        """The node behind another one by a class that leads out of the lexicon."""
-        text = self.text(node) + self._lexicon.pieces[piece].strip()
-        number = self._nodes.setdefault(text, self._outside + 1 + len(self._nodes))
-        if number - self._outside > len(self.texts):
-            self.texts.append(text)
-        return number
-
-    def text(self, node: int) -> str:
-        """The letters of the word under way."""
-        if node < self._outside:
-            return self._lexicon.text(node)
-        return self.texts[node - self._outside - 1] if node > self._outside else ""
+Candidates = tuple[Ints, Ints, Ints, Ints, Floats]  # the beam they come from, record, node, class, hope
 
 
 class Beams:
@@ -52,9 +27,9 @@ class Beams:
         self._costs, self._options = costs, costs.options
         self._open = costs.options.unknown_word is not None
         self._history = History(costs)
-        self._spellings = Spellings(costs)
         self.records, self.finish = np.zeros((2, 1), np.int64)
         self.nodes = np.full(1, costs.outside)  # numbers above `outside` are spellings of no list
+        self.letters = np.zeros(1, np.int64)  # of the word under way
         self.last = np.full(1, -1)  # class that a beam's text ends with
         self.hope = np.zeros(1)  # the best that a beam's words can be worth with the one under way
         self.blank, self.other = np.zeros(1), np.full(1, -np.inf)  # log-probabilities by the end of the path
@@ -84,7 +59,8 @@ class Beams:
         within = self._within_words(tried)
         parts = [within, self._first_classes(tried)]
         if self._open:
-            parts.append(self._outside_the_list(frame >= likely - self._options.open_width, within))
+            tried = frame >= likely - self._options.open_width
+            parts += [self._outside_the_list(tried, within), self._first_classes_outside(tried)]
         source, records, nodes, classes, hope = (np.concatenate(column) for column in zip(*parts, strict=True))
         mass = np.where(classes == self.last[source], self.blank[source], total[source]) + frame[classes]
         score = mass + hope
@@ -100,9 +76,7 @@ class Beams:
             np.concatenate([stay_other, mass[kept]]),
         )
 
-    # Each of the next three gives candidates as columns: the beam they come from, record, node, class, hope.
-
-    def _within_words(self, tried: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints, Ints, Floats]:
+    def _within_words(self, tried: NDArray[np.bool_]) -> Candidates:
         """The word under way goes on in the lexicon."""
         costs = self._costs
         nodes = np.minimum(self.nodes, costs.outside)
@@ -114,7 +88,7 @@ class Beams:
         records, targets = self.records[source], costs.step_targets[steps]
         return source, records, targets, costs.step_classes[steps], self._history.total[records] + costs.ahead[targets]
 
-    def _first_classes(self, tried: NDArray[np.bool_]) -> tuple[Ints, Ints, Ints, Ints, Floats]:
+    def _first_classes(self, tried: NDArray[np.bool_]) -> Candidates:
         """The word under way ends, and the next one begins."""
         costs = self._costs
         ended = np.flatnonzero(self.finish >= 0)
@@ -124,30 +98,37 @@ class Beams:
         records = self.finish[source]
         return source, records, targets, classes, self._history.total[records] + costs.ahead[targets]
 
-    def _outside_the_list(
-        self, tried: NDArray[np.bool_], listed: tuple[Ints, Ints, Ints, Ints, Floats]
-    ) -> tuple[Ints, Ints, Ints, Ints, Floats]:
-        """The word under way goes on as no word of the lexicon does. The node given is that before, as -1 - node."""
+    def _outside_the_list(self, tried: NDArray[np.bool_], listed: Candidates) -> Candidates:
+        """The word under way goes on as no word of the lexicon does."""
         costs = self._costs
-        pairs = np.where((self.nodes != costs.outside)[:, None], costs.inner, False) & tried[:-1]
-        pairs[listed[0], listed[3]] = False
-        pairs |= np.where((self.finish >= 0)[:, None], costs.unlisted_begins & tried[:-1], False)
+        inner = np.flatnonzero(costs.inner & tried[:-1])
+        column = np.full(len(tried), -1)
+        column[inner] = np.arange(len(inner))
+        pairs = np.repeat((self.nodes != costs.outside)[:, None], len(inner), 1)
+        known = column[listed[3]] >= 0
+        pairs[listed[0][known], column[listed[3][known]]] = False
         source, classes = np.nonzero(pairs)
-        begun = costs.unlisted_begins[classes]
-        records = np.where(begun, self.finish[source], self.records[source])
-        letters = np.where(begun, 0, self._letters()[source]) + costs.lengths[classes]
-        hope = self._history.total[records] + costs.unknown - self._options.unknown_letter * letters
-        return source, records, -1 - np.where(begun, costs.outside, self.nodes[source]), classes, hope
+        classes = inner[classes]
+        return self._unlisted(source, self.records[source], self.nodes[source], self.letters[source], classes)
 
-    def _letters(self) -> Ints:
-        """Letters of the word under way."""
-        letters = np.append(self._costs.depths, [len(text) for text in self._spellings.texts])
-        return letters[self.nodes]
+    def _first_classes_outside(self, tried: NDArray[np.bool_]) -> Candidates:
+        """The word under way ends, and the next one begins as no word of the lexicon does."""
+        ended = np.flatnonzero(self.finish >= 0)
+        begun = np.flatnonzero(self._costs.unlisted_begins & tried[:-1])
+        source, classes = np.repeat(ended, len(begun)), np.tile(begun, len(ended))
+        before = np.full(len(source), self._costs.outside)
+        return self._unlisted(source, self.finish[source], before, np.zeros_like(source), classes)
+
+    def _unlisted(self, source: Ints, records: Ints, before: Ints, letters: Ints, classes: Ints) -> Candidates:
+        """Candidates of no list. In place of their node stands the one before, as -1 - node."""
+        letters = letters + self._costs.lengths[classes]
+        hope = self._history.total[records] + self._costs.unknown - self._options.unknown_letter * letters
+        return source, records, -1 - before, classes, hope
 
     def _interned(self, nodes: Ints, classes: Ints) -> Ints:
         """Nodes for the candidates of no list."""
         for i in np.flatnonzero(nodes < 0):
-            nodes[i] = self._spellings.child(int(-1 - nodes[i]), int(classes[i]))
+            nodes[i] = self._history.spellings.child(int(-1 - nodes[i]), int(classes[i]))
         return nodes
 
     def _merge(self, records: Ints, nodes: Ints, last: Ints, hope: Floats, stay_blank: Floats, mass: Floats) -> None:
@@ -168,6 +149,7 @@ class Beams:
         finish = np.append(self.finish, -1)[np.minimum(lead, len(stay_blank))]
         self.records, self.nodes, self.last, self.hope = records[lead], nodes[lead], last[lead], hope[lead]
         self.blank, self.other, self.finish = blank[kept], other[kept], finish
+        self.letters = np.append(self.letters, 0)[np.minimum(lead, len(stay_blank))]
         new = np.flatnonzero(lead >= len(stay_blank))
         if len(new):
             self._finish(new)
@@ -178,11 +160,13 @@ class Beams:
         nodes, records = np.minimum(self.nodes[new], costs.outside), self.records[new]
         words, extra = costs.word_of[nodes], np.zeros(len(new))
         if self._open:
-            for i in np.flatnonzero(words < 0):
-                text = self._spellings.text(int(self.nodes[new[i]]))
-                if _UNLISTED_WORD.fullmatch(text):
-                    words[i] = self._history.unlisted(text)
-                    extra[i] = -costs.unlisted - self._options.unknown_letter * len(text)
+            readable, letters = costs.readable[nodes], costs.depths[nodes]
+            for i in np.flatnonzero(nodes == costs.outside):
+                readable[i], letters[i] = self._history.spellings.described(int(self.nodes[new[i]]))
+            self.letters[new] = letters
+            unlisted = readable & (words < 0)
+            words[unlisted] = len(costs.written) + self.nodes[new[unlisted]]
+            extra[unlisted] = -costs.unlisted - self._options.unknown_letter * letters[unlisted]
         ends = np.flatnonzero(words >= 0)
         finish = np.full(len(new), -1)
         finish[ends] = self._history.add(records[ends], words[ends], extra[ends])

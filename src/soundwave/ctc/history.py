@@ -5,6 +5,7 @@ Knows nothing about sounds.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]
+_READABLE = re.compile(r"[^\W\d_][^\W\d_']+")  # a word of no list has letters, two at least
 _SPREAD, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # of splitmix64
 
 
@@ -43,7 +45,7 @@ class Costs:
         ahead: (nodes,) the most that a word at or below a node can be worth, whatever comes before it.
         below: the same for the words strictly below.
         written: each word as it is to be shown.
-        word_of, depths, steps, first_step: (nodes,) as in `Lexicon`.
+        word_of, depths, readable, steps, first_step: (nodes,) as in `Lexicon`.
         inner: (classes,) those that go on within a word.
         unlisted_begins: (classes,) those that begin a word, but none of the lexicon.
         lengths: (classes,) their letters.
@@ -74,12 +76,42 @@ class Costs:
         self.outside = len(lexicon.parents)
         self.word_of, self.depths = np.append(lexicon.word_of, -1), np.append(lexicon.depths, 1)
         self.steps, self.first_step = np.append(lexicon.steps, 0), np.append(lexicon.first_step, 0)
+        self.readable = np.append(lexicon.readable, False)
         self.step_classes, self.step_targets = lexicon.step_classes, lexicon.step_targets
         self.begins = lexicon.begins
         first = np.array([piece.startswith(" ") for piece in lexicon.pieces])
         self.inner = ~first & (np.array(lexicon.pieces) != "")
         self.unlisted_begins = first & (self.begins < 0)
         self.lengths = np.array([len(piece.strip()) for piece in lexicon.pieces])
+
+
+class Spellings:
+    """Nodes beyond the lexicon for spellings of no list: one for every text. They live for one recording."""
+
+    def __init__(self, costs: Costs):
+        self._lexicon = costs.lexicon
+        self._outside = costs.outside
+        self._nodes: dict[str, int] = {}
+        self._texts: list[str] = []
+
+    def child(self, node: int, piece: int) -> int:
+        """The node behind another one by a class that leads out of the lexicon."""
+        text = self.text(node) + self._lexicon.pieces[piece].strip()
+        number = self._nodes.setdefault(text, self._outside + 1 + len(self._nodes))
+        if len(self._nodes) > len(self._texts):
+            self._texts.append(text)
+        return number
+
+    def text(self, node: int) -> str:
+        """The letters of the word that is under way at a node of any kind."""
+        if node < self._outside:
+            return self._lexicon.text(node)
+        return self._texts[node - self._outside - 1] if node > self._outside else ""
+
+    def described(self, node: int) -> tuple[bool, int]:
+        """Whether the letters to a node beyond the lexicon could be a word, and how many they are."""
+        text = self.text(node)
+        return bool(_READABLE.fullmatch(text)), len(text)
 
 
 class History:
@@ -99,7 +131,7 @@ class History:
         self._parents, self._words, self._states = np.zeros((3, 256), np.int64)
         self._states[0] = costs.ngram.start if costs.ngram is not None else 0
         self._progress = [Progress()]
-        self._unlisted: dict[str, int] = {}  # words of no list, numbered on from the lexicon's
+        self.spellings = Spellings(costs)
 
     def add(self, records: Ints, words: Ints, extra: Floats | float = 0.0) -> Ints:
         """New records: each a word more than an earlier one.
@@ -133,14 +165,10 @@ class History:
         self.total[new] = self.total[records] + gain
         return new
 
-    def unlisted(self, text: str) -> int:
-        """The number of a word that is in no list."""
-        return self._unlisted.setdefault(text, len(self._costs.lexicon.words) + len(self._unlisted))
-
     def word(self, number: int) -> str:
-        """A word by its number."""
+        """A word by its number; beyond the lexicon's words, the numbers are those of nodes."""
         words = self._costs.written
-        return words[number] if number < len(words) else list(self._unlisted)[number - len(words)]
+        return words[number] if number < len(words) else self.spellings.text(number - len(words))
 
     def ended(self, records: Ints) -> tuple[Floats, Floats]:
         """Weighted score and language log-probability of each record's text as a whole, with its end."""

@@ -30,6 +30,7 @@ class Lexicon:
         parents: (nodes,) the node a letter before; that of node 0, before any letter, is itself.
         letters: (nodes,) code point of the letter that leads to a node.
         depths: (nodes,) letters before a node.
+        readable: (nodes,) whether the letters to a node could be a word: two at least, no digits, no sign in front.
         word_of: (nodes,) number of the word that ends at a node, or -1.
         first_step, steps: (nodes,) where a node's steps begin, and how many it has.
         step_classes, step_targets: (steps,) the class of each step and the node where it leads.
@@ -94,6 +95,13 @@ class Lexicon:
         self.parents, self.letters, self.depths, self.word_of = (
             np.concatenate(parts) for parts in zip(*columns, strict=True)
         )
+
+        letter = np.array([False, *(chr(code).isalpha() for code in self.letters[1:].tolist())])
+        self.readable = letter | ((self.letters == ord("'")) & (self.depths > 1))
+        for depth in range(2, table.shape[1] + 1):
+            nodes = self.depths == depth
+            self.readable[nodes] &= self.readable[self.parents[nodes]]
+        self.readable &= self.depths > 1
 
     def _add_steps(self) -> None:
         """Finds for each class the nodes that it leads to: those whose last letters are its own."""
