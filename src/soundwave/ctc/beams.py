@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from soundwave.ctc.history import Costs, Floats, History, Ints, mixed
 
-
 Candidates = tuple[Ints, Ints, Ints, Ints, Floats]  # the beam they come from, record, node, class, hope
 
 
