@@ -1,0 +1,90 @@
+"""What a recogniser hears in clips, kept on disk as it is heard, so that a stopped pass goes on where it was.
+
+Any recogniser is a function from samples to text; Whisper (CTranslate2, through faster-whisper) is one of them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+
+from soundwave.data.example import AudioSpan
+from soundwave.data.probe import samples_of
+from soundwave.data.rows import growing
+from soundwave.errors import AudioError, DataError
+
+Recogniser = Callable[[np.ndarray], str]  # (samples,) float32 at 16 kHz to text
+
+
+def whisper(folder: Path, language: str | None = "en", threads: int = 1) -> Recogniser:
+    """Greedy Whisper from a CTranslate2 folder, on the CPU in int8; it spells numbers as words, as transcripts do.
+
+    Raises:
+        DataError: the folder holds no such model, or faster-whisper is not installed.
+    """
+    if not all((folder / name).is_file() for name in ("model.bin", "tokenizer.json")):
+        raise DataError(
+            f"{folder}: no CTranslate2 model of Whisper (model.bin, tokenizer.json) there; "
+            "recipes/mini/whisper_folder.py makes one."
+        )
+    try:
+        from faster_whisper import WhisperModel
+    except ImportError as error:
+        raise DataError("A pass with Whisper needs the package faster-whisper; pip install faster-whisper.") from error
+    model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
+    vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
+    digits = [number for token, number in vocabulary.items() if any(c in "0123456789%$£&" for c in token)]
+
+    def hear(samples: np.ndarray) -> str:
+        segments, _ = model.transcribe(
+            samples, language=language, beam_size=1, temperature=0.0, without_timestamps=True,
+            condition_on_previous_text=False, suppress_tokens=[-1, *digits],  # -1: Whisper's own list
+        )
+        return " ".join(segment.text.strip() for segment in segments)
+
+    return hear
+
+
+@contextmanager
+def hearing(recogniser: Recogniser, name: str, notes: Path) -> Iterator[Callable[[AudioSpan], str | None]]:
+    """A function that gives the text of a span; None where the recording cannot be used.
+
+    Args:
+        recogniser: called once a span.
+        name: of the recogniser; notes of another one do not count.
+        notes: a JSON-lines file that is added to; spans that it holds are not heard again.
+    """
+    with growing(notes) as noted:
+        known = {row["key"]: row["asr_text"] for row in noted.before if {"key", "asr_text"} <= row.keys()}
+
+        def hear(span: AudioSpan) -> str | None:
+            key = span_key(span, name)
+            if key not in known:
+                known[key] = _hear(span, recogniser)
+                noted.add({"key": key, "audio": span.path[:200], "asr": name, "asr_text": known[key]})
+            text: str | None = known[key]
+            return text
+
+        yield hear
+
+
+def _hear(span: AudioSpan, recogniser: Recogniser) -> str | None:
+    try:
+        return recogniser(samples_of(span))
+    except AudioError:
+        return None
+
+
+def span_key(span: AudioSpan, name: str) -> str:
+    """Identifies a recogniser's view of a span: path, size, modification time, cut and the recogniser's name."""
+    content = span.path
+    if not span.path.startswith("data:") and os.path.isfile(span.path):
+        stat = Path(span.path).stat()
+        content = f"{Path(span.path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
+    return hashlib.sha1(f"{content}|{span.start}|{span.end}|{name}".encode()).hexdigest()
