@@ -17,13 +17,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.cli.app import app
 from soundwave.errors import ConfigurationError
-from soundwave.training import estimate as sums
 from soundwave.training import loop
-from soundwave.training.dataset import Batch
-from soundwave.training.estimate_table import clip_seconds, estimate, estimate_text, model_config, plain
+from soundwave.training.build import model_config
+from soundwave.training.collate import Batch
+from soundwave.training.cost import estimate as sums
+from soundwave.training.cost.estimate_table import clip_seconds, estimate, estimate_text, plain
 from soundwave.training.loop import train_from_recipe
-from soundwave.training.modules import StageModule
-from soundwave.training.recipe import DataSource, LoraRecipe, Recipe, read_recipe
+from soundwave.training.objective import StageModule
+from soundwave.training.recipe import DataSource, LoraRecipe, Recipe
+from soundwave.training.recipe_io import read_recipe
 from soundwave.training.stages import ALIGNMENT, INSTRUCTION, SHRINKING, STAGES, Stage, mark_trained
 
 ROOT = Path(__file__).parents[1]

@@ -15,11 +15,11 @@ import yaml
 from soundwave.errors import TrainingError
 from soundwave.training import whitening
 from soundwave.training.augmentation import Augmentation, VolumeAugmentation
-from soundwave.training.checkpointing import Position, TrainedState, load_checkpoint, save_checkpoint
+from soundwave.training.checkpoint import Position, TrainedState, load_checkpoint, save_checkpoint
+from soundwave.training.distributed import precision_of
 from soundwave.training.loop import train
-from soundwave.training.precision import precision_of
 from soundwave.training.recipe import DataSource, LoraRecipe, Recipe
-from soundwave.training.resuming import FREE, KEPT_RECIPE, check_changes, keep_recipe
+from soundwave.training.resume import FREE, KEPT_RECIPE, check_changes, keep_recipe
 
 
 @pytest.fixture
