@@ -16,7 +16,7 @@ from soundwave.errors import CheckpointError, ConfigurationError, DataError, Tra
 from soundwave.training import loop, objective
 from soundwave.training.augmentation import Augmentation, NoiseAugmentation
 from soundwave.training.loop import train, train_from_recipe
-from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.recipe import DataSource, LoraRecipe, Recipe
 from soundwave.training.recipe_io import check_places
 from soundwave.training.reporting import RunLog, held_out_names, read_metrics
 
@@ -59,7 +59,8 @@ def test_a_run_keeps_its_recipe_its_curves_and_its_figures(recipe: Recipe, tmp_p
     final = train_from_recipe(path, ["max_steps=2", "logging_steps=2"])
     assert final == tmp_path / "run" / "final"
     kept = yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
-    assert kept == dataclasses.asdict(dataclasses.replace(recipe, max_steps=2, logging_steps=2))
+    lora = LoraRecipe(4, 8, 0.05, ["q_proj", "k_proj", "v_proj", "o_proj"])  # nothing is left open
+    assert kept == dataclasses.asdict(dataclasses.replace(recipe, max_steps=2, logging_steps=2, lora=lora))
     assert (tmp_path / "run" / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert list((tmp_path / "run" / "tensorboard").iterdir())
     assert [row["step"] for row in tiny_runs.losses(recipe.output_dir)] == [2]

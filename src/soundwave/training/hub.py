@@ -17,13 +17,11 @@ def make_repository(recipe: Recipe, config: SoundwaveConfig) -> None:
     Raises:
         ConfigurationError: the hub refuses, or the model stands on a folder that nobody else has.
     """
-    for name in ("audio_tower_source", "language_model_source"):
-        source = getattr(config, name)
-        if source is not None and Path(source).is_dir():
-            raise ConfigurationError(
-                f"push_to_hub is true, but what is trained stands on the folder {source} ({name}), which others do not "
-                "have; set push_to_hub=false, and upload what `soundwave export` makes of the run."
-            )
+    if parts := local_parts(config):
+        raise ConfigurationError(
+            f"push_to_hub is true, but what is trained stands on {' and '.join(parts)}, which others do not have; set "
+            "push_to_hub=false, and upload what `soundwave export` makes of the run."
+        )
     try:
         HfApi().create_repo(str(recipe.hub_model_id), private=recipe.hub_private_repo, exist_ok=True)
     except Exception as error:  # the hub client raises whatever its HTTP library does
@@ -31,6 +29,12 @@ def make_repository(recipe: Recipe, config: SoundwaveConfig) -> None:
             f"hub_model_id={recipe.hub_model_id} cannot be made ({_told(error)}); log in with `hf auth login` or "
             "HF_TOKEN, with a token that may write, or set push_to_hub=false."
         ) from error
+
+
+def local_parts(config: SoundwaveConfig) -> list[str]:
+    """The folders of this machine that a trained model needs beside its own."""
+    named = (config.audio_tower_source, config.language_model_source)
+    return [source for source in named if source is not None and Path(source).is_dir()]
 
 
 def push(recipe: Recipe, folder: Path) -> str:

@@ -162,7 +162,7 @@ def held_out_scores(rows: Sequence[dict[str, Any]], figure: str) -> dict[int, fl
     found: dict[int, dict[str, float]] = {}
     for row in rows:
         for name, value in row.items():
-            if name == figure or (name.startswith("eval_") and name.endswith(f"_{figure}")):
+            if name.startswith("eval_") and (name == figure or name.endswith(f"_{figure}")):
                 found.setdefault(row["step"], {})[name] = value if math.isfinite(value) else math.inf
     return {step: sum(values.values()) / len(values) for step, values in sorted(found.items())}
 
