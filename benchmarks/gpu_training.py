@@ -28,11 +28,11 @@ from timing import machine_facts
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.checkpoints.weights import empty_model
 from soundwave.configuration import SoundwaveConfig
-from soundwave.model.encoder import encode_window
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
-from soundwave.training.build import model_config
+from soundwave.model.whisper import encode_window
 from soundwave.training.collate import Batch
 from soundwave.training.cost.estimate import Workload, count_parameters, flops, memory, paper_clip_seconds, workload
+from soundwave.training.cost.estimate_table import model_config
 from soundwave.training.objective import StageModule
 from soundwave.training.recipe import Recipe
 from soundwave.training.recipe_io import read_recipe

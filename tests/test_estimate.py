@@ -18,10 +18,10 @@ from soundwave.checkpoints.lora import attach_lora
 from soundwave.cli.app import app
 from soundwave.errors import ConfigurationError
 from soundwave.training import loop
-from soundwave.training.build import PAPER_LORA, model_config
+from soundwave.training.build import PAPER_LORA
 from soundwave.training.collate import Batch
 from soundwave.training.cost import estimate as sums
-from soundwave.training.cost.estimate_table import clip_seconds, estimate, estimate_text, plain
+from soundwave.training.cost.estimate_table import clip_seconds, estimate, estimate_text, model_config, plain
 from soundwave.training.loop import train_from_recipe
 from soundwave.training.objective import StageModule
 from soundwave.training.recipe import DataSource, Recipe

@@ -18,8 +18,8 @@ from soundwave.training.reporting import held_out_scores
 RECIPE = Path(__file__).parents[1] / "recipes" / "finetune" / "your-clips.yaml"
 NAMES = ["Zorvane", "Quillip", "Bexley Thorn", "Marrowick"]  # no text that mini was trained on has them
 TAUGHT = [
-    "{} is the first to arrive.", "Please call {} before noon.", "I met {} at the station.", "Where did {} put the keys?",
-    "We should ask {} about it.", "{} and the doctor are waiting.",
+    "{} is the first to arrive.", "Please call {} before noon.", "I met {} at the station.",
+    "Where did {} put the keys?", "We should ask {} about it.", "{} and the doctor are waiting.",
 ]
 HELD_OUT = ["I think {} is right.", "Please wait for {} at the station."]
 

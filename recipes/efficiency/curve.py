@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.rows import read_rows
+from soundwave.data.manifests import read_rows
 from soundwave.training.loop import train
 from soundwave.training.recipe import DataSource, Recipe
 from soundwave.training.recipe_io import read_recipe

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,8 +13,9 @@ from soundwave.evaluation.clips import Clip
 from soundwave.evaluation.provenance import command_line, commit, machine, versions
 from soundwave.evaluation.runner import Evaluation
 from soundwave.evaluation.tasks import Prediction
+from soundwave.files import write_json
 from soundwave.inference.engine import Engine
-from soundwave.text.metrics import NORMALISER
+from soundwave.text.metrics import error_measure, normaliser_name
 
 
 def report(
@@ -35,12 +34,11 @@ def report(
     """
     task, asking, about = evaluation.task, evaluation.asking, engine.describe()
     installed = versions()
-    prompt = asking.prompt
-    if prompt is None and task.listens and task.name.value != "ctc":
-        prompt = engine.model.config.transcribe_prompt
+    languages = [clip.language for clip in clips]
+    own = "what is said" if task.asking.max_new_tokens else "a transcript"
     return {
         "task": task.name.value,
-        "measure": task.measure,
+        "measure": task.measure.replace("word error rate", error_measure(languages)),
         **_scored(evaluation, evaluation.predictions),
         "lower_is_better": task.lower_is_better,
         "failed": [
@@ -48,12 +46,13 @@ def report(
             for failure in evaluation.failures
         ],
         "manifests": _by_manifest(evaluation, clips),
-        "prompt": prompt if task.listens else "the text of the question, without audio",
+        "prompt": (asking.prompt or own) if task.listens else "the text of the question, without audio",
         "decoding": {
             "method": _method(evaluation, engine),
+            "via": asking.via, "llm": asking.llm,
             "max_new_tokens": asking.max_new_tokens or "by the length of the clip",
         },
-        "normaliser": None if task.name.value == "translate" else NORMALISER,
+        "normaliser": None if task.name.value == "translate" else normaliser_name(languages),
         "model": {"name": Path(about["model"]).name, "parameters": about["parameters"], "weights": settings["weights"]},
         "commit": commit(),
         "code_sha256": settings["code_sha256"],
@@ -69,33 +68,30 @@ def report(
 
 def _method(evaluation: Evaluation, engine: Engine) -> str:
     """How the words were chosen."""
-    task, config = evaluation.task, engine.model.config
-    searches = bool(config.joint_ctc_weight and engine.search and task.listens)
-    if task.name.value == "ctc":
-        return "best CTC path, then known words" if searches else "best CTC path"
-    if not searches:
-        return "greedy"
-    search = f"search of the language model and CTC (weight {config.joint_ctc_weight:g}), then known words"
-    if config.rescoring_weight:
-        search += f", then the plain language model's choice (weight {config.rescoring_weight:g})"
-    if config.rewording_weight:
-        search += f", then other known words by CTC and the plain language model (weight {config.rewording_weight:g})"
-    if evaluation.asking.prompt in (None, config.transcribe_prompt):
-        return search
-    if evaluation.asking.prompt == config.answer_prompt:
-        return f"{search}; what was found is answered greedily, as if typed"
+    settings = engine.inference.transcribe
+    search = (
+        f"CTC beam search with {settings.ngram} ({settings.beams} beams, weight {settings.language_weight:g}, bonus "
+        f"{settings.word_bonus:g})"
+    )
+    ways = {
+        "ctc": search if settings.ngram else "greedy CTC",
+        "ctc+llm": f"{search}, the plain LLM's choice of {settings.nbest} (weight {settings.rescoring_weight:g})",
+        "llm": "greedy",
+    }
+    said = evaluation.predictions[0].said if evaluation.predictions else {}
+    if evaluation.task.name.value == "ctc":
+        return "greedy CTC"
+    if "source" in said:
+        return ways[said["source"]]
+    if said.get("via") == "transcript":
+        words = ways["ctc+llm" if settings.llm and settings.ngram else "ctc" if settings.ngram else "llm"]
+        return f"{words}; the transcript is answered greedily, as if typed"
     return "greedy"
 
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Writes the JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    write_json(path, result)
 
 
 def table(result: Mapping[str, Any]) -> Table:
@@ -159,9 +155,8 @@ def _speed(evaluation: Evaluation) -> dict[str, float | int | None]:
 
 
 def _without_folder(reason: str, clip: Clip) -> str:
-    if clip.audio is None:
-        return reason
-    return reason.replace(str(clip.path), clip.name).replace(str(clip.manifest.path), clip.manifest.name)
+    reason = reason.replace(clip.manifest.path, clip.manifest.name)
+    return reason if clip.span is None else reason.replace(clip.span.path, clip.name)
 
 
 def _percent(value: float | None) -> str:

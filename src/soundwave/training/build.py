@@ -6,7 +6,6 @@ Weights are read here and nowhere else in training. Knows nothing about data but
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +25,9 @@ from soundwave.checkpoints.native import (
     start_config,
 )
 from soundwave.checkpoints.weights import empty_model, fill
-from soundwave.configuration import SoundwaveConfig
+from soundwave.configuration import SoundwaveConfig, split_model_settings
 from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.inference_config import InferenceConfig
 from soundwave.model.linear import use_onednn
 from soundwave.model.lora import CONFIG_NAME, DEFAULT, lora_layers
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
@@ -40,29 +40,12 @@ MINI_TOWER, MINI_LLM = "whisper-base", "smollm2-135m-instruct"  # what a new mod
 VOCABULARY_EXAMPLES = 20_000  # of a stream, whose words decide which pieces a restricted CTC vocabulary keeps
 MERGES = "shrinking.merges"  # a table of token ids, made from the tokenizer
 PAPER_LORA = LoraRecipe(64, 16, 0.05, ["q_proj", "k_proj", "v_proj", "o_proj"])
-NOT_SWITCHES = {
-    "model_type", "sub_configs", "audio_config", "text_config", "audio_tower_source", "language_model_source",
-}
-SWITCH_NAMES = [name for name in SoundwaveConfig.__annotations__ if name not in NOT_SWITCHES]
 
 
 def stage_of(recipe: Recipe) -> Stage:
     """The recipe's stage; with `lora: {r: 0}` it trains no LoRA, and one that is there stays as it is."""
     stage = stage_named(recipe.stage)
     return stage if recipe.lora.r != 0 else dataclasses.replace(stage, lora=False)
-
-
-def check_switches(recipe: Recipe) -> None:
-    """Looks for names in `model` that are no switch.
-
-    Raises:
-        ConfigurationError: one is not known; the nearest known one is named.
-    """
-    for name in recipe.model:
-        if name not in SWITCH_NAMES:
-            near = difflib.get_close_matches(str(name), SWITCH_NAMES, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(SWITCH_NAMES)}."
-            raise ConfigurationError(f"model: {name!r} is not a known switch; {hint}")
 
 
 def lora_of(recipe: Recipe, start: Path | None) -> LoraRecipe:
@@ -99,33 +82,34 @@ def _unlike(wanted: object, kept: object) -> bool:
     return wanted != kept
 
 
-def model_config(recipe: Recipe) -> SoundwaveConfig:
-    """The configuration that the run trains: that of `start_from` with the recipe's switches, or a new one.
+def trained_config(recipe: Recipe) -> tuple[SoundwaveConfig, InferenceConfig]:
+    """What the run trains and how it is asked: those of `start_from` with the recipe's settings, or new ones.
 
     Raises:
-        ConfigurationError: a switch is not known, has a value that is not allowed, or does not fit `start_from`.
+        ConfigurationError: a setting is not known, has a value that is not allowed, or does not fit `start_from`.
         CheckpointError: a part is not there.
     """
-    check_switches(recipe)
+    switches, prompts = split_model_settings(recipe.model)
     start = start_folder(recipe)
     if start is not None:
-        config = start_config(start, _lasting_name(recipe))
+        config, inference = start_config(start, _lasting_name(recipe))
         _check_parts(recipe, config)
-        whitens = recipe.model.get("alignment_whitening", config.alignment_whitening)
+        whitens = switches.get("alignment_whitening", config.alignment_whitening)
         if whitens != config.alignment_whitening:
             raise ConfigurationError(
                 f"model: alignment_whitening={whitens}, but {start} was trained with {config.alignment_whitening}; it "
                 "is measured when stage I begins: leave it out, or train stage I anew without start_from."
             )
-        for name, value in recipe.model.items():  # switches that later stages may change
+        for name, value in switches.items():  # that later stages may change
             setattr(config, name, value)
-        return _with_merges(config, recipe)
-    config = new_config(recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM, **recipe.model)
+        return _with_merges(config, recipe), inference.changed(prompts)
+    config = new_config(recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM, **switches)
     if recipe.ctc_vocabulary_size is not None:
         tokenizer = load_processor(config).tokenizer
-        texts = (text for source in recipe.train for text in some_transcripts(source, VOCABULARY_EXAMPLES))
+        allowed = recipe.allow_commands
+        texts = (text for source in recipe.train for text in some_transcripts(source, VOCABULARY_EXAMPLES, allowed))
         config.ctc_vocabulary = build_vocabulary(tokenizer, texts, recipe.ctc_vocabulary_size)
-    return _with_merges(config, recipe)
+    return _with_merges(config, recipe), InferenceConfig.of(prompts)
 
 
 def start_folder(recipe: Recipe) -> Path | None:
@@ -244,7 +228,7 @@ def _copy_embeddings(model: SoundwaveForConditionalGeneration) -> None:
 
 def _start_tensors(start: Path, config: SoundwaveConfig) -> Iterator[tuple[str, torch.Tensor]]:
     """The adapters to start from; a shrinking adapter that gave the LLM another kind of embedding starts anew."""
-    fed = start_config(start, "").audio_embedding
+    fed = start_config(start, "")[0].audio_embedding
     for name, tensor in adapter_tensors(start):
         if fed == config.audio_embedding or not name.startswith("shrinking."):
             yield name, tensor

@@ -269,7 +269,7 @@ def finish(run: Run) -> Path:
 
     def write() -> None:
         try:
-            save_trained(run.prepared.model, final, torch.float32)
+            save_trained(run.prepared.model, final, torch.float32, run.prepared.processor.inference)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"{final} could not be written ({error}); free some space and start the same command again: "

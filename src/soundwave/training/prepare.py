@@ -14,14 +14,14 @@ from filelock import FileLock
 
 from soundwave.checkpoints.native import load_processor
 from soundwave.configuration import SoundwaveConfig
-from soundwave.data.readers import check_audio_files
+from soundwave.data.manifests import check_audio_files
 from soundwave.data.shards import is_sharded
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer, merge_table
 from soundwave.training.augmentation import Effects
-from soundwave.training.build import build_encoder, build_model, model_config, stage_of
+from soundwave.training.build import build_encoder, build_model, stage_of, trained_config
 from soundwave.training.collate import Collator
 from soundwave.training.features import Clip, Features, FeatureStore, OnTheFly, fill_store
 from soundwave.training.recipe import Recipe
@@ -94,8 +94,8 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
             f"{still}: the LLM hears nothing that it could read; name the stage before, as in start_from: "
             "runs/stage1/final"
         )
-    config = model_config(recipe)
-    processor = load_processor(config)
+    config, inference = trained_config(recipe)
+    processor = load_processor(config, inference=inference)
     ctc = CtcTokenizer(processor.tokenizer, config.ctc_vocabulary)
     effects = Effects.of(recipe.augmentation, recipe.seed, stored=recipe.features is not None)
     skipped = Skipped(RunProgress(True).say)  # in each process: the others do not read what it does

@@ -17,6 +17,7 @@ import yaml
 
 from soundwave.data.shards import is_sharded
 from soundwave.errors import TrainingError
+from soundwave.files import hash_file
 from soundwave.training.augmentation import NoiseAugmentation
 from soundwave.training.recipe import DataSource, Recipe
 
@@ -26,7 +27,6 @@ PLACES = {  # options that may hold a path
     one.name for kind in (Recipe, DataSource, NoiseAugmentation) for one in fields(kind) if one.metadata.get("path")
 }
 ONE_KIND = ("auto", "adamw", "adamw_fused")  # optimizers with the same moments
-HASHED_AT_ONCE = 1 << 20  # bytes
 LONGEST_SHOWN = 200  # characters of a value in a message
 DELETE_IT = "delete it, and the same command goes on without comparing recipes."
 
@@ -125,9 +125,7 @@ def data_marks(recipe: Recipe) -> dict[str, str]:
             if path.is_dir():  # of a saved data set: rows lie in large files, which are written anew when they change
                 digest.update(f"{file.name}|{file.stat().st_size}|{file.stat().st_mtime_ns}".encode())
                 continue
-            with file.open("rb") as content:
-                while block := content.read(HASHED_AT_ONCE):
-                    digest.update(block)
+            digest.update(hash_file(file).encode())
         marks[source.manifest] = digest.hexdigest()[:16]
     return marks
 

@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from soundwave.data.example import AudioSpan, Example
-from soundwave.data.readers import read_manifest
+from soundwave.data.manifests import read_manifest
 from soundwave.errors import DataError
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 from soundwave.text.normalizer import MAX_CTC_TOKENS

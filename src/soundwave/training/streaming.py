@@ -22,8 +22,8 @@ from typing import Any
 from accelerate import Accelerator
 
 from soundwave.data.example import Example
-from soundwave.data.manifests import parse_row
-from soundwave.data.readers import read_manifest, read_shards
+from soundwave.data.manifests import read_manifest
+from soundwave.data.readers import parse_row
 from soundwave.data.shards import Shard, find_shards, is_sharded, read_shard
 from soundwave.errors import ConfigurationError, DataError, TrainingError
 from soundwave.text.ctc_tokenizer import CtcTokenizer
@@ -83,7 +83,7 @@ class StreamSource:
     number: int = 0
 
     @classmethod
-    def of(cls, source: DataSource, number: int = 0) -> StreamSource:
+    def of(cls, source: DataSource, number: int = 0, allow_commands: bool = False) -> StreamSource:
         """Looks for the shards and counts the examples of one; reads a plain manifest whole.
 
         Raises:
@@ -92,7 +92,7 @@ class StreamSource:
         if not is_sharded(source.manifest):
             examples = list(read_manifest(source.manifest))
             return cls(source, [], examples, len(examples), number)
-        shards = find_shards(source.manifest)
+        shards = find_shards(source.manifest, allow_commands=allow_commands)
         problem = ""
         for shard in shards:
             try:
@@ -163,7 +163,9 @@ class Stream:
         check_streamed(recipe)
         self.recipe, self.ctc, self.effects, self.with_text = recipe, ctc, effects, with_text
         self.skipped = skipped
-        self.sources = [StreamSource.of(source, number) for number, source in enumerate(recipe.train)]
+        self.sources = [
+            StreamSource.of(source, number, recipe.allow_commands) for number, source in enumerate(recipe.train)
+        ]
         self.lanes = 1
 
     def described(self) -> str:
@@ -349,10 +351,10 @@ class _Lane:
         return short and (self.stream.with_text or ctc_target(example, self.stream.ctc) is not None)
 
 
-def some_transcripts(source: DataSource, most: int) -> Iterator[str]:
+def some_transcripts(source: DataSource, most: int, allow_commands: bool) -> Iterator[str]:
     """Transcripts of a source, of shards the first `most` examples' only."""
-    sharded = is_sharded(source.manifest)
-    found = islice(read_shards(source.manifest, sounds=False), most) if sharded else read_manifest(source.manifest)
+    found = read_manifest(source.manifest, sounds=False, allow_commands=allow_commands)
+    found = islice(found, most) if is_sharded(source.manifest) else found
     return (example.transcript for example in found if example.transcript)
 
 

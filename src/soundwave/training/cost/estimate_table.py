@@ -15,10 +15,10 @@ from statistics import fmean
 
 from soundwave.checkpoints.catalog import SHIPPED
 from soundwave.checkpoints.native import start_config
-from soundwave.configuration import SoundwaveConfig
-from soundwave.data.readers import read_manifest
+from soundwave.configuration import SoundwaveConfig, split_model_settings
+from soundwave.data.manifests import read_manifest
 from soundwave.errors import CheckpointError, ConfigurationError, DataError
-from soundwave.training.build import MINI_LLM, MINI_TOWER, check_switches, lora_of, stage_of, start_folder
+from soundwave.training.build import MINI_LLM, MINI_TOWER, lora_of, stage_of, start_folder
 from soundwave.training.cost.estimate import (
     PAPER_AUDIO,
     PROMPT_TOKENS,
@@ -94,19 +94,20 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
     Raises:
         ConfigurationError: they are not known here.
     """
-    check_switches(recipe)
+    split_model_settings(recipe.model)  # refuses what is no setting
     start = recipe.start_from
     if start == RELEASED_9B:
         return _switched(released_9b(), recipe), f"{start}, its published sizes"
     if (folder := local_start(recipe)) is not None:
         with contextlib.suppress(CheckpointError):  # no model: the recipe itself says enough, or not
-            return _switched(start_config(folder, start or ""), recipe), f"{start}, its config.json"
+            return _switched(start_config(folder, start or "")[0], recipe), f"{start}, its config.json"
     if start in SHIPPED:
         return _switched(mini(), recipe), f"{start}, the sizes of its recipe; its weights are not at hand"
     tower, language_model = recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM
     try:
         config = SoundwaveConfig(
-            audio_config=audio_config(tower), text_config=text_config(language_model), **recipe.model
+            audio_config=audio_config(tower), text_config=text_config(language_model),
+            **split_model_settings(recipe.model)[0],
         )
     except ConfigurationError as error:
         if start is None:
@@ -122,7 +123,7 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
 
 
 def _switched(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
-    for name, value in recipe.model.items():
+    for name, value in split_model_settings(recipe.model)[0].items():
         setattr(config, name, value)
     config.check()
     return config
