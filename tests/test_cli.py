@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 import soundwave
 from soundwave.checkpoints import catalog
 from soundwave.cli.app import app, exit_code_of
-from soundwave.data.readers import read_manifest
+from soundwave.data.manifests import read_manifest
 from soundwave.doctor import Finding
 
 HERE = Path(__file__).parent

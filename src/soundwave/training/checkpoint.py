@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from soundwave.errors import TrainingError
-from soundwave.training.sharded import laid_out_as, shard_again, whole
+from soundwave.training.distributed import laid_out_as, shard_again, whole
 
 KEPT = 2  # checkpoints that stay
 FILES = ("model.safetensors", "optimizer.safetensors", "position.json")
@@ -39,6 +39,7 @@ class Position:
         window: sum and number of each loss since the figures were last written, by name.
         sources: of a stream: the shards that its order is made of.
         lanes: of a stream: where each lane stands; a process moves its own on, and knows of the others' when it saves.
+        data: what each manifest held when the run began, by its path (`resume.data_marks`).
     """
 
     step: int = 0
@@ -47,6 +48,7 @@ class Position:
     window: dict[str, list[float]] = field(default_factory=dict)
     sources: list[dict[str, Any]] = field(default_factory=list)
     lanes: dict[str, Any] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
 
 
 def trained_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -120,8 +122,8 @@ def _on_cpu(tensors: Mapping[str, Tensor], kept: bool) -> dict[str, Tensor]:
     return made
 
 
-def save_checkpoint(folder: Path, state: TrainedState, position: Position) -> Path:
-    """Writes a checkpoint beside the earlier ones and removes all but the newest two.
+def save_checkpoint(folder: Path, state: TrainedState, position: Position, best: int | None = None) -> Path:
+    """Writes a checkpoint beside the earlier ones and removes all but the newest two, and that of the step `best`.
 
     Nothing half-written, or half-removed, can be taken for a checkpoint: files are synced, then the folder is renamed;
     a folder is renamed before it is removed. What a killed run left of either goes with the next checkpoint.
@@ -129,7 +131,7 @@ def save_checkpoint(folder: Path, state: TrainedState, position: Position) -> Pa
     Raises:
         TrainingError: the disk is full or cannot be written; earlier checkpoints stay as they are.
     """
-    target = folder / f"step-{position.step:06d}"
+    target = checkpoint_at(folder, position.step)
     draft = folder / f".{target.name}.tmp"
     try:
         for left in folder.glob(".step-*.tmp"):
@@ -137,7 +139,7 @@ def save_checkpoint(folder: Path, state: TrainedState, position: Position) -> Pa
         draft.mkdir(parents=True)
         save_file(state.parameters, draft / "model.safetensors")
         save_file(state.moments, draft / "optimizer.safetensors")
-        (draft / "position.json").write_text(json.dumps(asdict(position)) + "\n")
+        (draft / "position.json").write_text(json.dumps(asdict(position)) + "\n", encoding="utf-8")
         for file in draft.iterdir():
             _sync(file)
         shutil.rmtree(target, ignore_errors=True)
@@ -151,9 +153,16 @@ def save_checkpoint(folder: Path, state: TrainedState, position: Position) -> Pa
             "same command again: it goes on from the last checkpoint."
         ) from error
     for old in list_checkpoints(folder)[:-KEPT]:
+        if best is not None and old == checkpoint_at(folder, best):
+            continue
         removed = old.rename(folder / f".{old.name}.tmp")
         shutil.rmtree(removed, ignore_errors=True)
     return target
+
+
+def checkpoint_at(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a step is, or would be."""
+    return folder / f"step-{step:06d}"
 
 
 def _sync(path: Path) -> None:
@@ -169,21 +178,32 @@ def list_checkpoints(folder: Path) -> list[Path]:
     return sorted(path for path in folder.glob("step-*") if all((path / name).is_file() for name in FILES))
 
 
-def load_checkpoint(path: Path, model: nn.Module, moments: Moments) -> Position:
+def load_checkpoint(path: Path, model: nn.Module, moments: Moments | None) -> Position:
     """Puts a checkpoint's values into a model and fresh optimizers, in every process; returns where the run stood.
+
+    Args:
+        path: of the checkpoint.
+        model: with the same trained parameters.
+        moments: of its optimizers; None: only the parameters are wanted.
 
     Raises:
         TrainingError: the checkpoint is of a model with other trained parameters, or others' shapes, or was damaged.
     """
     try:
-        return _load(path, model, moments)
-    except (OSError, SafetensorError, ValueError, KeyError) as error:
+        parameters = _load_parameters(path, model)
+        if moments is not None:
+            with safe_open(path / "optimizer.safetensors", framework="pt") as tensors:
+                for key in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
+                    moment, name = key.split("/", 1)
+                    moments.put(parameters[name], moment, tensors.get_tensor(key))
+        return Position(**json.loads((path / "position.json").read_text(encoding="utf-8")))
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{path} is damaged ({error}); delete it, and the same command goes on from the checkpoint before it."
         ) from error
 
 
-def _load(path: Path, model: nn.Module, moments: Moments) -> Position:
+def _load_parameters(path: Path, model: nn.Module) -> dict[str, nn.Parameter]:
     parameters = trained_parameters(model)
     with safe_open(path / "model.safetensors", framework="pt") as tensors:
         names = set(tensors.keys())
@@ -203,8 +223,4 @@ def _load(path: Path, model: nn.Module, moments: Moments) -> Position:
         with torch.no_grad():
             for name, parameter in parameters.items():
                 parameter.copy_(laid_out_as(tensors.get_tensor(name), parameter))
-    with safe_open(path / "optimizer.safetensors", framework="pt") as tensors:
-        for key in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
-            moment, name = key.split("/", 1)
-            moments.put(parameters[name], moment, tensors.get_tensor(key))
-    return Position(**json.loads((path / "position.json").read_text()))
+    return parameters

@@ -112,18 +112,18 @@ class Flops:
 
 
 def count_parameters(config: SoundwaveConfig, lora: LoraRecipe) -> Parameters:
-    """Counts each part of a model that is built without memory."""
+    """Counts each part of a model that is built without memory; `lora` is one that leaves nothing open."""
     with torch.device("meta"):
         model = SoundwaveForConditionalGeneration(config)
     head = model.alignment.ctc_projection
     head_size = 0 if head is None else head.weight.numel()
     table = model.language_model.get_input_embeddings().weight.numel()
     layers = dict(_linear_layers(model.language_model))
-    adapted = [m for name, m in layers.items() if name.rsplit(".", 1)[-1] in lora.target_modules]
+    adapted = [m for name, m in layers.items() if name.rsplit(".", 1)[-1] in (lora.target_modules or [])]
     return Parameters(
         audio_tower=_size(model.audio_tower), alignment=_size(model.alignment) - head_size, ctc_head=head_size,
         shrinking=_size(model.shrinking), language_model=_size(model.language_model),
-        lora=sum(lora.r * (m.in_features + m.out_features) for m in adapted),
+        lora=sum((lora.r or 0) * (m.in_features + m.out_features) for m in adapted),
         linear=sum(m.weight.numel() for m in layers.values()), table=table,
     )
 
@@ -169,7 +169,7 @@ def workload(config: SoundwaveConfig, recipe: Recipe, seconds: float) -> Workloa
 def memory(
     config: SoundwaveConfig, recipe: Recipe, stage: Stage, parts: Parameters, work: Workload, low_precision: bool = True
 ) -> Memory:
-    """Bytes on one device, as `preparation.build_model` lays a run out.
+    """Bytes on one device, as `build.build_model` lays a run out.
 
     Args:
         config, recipe, stage: of the run.

@@ -16,9 +16,10 @@ from statistics import fmean
 from soundwave.checkpoints.catalog import SHIPPED
 from soundwave.checkpoints.native import start_config
 from soundwave.configuration import SoundwaveConfig, split_model_settings
-from soundwave.data.readers import read_manifest
+from soundwave.data.manifests import read_manifest
 from soundwave.errors import CheckpointError, ConfigurationError, DataError
-from soundwave.training.estimate import (
+from soundwave.training.build import MINI_LLM, MINI_TOWER, lora_of, stage_of, start_folder
+from soundwave.training.cost.estimate import (
     PAPER_AUDIO,
     PROMPT_TOKENS,
     TOKENS_PER_SECOND,
@@ -32,10 +33,19 @@ from soundwave.training.estimate import (
     paper_clip_seconds,
     workload,
 )
-from soundwave.training.preparation import MINI_LLM, MINI_TOWER, stage_of, start_folder
-from soundwave.training.processes import accumulation
-from soundwave.training.public_sizes import GPUS, RELEASED_9B, audio_config, mini, released_9b, text_config
-from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.cost.public_sizes import (
+    GPUS,
+    LAPTOP,
+    RELEASED_9B,
+    Gpu,
+    audio_config,
+    mini,
+    released_9b,
+    text_config,
+)
+from soundwave.training.distributed import accumulation
+from soundwave.training.recipe import Recipe
+from soundwave.training.recipe_io import COMMAND, read_recipe
 from soundwave.training.stages import Stage
 
 LEAST_SECONDS = 0.1  # of a batch, forward, backward and step, however little is computed
@@ -62,15 +72,19 @@ def estimate(recipe: Recipe) -> list[Row]:
     """
     stage = stage_of(recipe)
     config, origin = model_config(recipe)
+    recipe = replace(recipe, lora=lora_of(recipe, local_start(recipe)))
     parts = count_parameters(config, recipe.lora)
     seconds, where = clip_seconds(recipe)
     work = workload(config, recipe, seconds)
     held = _held(config, recipe, stage, parts, work)
     cost = flops(config, stage, parts, work, recipe.features is None, recipe.gradient_checkpointing)
+    step = _step_flops(recipe, cost, work)
+    on_cpu = memory(config, recipe, stage, parts, work, recipe.mixed_precision == "bf16")  # float32 by itself
     return [
         *_parameter_rows(parts, stage, origin), *_batch_rows(recipe, stage, work, where),
         *_memory_rows(recipe, held, work), *_work_rows(config, recipe, cost, work),
-        *_gpu_rows(recipe, _step_flops(recipe, cost, work), held.total + OVERHEAD),
+        *[_device_row(recipe, step, gpu, held.total + OVERHEAD) for gpu in GPUS],
+        *([_device_row(recipe, step, LAPTOP, on_cpu.total)] if recipe.devices == 1 else []),
     ]
 
 
@@ -80,13 +94,13 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
     Raises:
         ConfigurationError: they are not known here.
     """
+    split_model_settings(recipe.model)  # refuses what is no setting
     start = recipe.start_from
     if start == RELEASED_9B:
         return _switched(released_9b(), recipe), f"{start}, its published sizes"
-    with contextlib.suppress(CheckpointError, ConfigurationError):  # not at hand: the recipe itself says enough, or not
-        if start is not None and (start in SHIPPED or Path(start).is_dir()):
-            config, _ = start_config(start_folder(recipe) or Path(), start)
-            return _switched(config, recipe), f"{start}, its config.json"
+    if (folder := local_start(recipe)) is not None:
+        with contextlib.suppress(CheckpointError, ConfigurationError):  # no model: the recipe itself says enough, or not
+            return _switched(start_config(folder, start or "")[0], recipe), f"{start}, its config.json"
     if start in SHIPPED:
         return _switched(mini(), recipe), f"{start}, the sizes of its recipe; its weights are not at hand"
     tower, language_model = recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM
@@ -111,23 +125,35 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
 def _switched(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
     for name, value in split_model_settings(recipe.model)[0].items():
         setattr(config, name, value)
+    config.check()
     return config
+
+
+def local_start(recipe: Recipe) -> Path | None:
+    """The folder of `start_from` where it is at hand: an estimate asks no hub for it."""
+    start = recipe.start_from
+    with contextlib.suppress(CheckpointError, ConfigurationError):
+        if start is not None and (start in SHIPPED or Path(start).is_dir()):
+            return start_folder(recipe)
+    return None
 
 
 def clip_seconds(recipe: Recipe) -> tuple[float, str]:
     """Average length of a clip: from manifests that are at hand and state durations, or of the paper's data."""
-    found = []
+    durations: list[float] = []
     for source in recipe.train:
+        if COMMAND in source.manifest or "://" in source.manifest:
+            continue  # an estimate runs no command, and asks no other machine
         try:
             examples = islice(read_manifest(source.manifest), EXAMPLES_READ)
-            found += [example.duration for example in examples if example.audios and example.duration]
+            durations += [example.duration for example in examples if example.audios and example.duration]
         except (DataError, OSError):
             continue
-    if not found:
+    if not durations:
         stage = stage_of(recipe)
         hours, clips = PAPER_AUDIO[stage.name]
         return paper_clip_seconds(stage), f"assumed: the paper's {hours:,} h in {clips / 1e6:.2f}M clips of this stage"
-    return fmean(found), f"the mean of {len(found):,} durations in the manifests"
+    return fmean(durations), f"the mean of {len(durations):,} durations in the manifests"
 
 
 def _parameter_rows(parts: Parameters, stage: Stage, origin: str) -> list[Row]:
@@ -182,7 +208,7 @@ def _memory_rows(recipe: Recipe, held: Memory, work: Workload) -> list[Row]:
         Row("  trained weights", _size(held.trained), "4 bytes each"),
         Row("  gradients", _size(held.gradients), f"4 bytes each{buckets}"),
         Row("  optimizer", _size(held.optimizer), _optimizer(recipe)),
-        Row("  activations", _size(held.activations), f"{work.clips} clips; formulas in training/estimate.py"
+        Row("  activations", _size(held.activations), f"{work.clips} clips; formulas in training/cost/estimate.py"
             + ("; LLM layers recomputed" if recipe.gradient_checkpointing else "")),
     ]
 
@@ -218,41 +244,38 @@ def _work_rows(config: SoundwaveConfig, recipe: Recipe, cost: Flops, work: Workl
     return rows
 
 
-def _gpu_rows(recipe: Recipe, step: float, held: float) -> list[Row]:
-    """Hours of a run on each kind of GPU that holds it.
+def _device_row(recipe: Recipe, step: float, device: Gpu, held: float) -> Row:
+    """Hours of a run on one kind of device, if that holds it.
 
     Args:
         recipe: `devices` and `max_steps`.
         step: FLOPs.
-        held: bytes on one device.
+        device: GPU or CPU.
+        held: bytes on one of them.
     """
-    rows = []
-    for gpu in GPUS:
-        what = f"  {recipe.devices} x {gpu.name}"
-        if held >= gpu.memory:
-            need = f"it needs {held / 1e9:.1f} GB; lower batch_seconds or max_batch_size, or see docs/recipes.md"
-            rows.append(Row(what, "does not fit", need))
-            continue
-        per_step, how = _gpu_seconds(recipe, step, gpu.peak)
-        value = f"{plain(per_step / recipe.devices, 2)} s a step"
-        if recipe.max_steps is not None:
-            hours = per_step * recipe.max_steps / 3600
-            value += f"; {_hours(hours / recipe.devices)}, {plain(hours)} GPU-hours"
-            how += f", {recipe.max_steps:,} steps"
-        rows.append(Row(what, value, how))
-    return rows
+    what = f"  {recipe.devices} x {device.name}"
+    if held >= device.memory:
+        need = f"it needs {held / 1e9:.1f} GB; lower batch_seconds or max_batch_size, or see docs/recipes.md"
+        return Row(what, "does not fit", need)
+    per_step, how = _device_seconds(recipe, step, device.peak)
+    value = f"{plain(per_step / recipe.devices, 2)} s a step"
+    if recipe.max_steps is not None:
+        hours = per_step * recipe.max_steps / 3600
+        value += f"; {_hours(hours / recipe.devices)}" + (f", {plain(hours)} GPU-hours" if device in GPUS else "")
+        how += f", {recipe.max_steps:,} steps"
+    return Row(what, value, how)
 
 
 def _hours(hours: float) -> str:
     return f"{plain(hours, 2)} h" if hours >= 1 else f"{plain(60 * hours, 2)} min"
 
 
-def _gpu_seconds(recipe: Recipe, step: float, peak: float) -> tuple[float, str]:
-    """Of one step, all GPUs together, and why so many: small models compute less than it takes to tell them to."""
+def _device_seconds(recipe: Recipe, step: float, peak: float) -> tuple[float, str]:
+    """Of one step, all devices together, and why so many: small models compute less than it takes to tell them to."""
     computed = step / (peak * ASSUMED_RATE)
     least = LEAST_SECONDS * recipe.devices * accumulation(recipe, recipe.devices)
     if computed >= least:
-        return computed, f"{peak / 1e12:.0f} TFLOP/s (data sheet) at {ASSUMED_RATE:.0%} of it (assumed)"
+        return computed, f"{plain(peak / 1e12)} TFLOP/s (data sheet) at {ASSUMED_RATE:.0%} of it (assumed)"
     return least, f"{LEAST_SECONDS:g} s a batch (assumed): starting kernels and reading data take longer than the sums"
 
 

@@ -6,27 +6,26 @@ likewise its weights and moments where the model, the loss and the kind of optim
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from soundwave.data.shards import is_sharded
 from soundwave.errors import TrainingError
-from soundwave.training.recipe import Recipe
+from soundwave.files import hash_file
+from soundwave.training.augmentation import NoiseAugmentation
+from soundwave.training.recipe import DataSource, Recipe
 
 KEPT_RECIPE = "recipe.yaml"  # the exact recipe, in the run's folder
-# What may change; any other option alters the order of the data, the model, the loss or the kind of optimizer. How many
-# batches a step takes is here because their order does not depend on it; streams, whose order does, check it.
-FREE = (
-    "max_steps", "num_train_epochs", "learning_rate", "alignment_learning_rate_scale", "warmup_ratio", "weight_decay",
-    "adam_beta1", "adam_beta2", "max_grad_norm", "gradient_accumulation_steps", "batches_per_step",
-    "gradient_checkpointing", "mixed_precision", "devices", "features", "evaluation", "logging_steps", "eval_steps",
-    "save_steps", "on_nan", "on_bad_audio", "on_bad_shard",
-)
-PLACES = ("manifest", "source", "start_from", "audio_tower", "language_model")  # options that may hold a path
+FREE = tuple(one.name for one in fields(Recipe) if one.metadata.get("resume"))  # what may change
+PLACES = {  # options that may hold a path
+    one.name for kind in (Recipe, DataSource, NoiseAugmentation) for one in fields(kind) if one.metadata.get("path")
+}
 ONE_KIND = ("auto", "adamw", "adamw_fused")  # optimizers with the same moments
 LONGEST_SHOWN = 200  # characters of a value in a message
 DELETE_IT = "delete it, and the same command goes on without comparing recipes."
@@ -63,8 +62,8 @@ def read_kept(folder: Path) -> dict[str, Any] | None:
     if not file.is_file():
         return None
     try:
-        values = yaml.safe_load(file.read_text())
-    except (OSError, ValueError, yaml.YAMLError) as error:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise TrainingError(f"{file} cannot be read ({' '.join(str(error).split())}); {DELETE_IT}") from error
     if not isinstance(values, dict):
         raise TrainingError(f"{file} is damaged: it holds no `key: value` lines; {DELETE_IT}")
@@ -81,7 +80,7 @@ def keep_recipe(recipe: Recipe, folder: Path) -> None:
     draft = file.with_suffix(".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        draft.write_text(yaml.safe_dump(asdict(recipe), sort_keys=False))
+        draft.write_text(yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
         draft.replace(file)
     except OSError as error:
         raise TrainingError(
@@ -102,17 +101,43 @@ def check_changes(recipe: Recipe, say: Callable[[str], None]) -> None:
     kept = read_kept(folder)
     if kept is None:
         return
-    found = list(_changes(asdict(recipe), kept))
-    refused = [change for change in found if not change.harmless]
+    changes = list(_changes(asdict(recipe), kept))
+    refused = [change for change in changes if not change.harmless]
     if recipe.augmentation.active and (recipe.features is None) != (kept.get("features") is None):
-        refused += [change for change in found if change.option == "features"]  # only a store has certain takes
+        refused += [change for change in changes if change.option == "features"]  # only a store has certain takes
     if refused:
         raise TrainingError(
             f"{folder} holds a run of another recipe; changed since: {'; '.join(map(str, refused))}. Undo that, or "
             f"change output_dir to start a new run. A run that goes on may change {', '.join(FREE)}."
         )
-    if found:
-        say(f"the recipe has changed since this run began: {'; '.join(map(str, found))}")
+    if changes:
+        say(f"the recipe has changed since this run began: {'; '.join(map(str, changes))}")
+
+
+def data_marks(recipe: Recipe) -> dict[str, str]:
+    """What each manifest holds, as a short mark, by its path; of shards a position keeps the list itself."""
+    marks = {}
+    for source in [*recipe.train, *recipe.evaluation]:
+        path, digest = Path(source.manifest), hashlib.sha256()
+        if is_sharded(source.manifest) or not path.exists():
+            continue
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            if path.is_dir():  # of a saved data set: rows lie in large files, which are written anew when they change
+                digest.update(f"{file.name}|{file.stat().st_size}|{file.stat().st_mtime_ns}".encode())
+                continue
+            digest.update(hash_file(file).encode())
+        marks[source.manifest] = digest.hexdigest()[:16]
+    return marks
+
+
+def tell_changed_data(before: dict[str, str], now: dict[str, str], say: Callable[[str], None]) -> None:
+    """Says which manifests are not what they were when the run began."""
+    changed = [manifest for manifest, mark in before.items() if now.get(manifest, mark) != mark]
+    if changed:
+        say(
+            f"warning: {', '.join(changed)} changed since this run began; the new rows are learned from, in another "
+            "order, and held-out figures before and after may not compare"
+        )
 
 
 def _changes(now: Any, kept: Any, path: str = "") -> Iterator[Change]:

@@ -45,7 +45,7 @@ _LLAMA = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU as its data sheet gives it: peak dense bf16 rate in FLOP/s, memory in bytes."""
+    """A GPU (bf16) or CPU (float32) as its data sheet gives it: peak dense rate in FLOP/s, memory in bytes."""
 
     name: str
     peak: float
@@ -60,6 +60,8 @@ GPUS = (
     Gpu("RTX 4090 24 GB", 165e12, 24e9),
     Gpu("RTX 3090 24 GB", 71e12, 24e9),
 )
+# Four cores at 3 GHz, each with two AVX2 units: 2 units x 8 float32 x 2 (a multiply-add) in a cycle.
+LAPTOP = Gpu("laptop CPU, 4 cores", 4 * 3e9 * 32, 16e9)
 
 
 def audio_config(name: str) -> WhisperConfig:

@@ -8,27 +8,27 @@ from pathlib import Path
 import pytest
 import tiny_runs
 
-from soundwave.training.left_out import LeftOut
 from soundwave.training.loop import train
+from soundwave.training.reporting import Skipped
 
 
 def test_the_same_is_named_once_and_counted_at_the_end() -> None:
     told: list[str] = []
-    left_out = LeftOut(told.append)
+    skipped = Skipped(told.append)
     for name in ("a.tar", "b.tar", "a.tar", "a.tar"):
-        left_out.name(name, f"{name}: it breaks off")
-    assert told == ["left out: a.tar: it breaks off", "left out: b.tar: it breaks off"]
-    left_out.count()
-    assert told[2:] == ["left out, each as named above: 2, met 4 times in all"]
+        skipped.name(name, f"{name}: it breaks off")
+    assert told == ["skipped: a.tar: it breaks off", "skipped: b.tar: it breaks off"]
+    skipped.count()
+    assert told[2:] == ["skipped, each as named above: 2, met 4 times in all"]
 
 
 def test_nothing_is_said_at_the_end_of_what_was_met_once_or_never() -> None:
     told: list[str] = []
-    left_out = LeftOut(told.append)
-    left_out.count()
-    left_out.name("a.tar", "a.tar: it breaks off")
-    left_out.count()
-    assert told == ["left out: a.tar: it breaks off"]
+    skipped = Skipped(told.append)
+    skipped.count()
+    skipped.name("a.tar", "a.tar: it breaks off")
+    skipped.count()
+    assert told == ["skipped: a.tar: it breaks off"]
 
 
 def test_a_clip_that_is_met_in_each_epoch_is_named_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -37,4 +37,4 @@ def test_a_clip_that_is_met_in_each_epoch_is_named_once(tmp_path: Path, capfd: p
     train(dataclasses.replace(recipe, train=[dataclasses.replace(recipe.train[0], speeds=[0.9, 1.0])]))
     told = capfd.readouterr().err
     assert told.count("3.wav") == 1
-    assert "left out, each as named above: 1, met " in told
+    assert "skipped, each as named above: 1, met " in told

@@ -1,14 +1,15 @@
-"""Several processes of one run: how they start, and what they decide together. In one process all of it is trivial.
+"""Several processes of one run: how they start, what they decide together, the precision, and who holds which part.
 
 Every process calls these functions at the same points; a decision that only one of them took would leave the others
-waiting for ever. Knows nothing about models.
+waiting for ever. In one process, or with whole parameters in each (DDP), all of it is trivial.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,19 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType, broadcast_object_list, gather_object
 from filelock import FileLock, Timeout
-from torch.distributed.fsdp import MixedPrecisionPolicy
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy
+from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
-from soundwave.training.modules import StageModule
-from soundwave.training.precision import precision_of
+from soundwave.training.deepspeed import uses_zero, wrapped_by_zero
 from soundwave.training.recipe import Recipe
-from soundwave.training.zero import uses_zero, wrapped_by_zero
+from soundwave.training.resume import read_kept
+
+ROWS, INNER, COLUMNS = 2048, 576, 1536  # a feed-forward part of a small language model, on one batch
+REPEATS = 5
+WORTH_IT = 1.15  # bfloat16 must be this much faster: what it loses in exactness is not free
 
 
 def start_processes(recipe: Recipe) -> Accelerator:
@@ -82,18 +88,19 @@ def device_of(accelerator: Accelerator) -> torch.device:
 
 
 def wrapped(
-    accelerator: Accelerator, module: StageModule, optimizers: list[torch.optim.Optimizer], max_grad_norm: float
+    accelerator: Accelerator, module: nn.Module, optimizers: list[torch.optim.Optimizer], max_grad_norm: float,
+    layer_classes: Sequence[str] = (),
 ) -> tuple[Any, list[Any]]:
     """Module and optimizers as accelerate runs them: with several processes, gradients are their mean.
 
-    With FSDP2 the layers that are gathered one at a time are those of the language model that is in memory, and
-    parameters keep their own precision as they do with DDP: autocast alone decides what is computed in which.
+    With FSDP2 the layers that are gathered one at a time are those of `layer_classes`, and parameters keep their own
+    precision as they do with DDP: autocast alone decides what is computed in which.
     """
     if uses_zero(accelerator):
         return module, wrapped_by_zero(accelerator, module, optimizers, max_grad_norm)
     if shards(accelerator):
         plugin = accelerator.state.fsdp_plugin
-        plugin.transformer_cls_names_to_wrap = list(module.layer_classes)
+        plugin.transformer_cls_names_to_wrap = list(layer_classes)
         plugin.mixed_precision_policy = MixedPrecisionPolicy()
     module, *prepared = accelerator.prepare(module, *optimizers)
     if isinstance(module, DistributedDataParallel):
@@ -191,3 +198,90 @@ def alone_in(accelerator: Accelerator, folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+# Precision
+
+
+def precision_of(asked: str, run: Path) -> str:
+    """`bf16` or `no` (float32) for a recipe's `mixed_precision`.
+
+    Args:
+        asked: `auto` is decided by the device, on a CPU by trial.
+        run: the run's folder; a run that goes on keeps what was decided at its start.
+
+    Raises:
+        TrainingError: the recipe that the folder keeps cannot be read.
+    """
+    if asked != "auto":
+        return asked
+    kept = read_kept(run) or {}
+    if "mixed_precision" in kept:
+        return str(kept["mixed_precision"])
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else "no"
+    if not (torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()):
+        return "no"
+    return "bf16" if seconds(torch.float32) > WORTH_IT * seconds(torch.bfloat16) else "no"
+
+
+def seconds(dtype: torch.dtype) -> float:
+    """The best time of a matrix product in a dtype on this CPU."""
+    left, right = torch.ones(ROWS, INNER, dtype=dtype), torch.ones(COLUMNS, INNER, dtype=dtype)
+    times = []
+    for _ in range(REPEATS):
+        started = time.perf_counter()
+        torch.nn.functional.linear(left, right)
+        times.append(time.perf_counter() - started)
+    return min(times)
+
+
+# Parameters that FSDP2 spreads over the processes. What works on parts is a collective too.
+
+
+def flatten_scalars(module: nn.Module) -> set[str]:
+    """Gives parameters without a dimension one, in place: FSDP2 and DeepSpeed take no others. Returns their names."""
+    names = {name for name, parameter in module.named_parameters() if parameter.ndim == 0}
+    for name in names:
+        parameter = module.get_parameter(name)
+        parameter.data = parameter.data[None]
+    return names
+
+
+def shard_again(module: nn.Module) -> None:
+    """Lets go of parameters that a forward pass without a backward pass gathered: each is the optimizer's own again."""
+    for one in module.modules():
+        if isinstance(one, FSDPModule):
+            one.reshard()
+
+
+def whole(value: Tensor) -> Tensor:
+    """The tensor itself, or what all processes' parts of it make together."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def laid_out_as(value: Tensor, parameter: Tensor) -> Tensor:
+    """A whole tensor as this process holds a parameter of as many values: its device, its shape, the same part."""
+    value = value.to(parameter.device).reshape(parameter.shape)
+    if isinstance(parameter, DTensor):
+        return distribute_tensor(value, parameter.device_mesh, parameter.placements)
+    return value
+
+
+@torch.no_grad()
+def make_whole(model: nn.Module, scalars: Iterable[str]) -> None:
+    """Puts whole parameters, on the CPU, in the place of all that the frozen language model has no part in.
+
+    The model cannot be trained or run among processes after that; it is what the end of a run writes down.
+
+    Args:
+        model: with parameters named as when their scalars were flattened.
+        scalars: the names that `flatten_scalars` returned.
+    """
+    for prefix, module in model.named_modules():
+        for name, parameter in list(module.named_parameters(recurse=False)):
+            ours = not prefix.startswith("language_model") or "lora_" in f"{prefix}.{name}"
+            if ours:
+                value = whole(parameter).cpu()
+                shape = () if f"{prefix}.{name}" in scalars else value.shape
+                module._parameters[name] = nn.Parameter(value.reshape(shape), requires_grad=False)
