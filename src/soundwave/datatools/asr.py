@@ -5,7 +5,6 @@ Any recogniser is a function from samples to text; Whisper (CTranslate2, through
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import numpy as np
 from soundwave.data.example import AudioSpan
 from soundwave.data.probe import samples_of
 from soundwave.errors import AudioError, DataError
-from soundwave.files import JsonLines
+from soundwave.files import JsonLines, hash_json
 
 Recogniser = Callable[[np.ndarray], str]  # (samples,) float32 at 16 kHz to text
 
@@ -87,4 +86,4 @@ def span_key(span: AudioSpan, name: str) -> str:
     if not span.path.startswith("data:") and os.path.isfile(span.path):
         stat = Path(span.path).stat()
         content = f"{Path(span.path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    return hashlib.sha1(f"{content}|{span.start}|{span.end}|{name}".encode()).hexdigest()
+    return hash_json([content, span.start, span.end, name])

@@ -96,7 +96,7 @@ def check(
         cases.setdefault(row.manifest, _Cases()).add(row)
         if progress:
             progress(report.rows, total)
-    upper = {manifest: counted for manifest, counted in cases.items() if counted.upper and counted.upper * 2 >= counted.rows}
+    upper = {manifest: counted for manifest, counted in cases.items() if counted.mostly_upper}
     report.findings += [
         _finding(manifest, counted.first, "upper-case", f"{counted.upper} of {counted.rows} texts are in capitals")
         for manifest, counted in upper.items()
@@ -113,6 +113,10 @@ class _Cases:
     rows: int = 0
     upper: int = 0
     first: int = 0
+
+    @property
+    def mostly_upper(self) -> bool:
+        return self.upper > 0 and self.upper * 2 >= self.rows
 
     def add(self, row: Row) -> None:
         if row.example is None or row.example.spoken is None:

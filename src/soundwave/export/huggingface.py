@@ -5,7 +5,6 @@ A trained folder names the public parts it stands on; an exported one holds them
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,6 +41,7 @@ def export(model: str, out: Path, dtype: str = "auto", merge: bool = False, lora
         CheckpointError: the model or a LoRA cannot be read.
         WriteError: `out` holds something, or it cannot be written.
         ConfigurationError: an unknown dtype, or nothing to merge.
+        WriteError: `out` cannot be written.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigurationError(f"dtype={dtype!r} is not known; choose auto, {', '.join(DTYPES)}.")

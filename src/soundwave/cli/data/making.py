@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, SeedOption
+from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, OverwriteOption, SeedOption
 from soundwave.cli.display import count_progress
 from soundwave.cli.options import QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
@@ -118,6 +118,7 @@ def instruct(
         float, typer.Option(min=0.0, max=1.0, help="The share of rows asked as evaluations ask.")
     ] = 0.0,
     seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Turn labels into instructions and answers.
@@ -127,10 +128,12 @@ def instruct(
     """
     from soundwave.datatools import instruct as instructing
     from soundwave.datatools.wordings import read_wording
+    from soundwave.files import refuse_existing
 
     wording = read_wording(task)
     if out.resolve() == Path(manifest).resolve():
         raise ConfigurationError(f"{out}: the instructions would overwrite their source; write to another file.")
+    refuse_existing(out, overwrite)
     with count_progress("wording", quiet) as progress:
         done = instructing.instruct(
             manifest, out, wording, label_field=label_field, formats=_format_shares(formats), takes=takes,
