@@ -27,5 +27,9 @@ class DataError(SoundwaveError):
     """A manifest or an example of training or evaluation data that cannot be used."""
 
 
+class WriteError(SoundwaveError):
+    """A file that cannot be written: the disk is full, the name too long, or the place not ours to write to."""
+
+
 class TrainingError(SoundwaveError):
     """A training run that cannot start or go on, for instance because a loss is not a number."""

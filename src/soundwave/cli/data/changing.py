@@ -11,7 +11,7 @@ import typer
 
 import soundwave
 from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, SourceArgument, SpellingOption, spelling_of
-from soundwave.cli.display import count_progress, print_json, print_table
+from soundwave.cli.display import count_progress, note, print_answer, print_json, print_table
 from soundwave.cli.options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError
 
@@ -84,8 +84,8 @@ def convert(
             progress=progress,
         )
     for meaning, count in done.losses.most_common():
-        typer.echo(f"lost in {count} rows: {meaning}", err=True)
-    print(f"{done.rows} rows in {target}" + (f", {done.left_out} left out" if done.left_out else ""))
+        note(f"lost in {count} rows: {meaning}", quiet=False)
+    print_answer(f"{done.rows} rows in {target}" + (f", {done.left_out} left out" if done.left_out else ""))
 
 
 def filter_rows(
@@ -137,7 +137,7 @@ def filter_rows(
         print_json(outcome)
     else:
         print_table(tables.filter_table(outcome, limits.skipped))
-        print(f"{target}, dropped rows in {aside}")
+        print_answer(f"{target}, dropped rows in {aside}")
 
 
 def shard(
@@ -159,9 +159,9 @@ def shard(
     with count_progress("sharding", quiet) as progress:
         done = shard_manifest(
             source, target, layout=to.value, encoding=encoding.value, shard_size=shard_size, jobs=jobs,
-            progress=progress, on_bad=lambda told: typer.echo(f"left out: {told}", err=True),
+            progress=progress, on_bad=lambda told: note(f"left out: {told}", quiet=False),
         )
-    print(f"{done.made} shards made now, {done.before} before, {done.left_out} rows left out; {target}")
+    print_answer(f"{done.made} shards made now, {done.before} before, {done.left_out} rows left out; {target}")
     if done.left_out:
         raise typer.Exit(1)
 
