@@ -21,6 +21,7 @@ from soundwave.cli import data, evaluation, models, speech, streams, training
 from soundwave.cli.display import say_error
 from soundwave.cli.options import Family
 from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.inference.processes import wait_passively
 
 EXTRAS = {"train": "train", "data": "train", "eval": "eval"}  # what a verb needs beyond the core
 
@@ -101,4 +102,5 @@ app.add_typer(models.lora)
 def main() -> None:
     """The `soundwave` command."""
     streams.prepare()
+    wait_passively()
     app(prog_name="soundwave")
