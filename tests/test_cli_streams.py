@@ -43,19 +43,19 @@ def output_of(*arguments: str | bytes, code: int = 0, **options: Any) -> tuple[b
 )
 def test_what_an_encoding_lacks_is_a_question_mark_and_the_batch_goes_on(encoding: str, shown: bytes) -> None:
     environment = {"PYTHONIOENCODING": encoding}
-    out, _ = output_of("transcribe", "a.wav", "b.wav", engine=f"text={ascii(WORDS)}", env=environment)
+    out, _ = output_of("transcribe", "a.wav", "b.wav", engine=f"text={WORDS!a}", env=environment)
     assert out.splitlines() == [b"a.wav: " + shown, b"b.wav: " + shown]
 
 
 @pytest.mark.parametrize("flags", [[], ["--json"]])
 def test_a_pipe_gets_utf_8_whatever_the_locale_says(flags: list[str]) -> None:
-    out, _ = output_of("transcribe", "a.wav", *flags, engine=f"text={ascii(WORDS)}", env=NO_UTF8)
+    out, _ = output_of("transcribe", "a.wav", *flags, engine=f"text={WORDS!a}", env=NO_UTF8)
     assert WORDS in out.decode("utf-8")
 
 
 def test_a_terminal_keeps_its_own_encoding() -> None:
     screen, terminal = pty.openpty()
-    with start("transcribe", "a.wav", "-q", engine=f"text={ascii(WORDS)}", env=NO_UTF8, stdout=terminal) as process:
+    with start("transcribe", "a.wav", "-q", engine=f"text={WORDS!a}", env=NO_UTF8, stdout=terminal) as process:
         process.communicate(timeout=60)
     assert process.returncode == 0
     assert os.read(screen, 1000).strip() == b"Gr??e ??? ?"
@@ -64,7 +64,7 @@ def test_a_terminal_keeps_its_own_encoding() -> None:
 
 
 def test_a_file_in_a_folder_of_transcripts_is_utf_8(tmp_path: Path) -> None:
-    output_of("transcribe", "a.wav", "--output-dir", str(tmp_path), engine=f"text={ascii(WORDS)}", env=NO_UTF8)
+    output_of("transcribe", "a.wav", "--output-dir", str(tmp_path), engine=f"text={WORDS!a}", env=NO_UTF8)
     assert (tmp_path / "a.txt").read_bytes() == f"{WORDS}\n".encode()
 
 
@@ -87,7 +87,7 @@ def test_a_prompt_that_is_no_text_is_one_line(prompt: bytes) -> None:
 
 
 def test_a_prompt_in_utf_8_is_understood_in_any_locale() -> None:
-    out, err = output_of("ask", "a.wav", "Wie groß?".encode(), env=NO_UTF8)
+    out, _err = output_of("ask", "a.wav", "Wie groß?".encode(), env=NO_UTF8)
     assert out == b"The answer is blue.\n"
 
 

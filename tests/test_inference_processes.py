@@ -6,11 +6,14 @@ import os
 import pickle
 import subprocess
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from soundwave.errors import ConfigurationError
+from soundwave.inference import processes
 from soundwave.inference.processes import refuse_pickling
 
 # Work that OpenMP divides among its threads, before the fork and after it.
@@ -57,18 +60,62 @@ def test_pickling_says_what_to_do_instead() -> None:
         pickle.dumps(Engine())
 
 
-SHOWN = "import os, {first}; from soundwave.inference.processes import wait_passively; wait_passively(); "
-SHOWN += "print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in __import__('sys').modules)"
+# --- how threads wait
 
 
-def test_threads_wait_asleep_unless_somebody_decided_otherwise() -> None:
-    assert in_a_process(SHOWN.format(first="sys")) == "PASSIVE False"
-    assert in_a_process(SHOWN.format(first="sys"), OMP_WAIT_POLICY="ACTIVE") == "ACTIVE False"
+@pytest.mark.parametrize(
+    ("running", "cores", "usable", "busy"),
+    [
+        (["1"], 2, 2, False),  # only we
+        (["2"], 2, 2, True),
+        (["1", "1", "5", "1", "1"], 2, 2, False),  # one that ran for an instant
+        (["9"], 64, 32, False),  # there is room
+        (["9"], 64, 64, True),
+        (["9"], 64, 1, False),
+    ],
+)
+def test_a_machine_is_busy_where_others_compute_on_the_cores_that_we_would_take(
+    running: list[str], cores: int, usable: int, busy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reads = iter(running * 5)
+    load: Any = SimpleNamespace(read_text=lambda encoding: f"3.0 2.0 1.0 {next(reads)}/700 12345")
+    monkeypatch.setattr(processes, "LOAD", load)
+    monkeypatch.setattr(os, "cpu_count", lambda: cores)
+    monkeypatch.setattr(processes, "usable_cores", lambda: usable)
+    assert processes.is_busy() is busy
+
+
+def test_where_the_system_tells_less_the_load_average_is_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processes, "LOAD", tmp_path / "none")
+    monkeypatch.setattr(os, "getloadavg", lambda: (3.2, 0.0, 0.0), raising=False)
+    assert processes.running_neighbours() == 3
+
+
+WAITING = (
+    "import os, sys; {first}; from soundwave.inference import processes; processes.is_busy = lambda: {busy};"
+    "{decide}; print(os.environ.get('OMP_WAIT_POLICY'), 'torch' in sys.modules)"
+)
+
+
+@pytest.mark.parametrize(
+    ("first", "busy", "environment", "told"),
+    [
+        ("pass", True, {}, "PASSIVE False"),
+        ("pass", False, {}, "None False"),
+        ("pass", True, {"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE False"),
+        ("pass", True, {"GOMP_SPINCOUNT": "5"}, "None False"),
+        ("import torch", True, {}, "None True"),  # too late
+    ],
+)
+def test_threads_wait_asleep_where_the_machine_is_busy(
+    first: str, busy: bool, environment: dict[str, str], told: str
+) -> None:
+    code = WAITING.format(first=first, busy=busy, decide="processes.wait_as_fits()")
+    assert in_a_process(code, **environment) == told
 
 
 def test_the_command_decides_before_torch_is_loaded() -> None:
-    code = (
-        "import os, sys, soundwave; from soundwave.cli import app; app.app = lambda **_: None; app.main();"
-        "print(os.environ['OMP_WAIT_POLICY'], 'torch' in sys.modules)"
-    )
-    assert in_a_process(code) == "PASSIVE False"
+    decide = "from soundwave.cli import app; app.app = lambda **_: None; app.main()"
+    assert in_a_process(WAITING.format(first="pass", busy=True, decide=decide)) == "PASSIVE False"

@@ -21,7 +21,7 @@ from soundwave.cli import data, evaluation, models, speech, streams, training
 from soundwave.cli.display import say_error
 from soundwave.cli.options import Family
 from soundwave.errors import ConfigurationError, SoundwaveError
-from soundwave.inference.processes import wait_passively
+from soundwave.inference.processes import wait_as_fits
 
 EXTRAS = {"train": "train", "data": "train", "eval": "eval"}  # what a verb needs beyond the core
 
@@ -102,5 +102,5 @@ app.add_typer(models.lora)
 def main() -> None:
     """The `soundwave` command."""
     streams.prepare()
-    wait_passively()
+    wait_as_fits()
     app(prog_name="soundwave")

@@ -46,7 +46,8 @@ def download(
 def export(model: ModelArgument, out: OutArgument, dtype: DtypeOption = "auto") -> None:
     """Write a model as one Hugging Face folder.
 
-    It holds all weights, tokenizer and processor. A LoRA stays apart, as the PEFT folder `lora/`; `soundwave lora merge` puts it into the weights. Prints the folder.
+    It holds all weights, tokenizer and processor. A LoRA stays apart, as the PEFT folder `lora/`; `soundwave lora merge`
+    puts it into the weights. Prints the folder.
     """
     from soundwave.export.huggingface import export as write
 
@@ -67,7 +68,8 @@ def merge(
 ) -> None:
     """Merge a model's LoRA into its language model.
 
-    All of it is written as one Hugging Face folder. Typed questions are then answered by the merged language model too; apart, a LoRA leaves them to the plain one.
+    All of it is written as one Hugging Face folder. Typed questions are then answered by the merged language model too;
+    apart, a LoRA leaves them to the plain one.
     """
     from soundwave.export.huggingface import export as write
 
