@@ -46,8 +46,8 @@ def download(
 def export(model: ModelArgument, out: OutArgument, dtype: DtypeOption = "auto") -> None:
     """Write a model as one Hugging Face folder.
 
-    It holds all weights, tokenizer and processor. A LoRA stays apart, as the PEFT folder `lora/`; `soundwave lora merge`
-    puts it into the weights. Prints the folder.
+    It holds all weights, tokenizer and processor. A LoRA stays apart, as the PEFT folder `lora/`; `soundwave lora
+    merge` puts it into the weights. Prints the folder.
     """
     from soundwave.export.huggingface import export as write
 
