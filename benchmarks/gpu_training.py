@@ -28,8 +28,8 @@ from timing import machine_facts
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.checkpoints.weights import empty_model
 from soundwave.configuration import SoundwaveConfig
-from soundwave.model.encoder import encode_window
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.whisper import encode_window
 from soundwave.training.dataset import Batch
 from soundwave.training.estimate import Workload, count_parameters, flops, memory, paper_clip_seconds, workload
 from soundwave.training.estimate_table import model_config

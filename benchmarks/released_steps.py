@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundwave.audio import SAMPLE_RATE
-from soundwave.checkpoints.lora import merged_twin
+from soundwave.inference.backends.merged_lora import merged_twin
 from soundwave.model.adapters import AlignmentAdapter, Attention
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor

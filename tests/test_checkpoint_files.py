@@ -40,7 +40,7 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def load(folder: Path) -> Any:
-    return load_checkpoint(folder, "cpu", torch.float32)
+    return load_checkpoint(folder, "cpu", torch.float32)[:2]
 
 
 def same_weights(one: Any, other: Any) -> bool:
@@ -213,7 +213,7 @@ from soundwave.checkpoints.loading import load_checkpoint
 
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 before = peak()
-model, _ = load_checkpoint(Path(sys.argv[1]), "cpu", getattr(torch, sys.argv[2]))
+model, _, _ = load_checkpoint(Path(sys.argv[1]), "cpu", getattr(torch, sys.argv[2]))
 size = sum(value.numel() * value.element_size() for value in model.parameters())
 touched = sum(float(value.sum()) for value in model.parameters())
 print((peak() - before) / size, size)

@@ -14,7 +14,7 @@ import torch
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.errors import AudioError, SoundwaveError, TrainingError
-from soundwave.model.encoder import encode_window
+from soundwave.model.whisper import encode_window
 from soundwave.training.features import Clip, FeatureStore, fill_store
 
 WIDTH = 4

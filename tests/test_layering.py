@@ -23,6 +23,7 @@ PACKAGE = ROOT / "src" / "soundwave"
 LAYERS = [
     {"errors"},
     {"settings", "files"},
+    {"inference_config"},
     {"configuration"},
     {"audio", "text"},
     {"processing", "ctc", "data"},

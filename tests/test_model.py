@@ -15,7 +15,7 @@ from transformers import AutoConfig
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import ConfigurationError
-from soundwave.model.encoder import encode_window
+from soundwave.model.whisper import encode_window
 from soundwave.text.ctc_tokenizer import merge_table
 
 NEW_TOKENS = 8

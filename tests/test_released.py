@@ -7,7 +7,6 @@ the released code's own outputs where SOUNDWAVE_REFERENCE says that they are at 
 from __future__ import annotations
 
 import copy
-import inspect
 import math
 from typing import Any
 
@@ -20,9 +19,9 @@ from released_reference import SYSTEM_TEXT, ReleasedSteps
 
 from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.released import rename
-from soundwave.inference.engine import Engine
-from soundwave.model.encoder import encode_window
+from soundwave.inference.options import GenerationOptions
 from soundwave.model.shrink import keep_first
+from soundwave.model.whisper import encode_window
 from soundwave.text.prompt import RELEASED_SYSTEM_PROMPT
 from soundwave.training.losses import ctc_loss, next_token_loss, total_loss
 
@@ -39,7 +38,7 @@ def expected(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 @pytest.fixture(scope="module")
 def loaded(expected: golden.Golden) -> tuple[Any, Any]:
-    return load_checkpoint(expected.folder, "cpu", torch.float32)
+    return load_checkpoint(expected.folder, "cpu", torch.float32)[:2]
 
 
 @pytest.fixture(params=CASES)
@@ -248,9 +247,9 @@ def test_quirk_8_the_system_text_is_the_released_one(loaded: Any, case: golden.C
 
 
 def test_quirk_9_it_samples_with_a_low_temperature_and_transcribes_first(loaded: Any) -> None:
-    defaults = {name: p.default for name, p in inspect.signature(Engine.ask).parameters.items()}
-    assert (defaults["temperature"], defaults["top_p"], defaults["max_new_tokens"]) == (0.2, 0.9, 512)
-    assert loaded[0].config.default_prompt == (
+    defaults = GenerationOptions()
+    assert (defaults.temperature, defaults.top_p, defaults.max_new_tokens) == (0.2, 0.9, 512)
+    assert loaded[1].inference.default_prompt == (
         "Please transcribe the following audio and then answer based on the audio's transcription."
     )
 

@@ -53,7 +53,7 @@ def by_our_classes(folder: Path) -> tuple[Any, Any]:
 
 
 def by_load(folder: Path) -> tuple[Any, Any]:
-    return load_checkpoint(folder, "cpu", torch.float32)
+    return load_checkpoint(folder, "cpu", torch.float32)[:2]
 
 
 # Whole models
@@ -129,7 +129,7 @@ def test_a_folder_can_be_read_in_another_type(tmp_path: Path) -> None:
     add_lora(model)
     model.save_pretrained(tmp_path)
     tiny.processor().save_pretrained(tmp_path)
-    half, processor = load_checkpoint(tmp_path, "cpu", torch.bfloat16)
+    half, processor, _ = load_checkpoint(tmp_path, "cpu", torch.bfloat16)
     assert {parameter.dtype for parameter in half.parameters()} == {torch.bfloat16}
     assert torch.isfinite(logits(half, processor).float()).all()
 
@@ -174,7 +174,9 @@ def test_only_what_was_trained_is_written(parts: tuple[Path, Path], tmp_path: Pa
     adapters = {name for name in model.state_dict() if name.startswith(("alignment.", "shrinking."))}
     assert names == adapters
     files = sorted(path.name for path in (tmp_path / "second").rglob("*.*"))
-    assert files == ["adapter_config.json", "adapter_model.safetensors", "adapters.safetensors", "config.json"]
+    assert files == [
+        "adapter_config.json", "adapter_model.safetensors", "adapters.safetensors", "config.json", "inference.json",
+    ]
 
 
 def test_a_whole_model_can_be_made_of_a_trained_one(parts: tuple[Path, Path], tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ QUESTION = [tiny.user("What does the person say?", tiny.sound(1.3, 4))]
 
 
 def logits(folder: Path) -> torch.Tensor:
-    model, processor = load_checkpoint(folder, "cpu", torch.float32)
+    model, processor, _ = load_checkpoint(folder, "cpu", torch.float32)
     with torch.no_grad():
         return model(**processor.apply_chat_template(QUESTION)).logits
 
@@ -49,11 +49,13 @@ def test_a_whole_model_is_tuned_and_answers(ours: bool, tmp_path: Path) -> None:
     still = train(tuned(tmp_path, str(start), learning_rate=1e-9))
     torch.testing.assert_close(logits(still), before, rtol=1e-3, atol=1e-3)
     final = train(tuned(tmp_path, str(start), learning_rate=1e-2, output_dir=str(tmp_path / "learnt")))
-    assert sorted(path.name for path in final.iterdir()) == ["adapters.safetensors", "config.json", "lora"]
+    assert sorted(path.name for path in final.iterdir()) == [
+        "adapters.safetensors", "config.json", "inference.json", "lora",
+    ]
     assert not torch.allclose(logits(final), before, atol=1e-2)
-    model, processor = load_checkpoint(final, "cpu", torch.float32)
+    model, processor, _ = load_checkpoint(final, "cpu", torch.float32)
     assert model.config.language_model_source == str(start.resolve())
-    assert processor.prompt_format == "released"
+    assert processor.inference.prompt_format == "released"
     pad = load_checkpoint(start, "cpu", torch.float32)[0].language_model.generation_config.pad_token_id
     assert model.language_model.generation_config.pad_token_id == pad
 

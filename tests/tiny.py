@@ -25,6 +25,9 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.configuration import SoundwaveConfig
+from soundwave.inference.backends.torch import TorchDecoder
+from soundwave.inference.engine import Engine
+from soundwave.inference_config import InferenceConfig, TranscribeConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 
@@ -135,9 +138,23 @@ def model(configuration: SoundwaveConfig | None = None, seed: int = 0) -> Soundw
     return made.eval().requires_grad_(False)
 
 
-def processor(configuration: SoundwaveConfig | None = None) -> SoundwaveProcessor:
-    """The processor that fits `config()`."""
-    return SoundwaveProcessor.for_config(configuration or config(), WhisperFeatureExtractor(), chat_tokenizer())
+def processor(configuration: SoundwaveConfig | None = None, **prompts: Any) -> SoundwaveProcessor:
+    """The processor that fits `config()`; `prompts` are as in `InferenceConfig`."""
+    return SoundwaveProcessor.for_config(
+        configuration or config(), InferenceConfig.of(prompts), WhisperFeatureExtractor(), chat_tokenizer()
+    )
+
+
+def engine(
+    configuration: SoundwaveConfig | None = None, model: SoundwaveForConditionalGeneration | None = None,
+    inference: InferenceConfig | None = None, llm: bool = True,
+) -> Engine:
+    """An engine over a model, `model()` if none is given; without `llm`, over its speech encoder alone."""
+    whole = model or globals()["model"](configuration)
+    prompts = inference or InferenceConfig(transcribe=TranscribeConfig(llm=True))
+    fitting = SoundwaveProcessor.for_config(whole.config, prompts, WhisperFeatureExtractor(), chat_tokenizer())
+    decoder = TorchDecoder(whole.language_model) if llm else None
+    return Engine(whole.speech_encoder, decoder, fitting, prompts, name="tiny")
 
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:

@@ -6,7 +6,6 @@ a library that is missing or broken is a finding here, not a failure.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -206,14 +205,14 @@ def _shape_of(folder: Path) -> tuple[SoundwaveConfig, dict[str, int], int]:
     """A model's configuration, its number of parameters per part, and of those that a merged LoRA takes beside them."""
     from transformers import WhisperConfig
 
+    from soundwave.checkpoints.folder import read_config, read_soundwave_config
     from soundwave.checkpoints.released import is_released, released_config
     from soundwave.checkpoints.weights import read_shapes, weight_files
-    from soundwave.configuration import SoundwaveConfig
 
-    values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    values = read_config(folder)
     if is_released(values):  # it does not say how large its encoder is, so its weights are counted as they lie there
         return released_config(values, WhisperConfig()), {"all": numbers_in(weight_files(folder))}, 0
-    config = SoundwaveConfig.from_pretrained(folder)
+    config = read_soundwave_config(folder)
     parts = parameters_per_part(config)
     lora = folder / "lora"
     if not lora.is_dir():

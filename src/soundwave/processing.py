@@ -5,19 +5,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from transformers import AutoProcessor, BatchFeature, ProcessorMixin
+from transformers.utils import cached_file
 
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.configuration import AUDIO_TOKEN, SoundwaveConfig
 from soundwave.errors import ConfigurationError
-from soundwave.text.prompt import TokenizedPrompt, Turn, tokenize_turns, turns_of
+from soundwave.inference_config import FILE_NAME as INFERENCE_FILE
+from soundwave.inference_config import MOVED, InferenceConfig
+from soundwave.text.prompt import TokenizedPrompt, Turn, render_turns, tokenize_turns, turns_of
 
 WINDOW_SECONDS = 30.0  # Whisper's window
 SAMPLES_PER_MEL_FRAME = 160  # 10 ms
+MEL_WINDOW_SAMPLES = 400  # 25 ms
+HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")  # of transformers
 
 
 class SoundwaveProcessor(ProcessorMixin):
@@ -29,30 +35,34 @@ class SoundwaveProcessor(ProcessorMixin):
         encoder_window: `padded` (30 s) or `dynamic` (the audio and a tail of silence).
         window_tail_seconds: that tail.
         frames_per_group: encoder frames per aligned frame; a dynamic window is a whole number of aligned frames.
-        prompt_format: `released` or `chat_template`.
         audio_token: the placeholder's text.
-        transcribe_prompt: the prompt that makes the model transcribe.
-        audio_system_prompt: the system turn of conversations with audio that bring none; None: the template's own.
+
+    Attributes:
+        inference: the model's prompts; `save_pretrained` writes them as inference.json, `from_pretrained` reads them.
     """
 
     def __init__(
         self, feature_extractor: Any = None, tokenizer: Any = None, encoder_window: str = "dynamic",
-        window_tail_seconds: float = 0.5, frames_per_group: int = 2, prompt_format: str = "chat_template",
-        audio_token: str = AUDIO_TOKEN, transcribe_prompt: str = "What does the person say?",
-        audio_system_prompt: str | None = None, chat_template: str | None = None, **kwargs: Any,
+        window_tail_seconds: float = 0.5, frames_per_group: int = 2, audio_token: str = AUDIO_TOKEN,
+        chat_template: str | None = None, **kwargs: Any,
     ):
         self.encoder_window = encoder_window
         self.window_tail_seconds = window_tail_seconds
         self.frames_per_group = frames_per_group
-        self.prompt_format = prompt_format
         self.audio_token = audio_token
-        self.transcribe_prompt = transcribe_prompt
-        self.audio_system_prompt = audio_system_prompt
+        # what processor_config.json of older versions holds
+        self.inference = InferenceConfig().changed({name: kwargs.pop(name) for name in MOVED if name in kwargs})
         super().__init__(feature_extractor, tokenizer, chat_template=chat_template, **kwargs)
 
     @classmethod
-    def for_config(cls, config: SoundwaveConfig, feature_extractor: Any, tokenizer: Any, **changes: Any) -> Any:
-        """A processor that fits a model's configuration; new models get the placeholder added to their tokenizer."""
+    def for_config(
+        cls, config: SoundwaveConfig, inference: InferenceConfig, feature_extractor: Any, tokenizer: Any, **changes: Any
+    ) -> Any:
+        """A processor that fits a model; new models get the placeholder added to their tokenizer.
+
+        Raises:
+            ConfigurationError: the tokenizer, or the feature extractor, is of another model.
+        """
         audio_token = changes.get("audio_token", AUDIO_TOKEN)
         tokenizer.add_special_tokens({"additional_special_tokens": [audio_token]})
         if tokenizer.convert_tokens_to_ids(audio_token) != config.audio_token_id:
@@ -60,12 +70,47 @@ class SoundwaveProcessor(ProcessorMixin):
                 f"The tokenizer gives {audio_token} the id {tokenizer.convert_tokens_to_ids(audio_token)}, but the "
                 f"model's audio_token_id is {config.audio_token_id}; use the tokenizer that the model was trained with."
             )
-        names = (
-            "encoder_window", "window_tail_seconds", "frames_per_group", "prompt_format", "transcribe_prompt",
-            "audio_system_prompt",
+        names = ("encoder_window", "window_tail_seconds", "frames_per_group")
+        made = cls(feature_extractor, tokenizer, **{name: getattr(config, name) for name in names} | changes)
+        made.inference = inference
+        made.check(config)
+        return made
+
+    def check(self, config: SoundwaveConfig) -> None:
+        """Refuses a feature extractor that is not Whisper's of this encoder: its frames would be of other lengths.
+
+        Raises:
+            ConfigurationError: with what is needed.
+        """
+        needed = {
+            "sampling_rate": SAMPLE_RATE, "hop_length": SAMPLES_PER_MEL_FRAME,
+            "feature_size": config.audio_config.num_mel_bins, "n_fft": MEL_WINDOW_SAMPLES,
+        }
+        for name, value in needed.items():
+            given = getattr(self.feature_extractor, name, None)
+            if given != value:
+                raise ConfigurationError(
+                    f"The feature extractor's {name} is {given!r}, but this model's encoder needs {value}; restore "
+                    "preprocessor_config.json or processor_config.json as it was saved."
+                )
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
+        """As in transformers; the prompts are those of inference.json, where the folder has one."""
+        made = super().from_pretrained(pretrained_model_name_or_path, **options | {"trust_remote_code": False})
+        source = {name: options[name] for name in HUB_OPTIONS if name in options}
+        file = cached_file(
+            pretrained_model_name_or_path, INFERENCE_FILE, _raise_exceptions_for_missing_entries=False, **source
         )
-        settings = {name: getattr(config, name) for name in names} | changes
-        return cls(feature_extractor, tokenizer, **settings)
+        if file is not None:
+            made.inference = InferenceConfig.read(Path(file).parent)
+        return made
+
+    def save_pretrained(self, save_directory: Any, **options: Any) -> Any:
+        """As in transformers, and inference.json."""
+        written = super().save_pretrained(save_directory, **options)
+        self.inference.write(Path(save_directory))
+        return written
 
     def window_samples(self, samples: int) -> int:
         """Length of the encoder's window for a clip, both in samples at 16 kHz: a whole number of aligned frames."""
@@ -110,13 +155,17 @@ class SoundwaveProcessor(ProcessorMixin):
     def tokenize(self, conversation: list[dict[str, Any]], reply: bool = True) -> TokenizedPrompt:
         """One conversation to ids (placeholders included) and the mask of the assistant's tokens."""
         turns, _ = self._turns(conversation)
-        return tokenize_turns(self.tokenizer, turns, self.prompt_format, reply)
+        return self._tokenize(turns, reply)
+
+    def _tokenize(self, turns: list[Turn], reply: bool) -> TokenizedPrompt:
+        return tokenize_turns(self.tokenizer, turns, self.inference.prompt_format, self.audio_token, reply)
 
     def _turns(self, conversation: list[dict[str, Any]]) -> tuple[list[Turn], list[Any]]:
         """Turns and audio parts, with the model's system turn where audio comes without one."""
-        turns, audios = turns_of(conversation, self.audio_token)
-        if audios and self.audio_system_prompt is not None and turns[0].role != "system":
-            turns.insert(0, Turn("system", self.audio_system_prompt))
+        turns, audios = turns_of(conversation)
+        system = self.inference.audio_system_prompt
+        if audios and system is not None and turns[0].role != "system":
+            turns.insert(0, Turn("system", (system,)))
         return turns, audios
 
     def __call__(
@@ -150,27 +199,21 @@ class SoundwaveProcessor(ProcessorMixin):
             turns, parts = self._turns(messages)
             rows.append(turns)
             audios += [_audio_of_part(part) for part in parts]
-        if not tokenize and self.prompt_format == "released":
+        if not tokenize and self.inference.prompt_format == "released":
             raise ConfigurationError(
                 "The released prompt has no text form, because a BOS stands before each of its pieces; "
                 "use tokenize=True."
             )
         if not tokenize:
-            texts = [
-                self.tokenizer.apply_chat_template(
-                    [{"role": t.role, "content": t.text} for t in turns],
-                    tokenize=False, add_generation_prompt=add_generation_prompt,
-                )
-                for turns in rows
-            ]
+            texts = [render_turns(self.tokenizer, turns, self.audio_token, add_generation_prompt) for turns in rows]
             return texts if many is conversation else texts[0]
-        ids = [tokenize_turns(self.tokenizer, turns, self.prompt_format, add_generation_prompt).ids for turns in rows]
+        ids = [self._tokenize(turns, add_generation_prompt).ids for turns in rows]
         return self._batch(ids, audios)
 
     def apply_transcription_request(self, audio: Any, prompt: str | None = None) -> BatchFeature:
         """Tensors that ask for the transcript of one audio, or of each of a list."""
         many = audio if isinstance(audio, list) else [audio]
-        instruction = prompt or self.transcribe_prompt
+        instruction = prompt or self.inference.transcribe_prompt
         return self.apply_chat_template(
             [[{"role": "user", "content": [{"type": "audio", "audio": one}, {"type": "text", "text": instruction}]}]
              for one in many]

@@ -6,11 +6,12 @@ knows no option itself.
 
 from __future__ import annotations
 
+import inspect
 import math
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin
 
 from soundwave.errors import ConfigurationError, SoundwaveError
 
@@ -46,11 +47,21 @@ def check_settings(options: Any, error: type[SoundwaveError] = ConfigurationErro
     Raises:
         SoundwaveError: of the class `error`, with the name, the value, and what is allowed.
     """
-    hints = get_type_hints(type(options))
+    hints = hints_of(type(options))
     for one in fields(options):
-        if "help" in one.metadata and not _fits(getattr(options, one.name), hints[one.name], one):
+        if one.name in hints and not _fits(getattr(options, one.name), hints[one.name], one):
             value = getattr(options, one.name)
             raise error(f"{prefix}{one.name} is {value!r}; give {allowed(one, hints[one.name])}.")
+
+
+def hints_of(kind: type) -> dict[str, Any]:
+    """The type of each field that `setting` made, by name; of no other, whose types may name what is not imported."""
+    declared = {one.name for one in fields(kind) if "help" in one.metadata}
+    hints: dict[str, Any] = {}
+    for owner in reversed(kind.__mro__):
+        if declared & set(inspect.get_annotations(owner)):
+            hints |= inspect.get_annotations(owner, eval_str=True)
+    return {name: hint for name, hint in hints.items() if name in declared}
 
 
 def allowed(one: Field[Any], hint: Any) -> str:

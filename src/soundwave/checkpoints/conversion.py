@@ -27,6 +27,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.checkpoints.ctranslate2 import read_tensors
 from soundwave.errors import CheckpointError
+from soundwave.files import atomic_file
 
 # openai/whisper-base: the multilingual "base" row of Whisper's table of sizes.
 WHISPER_BASE = {
@@ -126,7 +127,8 @@ def _write_whisper(tensors: dict[str, torch.Tensor], folder: Path, source: Path)
 
 def _save(tensors: dict[str, torch.Tensor], folder: Path) -> None:
     try:
-        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        with atomic_file(folder / "model.safetensors") as draft:
+            save_file(tensors, draft, metadata={"format": "pt"})
     except SafetensorError as error:  # how safetensors reports a full disk
         raise CheckpointError(
             f"Cannot write {folder / 'model.safetensors'}: {error}. Free some space, or set SOUNDWAVE_CACHE to a "
@@ -155,8 +157,10 @@ def convert_smollm2(gguf: Path, folder: Path) -> None:
     """
     try:
         with contextlib.redirect_stderr(io.StringIO()):  # transformers' own progress bars, which cannot be turned off
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-            model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+            model = AutoModelForCausalLM.from_pretrained(
+                gguf.parent, gguf_file=gguf.name, dtype=torch.float32, trust_remote_code=False
+            )
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"Cannot read {gguf} as a GGUF of SmolLM2: {error}. Download it again.") from error
     # SmolLM2 splits digits before everything else; GGUF stores only the name of that rule ("smollm") and transformers
@@ -174,8 +178,8 @@ def convert_smollm2_from_hub(snapshot: Path, folder: Path) -> None:
         CheckpointError: The snapshot cannot be read.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(snapshot)
-        model = AutoModelForCausalLM.from_pretrained(snapshot, dtype=torch.float32)
+        tokenizer = AutoTokenizer.from_pretrained(snapshot, trust_remote_code=False)
+        model = AutoModelForCausalLM.from_pretrained(snapshot, dtype=torch.float32, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"Cannot read SmolLM2 in {snapshot}: {error}. Download it again.") from error
     _write_smollm2(model, tokenizer, folder, source=snapshot)

@@ -1,21 +1,13 @@
-"""LoRA of the language model, kept as a PEFT folder: attach, load one or several, merge and unmerge, fold in, save.
-
-A merged twin stands beside a model whose plain weights are still needed, and shares with it all but what LoRA changes.
-"""
+"""LoRA of the language model, kept as a PEFT folder: attach, load one or several, merge and unmerge, fold in, save."""
 
 from __future__ import annotations
 
-import copy
 import os
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from peft import LoraConfig
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from transformers import PreTrainedModel
 
 from soundwave.checkpoints.weights import read_shapes
 from soundwave.errors import CheckpointError, ConfigurationError
@@ -28,13 +20,13 @@ from soundwave.model.lora import (
     choose_lora,
     lora_layers,
     lora_names,
+    unwrap_lora,
     write_lora,
 )
 from soundwave.model.soundwave import LORA_FOLDER, SoundwaveForConditionalGeneration
 
 __all__ = [
-    "LORA_FOLDER", "attach_lora", "fold_lora", "load_lora", "lora_state", "merge_lora", "merged_twin", "save_lora",
-    "unmerge_lora", "use_lora",
+    "LORA_FOLDER", "attach_lora", "fold_lora", "load_lora", "merge_lora", "save_lora", "unmerge_lora", "use_lora",
 ]
 
 
@@ -149,60 +141,11 @@ def unmerge_lora(model: SoundwaveForConditionalGeneration) -> None:
 def fold_lora(model: SoundwaveForConditionalGeneration) -> None:
     """Merges the LoRA in use for good: the LLM is a plain one afterwards, and every attached LoRA is gone.
 
-    A conversation without audio is then answered by the changed LLM too, and the configuration says so.
+    A conversation without audio is then answered by the changed LLM too.
     """
     merge_lora(model)
     if model.has_lora:
-        _unwrap(model.language_model)
-        model.config.text_only = "adapted"
-
-
-def merged_twin(language_model: PreTrainedModel) -> PreTrainedModel | None:
-    """A second LLM whose weights hold the LoRA in use, without a LoRA of its own.
-
-    It shares every tensor with the first but the matrices that LoRA changes, and its configurations too: it costs their
-    memory (mini: 106 MB in float32; Llama-3.1-8B with q, k, v, o: 2.7 GB in bfloat16). The first stays as it is.
-
-    Returns:
-        None where no LoRA is attached, or where its matrices are quantised: merging would round them anew.
-    """
-    layers = lora_layers(language_model)
-    bases: list[Any] = [layer.get_base_layer() for layer in layers]
-    if not layers or not all(base.weight.is_floating_point() for base in bases):
-        return None
-    kept = chain(
-        language_model.parameters(), language_model.buffers(), (language_model.config, language_model.generation_config)
-    )
-    twin = copy.deepcopy(language_model, {id(value): value for value in kept})
-    for layer in lora_layers(twin):
-        base: Any = layer.get_base_layer()
-        base.weight = nn.Parameter(base.weight.detach().clone(), requires_grad=False)
-        if not (layer.disable_adapters or layer.merged):
-            layer.merge()
-    _unwrap(twin)
-    return twin
-
-
-def lora_state(language_model: PreTrainedModel) -> tuple[object, ...]:
-    """What a merged twin depends on: equal states, equal twins.
-
-    Which LoRAs are in use and the version of each tensor; a write through `.data`, which torch does not count, is not
-    seen.
-    """
-    state: list[object] = []
-    for layer in lora_layers(language_model):
-        state += [tuple(layer.active_adapters), tuple(layer.merged_adapters), layer.disable_adapters]
-        state += [(p.data_ptr(), p.dtype, 0 if p.is_inference() else p._version) for p in layer.parameters()]
-    return tuple(state)
-
-
-def _unwrap(language_model: PreTrainedModel) -> None:
-    """Leaves the LLM's own layers in the place of PEFT's."""
-    for name, module in list(language_model.named_modules()):
-        if isinstance(module, BaseTunerLayer):
-            parent, _, child = name.rpartition(".")
-            setattr(language_model.get_submodule(parent), child, module.get_base_layer())
-    del language_model.peft_config
+        unwrap_lora(model.language_model)
 
 
 def save_lora(model: SoundwaveForConditionalGeneration, folder: Path, name: str = DEFAULT) -> None:

@@ -6,9 +6,11 @@ names what supplies the encoder and the LLM: a catalog part, a hub id, or a whol
 
 from __future__ import annotations
 
-import json
+import copy
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -16,14 +18,29 @@ from torch import Tensor
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, WhisperConfig, WhisperFeatureExtractor
 
 from soundwave.checkpoints.catalog import HUB_ID, hub_part_folder, part_folder
+from soundwave.checkpoints.folder import model_type, read_pretrained, read_soundwave_config
 from soundwave.checkpoints.lora import LORA_FOLDER, load_lora, save_lora
 from soundwave.checkpoints.parts import PARTS
 from soundwave.checkpoints.released import MODEL_TYPE as RELEASED_TYPE
 from soundwave.checkpoints.released import read_released_config, released_processor, rename, set_released_generation
-from soundwave.checkpoints.weights import empty_model, fill, finish, read_tensors, weight_files
+from soundwave.checkpoints.weights import (
+    Rename,
+    check_shapes,
+    empty_encoder,
+    empty_model,
+    encoder_only,
+    fill,
+    finish,
+    read_tensors,
+    renamed_shapes,
+    weight_files,
+)
 from soundwave.configuration import SoundwaveConfig
-from soundwave.errors import CheckpointError
+from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.files import atomic_file
+from soundwave.inference_config import InferenceConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.speech_encoder import SpeechEncoder
 from soundwave.processing import SoundwaveProcessor
 
 TRAINED_FILE = "adapters.safetensors"
@@ -38,41 +55,104 @@ def load_native(
     Raises:
         CheckpointError: files are missing or do not fit together, or a part cannot be had.
     """
-    config = SoundwaveConfig.from_pretrained(folder)
+    config, sources = _checked(folder)
     model = empty_model(config)
-    fill(model, read_tensors(weight_files(folder)), _same, device, dtype, str(folder))
-    sources = {"audio_tower.": config.audio_tower_source, "language_model.": config.language_model_source}
-    for prefix, source in sources.items():
-        if source is not None:
-            fill_part(model, source, prefix, device, dtype)
+    for source in sources:
+        fill(model, read_tensors(source.files, source.rename), source.rename, device, dtype, source.name)
     finish(model, device, str(folder))
     language_folder = folder if config.language_model_source is None else resolve_part(config.language_model_source)
     processor = load_processor(config, folder)
     if model_type(language_folder) == RELEASED_TYPE:
         set_released_generation(model, language_folder, processor)
     elif (language_folder / "generation_config.json").is_file():
-        model.language_model.generation_config = GenerationConfig.from_pretrained(language_folder)
-    if (folder / LORA_FOLDER).is_dir():
+        model.language_model.generation_config = read_pretrained(
+            GenerationConfig, language_folder, "generation_config.json"
+        )
+    if config.lora or (folder / LORA_FOLDER).is_dir():
         load_lora(model, folder / LORA_FOLDER)
     model.eval().requires_grad_(False)
     return model, processor
 
 
-def load_processor(config: SoundwaveConfig, folder: Path | None = None) -> SoundwaveProcessor:
-    """The processor of a configuration, from the parts that it names or from a complete folder."""
+def load_native_encoder(
+    folder: Path, device: str, dtype: torch.dtype
+) -> tuple[SpeechEncoder, SoundwaveProcessor]:
+    """Reads the speech encoder of a folder of our own format; see `loading.load_speech_encoder`."""
+    config, sources = _checked(folder)
+    encoder = empty_encoder(config)
+    for source in sources:
+        rename = encoder_only(config, source.rename)
+        fill(encoder, read_tensors(source.files, rename), rename, device, dtype, source.name)
+    finish(encoder, device, str(folder))
+    return encoder, load_processor(config, folder)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Files that hold weights, and what they are called there."""
+
+    name: str
+    files: list[Path]
+    rename: Rename
+
+
+def _checked(folder: Path) -> tuple[SoundwaveConfig, list[_Source]]:
+    """A folder's configuration and where its weights are, compared with each other."""
+    config = read_soundwave_config(folder)
+    sources = [_Source(str(folder), weight_files(folder), _same)]
+    parts = {"audio_tower.": config.audio_tower_source, "language_model.": config.language_model_source}
+    sources += [_part(source, prefix) for prefix, source in parts.items() if source is not None]
+    shapes = {name: shape for source in sources for name, shape in renamed_shapes(source.files, source.rename).items()}
+    check_shapes(config, shapes, str(folder))
+    return config, sources
+
+
+def load_processor(
+    config: SoundwaveConfig, folder: Path | None = None, inference: InferenceConfig | None = None
+) -> SoundwaveProcessor:
+    """The processor of a configuration, from the parts that it names or from a complete folder.
+
+    Args:
+        config: the model's.
+        folder: the model's; None for a new one.
+        inference: its prompts; None: those of the folder.
+    """
     if config.language_model_source is None:
-        return SoundwaveProcessor.from_pretrained(folder)
+        assert folder is not None
+        processor = read_pretrained(SoundwaveProcessor, folder, "processor and tokenizer")
+        return _prepared(processor, config, folder, inference)
+    if inference is None:
+        inference = InferenceConfig() if folder is None else InferenceConfig.read(folder)
     language_folder = resolve_part(config.language_model_source)
     if model_type(language_folder) == RELEASED_TYPE:
-        return released_processor(language_folder, config)
+        return released_processor(language_folder, config, inference)
     if model_type(language_folder) == SoundwaveConfig.model_type:
-        whole = SoundwaveProcessor.from_pretrained(language_folder)
-        return SoundwaveProcessor.for_config(
-            config, whole.feature_extractor, whole.tokenizer, audio_token=whole.audio_token
+        whole = read_pretrained(SoundwaveProcessor, language_folder, "processor and tokenizer")
+        return _for_config(
+            language_folder, config, inference, whole.feature_extractor, whole.tokenizer, audio_token=whole.audio_token
         )
-    tokenizer = AutoTokenizer.from_pretrained(language_folder)
+    tokenizer = read_pretrained(AutoTokenizer, language_folder, "tokenizer")
     audio_folder = resolve_part(config.audio_tower_source or "")
-    return SoundwaveProcessor.for_config(config, WhisperFeatureExtractor.from_pretrained(audio_folder), tokenizer)
+    extractor = read_pretrained(WhisperFeatureExtractor, audio_folder, "preprocessor_config.json")
+    return _for_config(language_folder, config, inference, extractor, tokenizer)
+
+
+def _prepared(
+    processor: SoundwaveProcessor, config: SoundwaveConfig, folder: Path, inference: InferenceConfig | None
+) -> SoundwaveProcessor:
+    try:
+        processor.check(config)
+    except ConfigurationError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
+    processor.inference = inference or processor.inference
+    return processor
+
+
+def _for_config(folder: Path, *arguments: Any, **changes: Any) -> SoundwaveProcessor:
+    try:
+        return SoundwaveProcessor.for_config(*arguments, **changes)
+    except ConfigurationError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
 def resolve_part(source: str) -> Path:
@@ -82,14 +162,8 @@ def resolve_part(source: str) -> Path:
     return hub_part_folder(source) if source not in PARTS and HUB_ID.fullmatch(source) else part_folder(source)
 
 
-def model_type(folder: Path) -> str | None:
-    """The `model_type` in a folder's config.json: ours and the released format's are whole models, others are parts."""
-    file = folder / "config.json"
-    return json.loads(file.read_text(encoding="utf-8")).get("model_type") if file.is_file() else None
-
-
-def start_config(folder: Path, name: str) -> SoundwaveConfig:
-    """The configuration of a model to train further; a whole model names itself as what its parts come from.
+def start_config(folder: Path, name: str) -> tuple[SoundwaveConfig, InferenceConfig]:
+    """The configurations of a model to train further; a whole model names itself as what its parts come from.
 
     Args:
         folder: of a trained or whole model of our format, or of the released one.
@@ -101,11 +175,13 @@ def start_config(folder: Path, name: str) -> SoundwaveConfig:
     kind = model_type(folder)
     if kind not in (RELEASED_TYPE, SoundwaveConfig.model_type):
         raise CheckpointError(f"{folder} holds a model of type {kind!r}, not a Soundwave model to train further.")
-    released = kind == RELEASED_TYPE
-    config = read_released_config(folder) if released else SoundwaveConfig.from_pretrained(folder)
+    if kind == RELEASED_TYPE:
+        config, inference = read_released_config(folder)
+    else:
+        config, inference = read_soundwave_config(folder), InferenceConfig.read(folder)
     if config.language_model_source is None:
         config.audio_tower_source = config.language_model_source = name
-    return config
+    return config, inference
 
 
 def adapter_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
@@ -118,8 +194,8 @@ def adapter_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
 def new_config(audio_tower: str, language_model: str, **switches: object) -> SoundwaveConfig:
     """The configuration of a new model over two parts."""
     return SoundwaveConfig(
-        audio_config=WhisperConfig.from_pretrained(resolve_part(audio_tower)),
-        text_config=AutoConfig.from_pretrained(resolve_part(language_model)),
+        audio_config=read_pretrained(WhisperConfig, resolve_part(audio_tower), "config.json"),
+        text_config=read_pretrained(AutoConfig, resolve_part(language_model), "config.json"),
         audio_tower_source=audio_tower, language_model_source=language_model, **switches,
     )
 
@@ -129,28 +205,52 @@ def fill_part(
     only: str | None = None,
 ) -> None:
     """Fills the encoder or the LLM from a part or a whole model; `only`: just the tensors whose name contains it."""
+    part = _part(source, prefix)
+
+    def chosen(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
+        return [pair for pair in part.rename(name, tensor) if only is None or only in pair[0]]
+
+    fill(model, read_tensors(part.files, chosen), chosen, device, dtype, source)
+
+
+def _part(source: str, prefix: str) -> _Source:
+    """Where the encoder's or the LLM's weights are: in a part, or in a whole model."""
     folder = resolve_part(source)
     kind = model_type(folder)
 
     def from_whole(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
         named = rename(name, tensor) if kind == RELEASED_TYPE else [(name, tensor)]
-        return [(new, value) for new, value in named if new.startswith(prefix) and (only is None or only in new)]
+        return [(new, value) for new, value in named if new.startswith(prefix)]
 
     def from_part(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
         for stem in ("model.encoder.", "encoder."):  # a complete Whisper of the hub
             name = name.removeprefix(stem)
         unwanted = prefix == "audio_tower." and name.startswith(("model.decoder.", "decoder.", "proj_out."))
-        return [] if unwanted or (only and only not in name) else [(prefix + name, tensor)]
+        return [] if unwanted else [(prefix + name, tensor)]
 
     whole = kind in (RELEASED_TYPE, SoundwaveConfig.model_type)
-    fill(model, read_tensors(weight_files(folder)), from_whole if whole else from_part, device, dtype, source)
+    return _Source(source, weight_files(folder), from_whole if whole else from_part)
 
 
-def save_trained(model: SoundwaveForConditionalGeneration, folder: Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes config.json, the adapters and the LoRA: what this project trains, not its frozen parts."""
+def save_trained(
+    model: SoundwaveForConditionalGeneration, folder: Path, dtype: torch.dtype = torch.float16,
+    inference: InferenceConfig | None = None,
+) -> None:
+    """Writes the configurations, the adapters and the LoRA: what this project trains, not its frozen parts.
+
+    Args:
+        model: over parts.
+        folder: made when missing.
+        dtype: of floating-point weights; those that are narrower stay so.
+        inference: the model's prompts; None: the defaults.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    model.config.save_pretrained(folder)
-    save_file(dict(_trained(model, dtype)), folder / TRAINED_FILE, metadata={"format": "pt"})
+    config = copy.deepcopy(model.config)
+    config.lora = model.has_lora
+    config.save_pretrained(folder)
+    (inference or InferenceConfig()).write(folder)
+    with atomic_file(folder / TRAINED_FILE) as draft:
+        save_file(dict(_trained(model, dtype)), draft, metadata={"format": "pt"})
     if model.has_lora:
         save_lora(model, folder / LORA_FOLDER)
 

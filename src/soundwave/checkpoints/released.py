@@ -5,7 +5,6 @@ The released names live in this file only. Quirks and their order are listed in 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +12,25 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, GenerationConfig, LlamaConfig, WhisperConfig, WhisperFeatureExtractor
 
-from soundwave.checkpoints.weights import empty_model, fill, finish, read_shapes, read_tensors, weight_files
-from soundwave.configuration import SoundwaveConfig
-from soundwave.errors import CheckpointError
+from soundwave.checkpoints.folder import read_config, read_pretrained
+from soundwave.checkpoints.weights import (
+    check_shapes,
+    empty_encoder,
+    empty_model,
+    encoder_only,
+    fill,
+    finish,
+    read_shapes,
+    read_tensors,
+    renamed_shapes,
+    weight_files,
+)
+from soundwave.configuration import RUNS_CODE, SoundwaveConfig
+from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.inference_config import FILE_NAME as INFERENCE_FILE
+from soundwave.inference_config import RELEASED, InferenceConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.speech_encoder import SpeechEncoder
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.prompt import RELEASED_AUDIO_TOKEN
 
@@ -27,7 +41,6 @@ OWN_KEYS = (
 NOT_LLAMA_KEYS = (*OWN_KEYS, "model_type", "architectures", "transformers_version")
 NEEDED_KEYS = ("audio_patch_token", "hidden_size", "num_attention_heads", "num_hidden_layers", "vocab_size")
 WHISPER_HEAD_WIDTH = 64  # of every published Whisper
-RELEASED_FFN_DIM = 8192
 
 RENAMES = {  # longest prefix first: the last entry takes what is left
     "model.audio_tower.": "audio_tower.",
@@ -68,26 +81,31 @@ def rename(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
 
 
 def released_config(
-    values: dict[str, Any], audio_config: WhisperConfig, layers: int = 1, ffn_dim: int = RELEASED_FFN_DIM
+    values: dict[str, Any], audio_config: WhisperConfig, layers: int = 1, ffn_dim: int | None = None
 ) -> SoundwaveConfig:
-    """The released `config.json` in our terms, with every quirk as the switch that stands for it."""
+    """The released `config.json` in our terms, with every quirk as the switch that stands for it.
+
+    Raises:
+        CheckpointError: a value is missing, or is not one that transformers can read.
+    """
     missing = [key for key in NEEDED_KEYS if values.get(key) is None]
     if missing:
         raise CheckpointError(
             f"The released config.json lacks {missing[0]!r}; this is no complete checkpoint of that format."
         )
-    text = {key: value for key, value in values.items() if key not in NOT_LLAMA_KEYS and value is not None}
-    text_config = LlamaConfig(**text)
-    blank = int(values["audio_patch_token"])
-    return SoundwaveConfig(
-        audio_config=audio_config, text_config=text_config, audio_token_id=blank, ctc_blank_id=blank,
-        alignment_layers=layers, alignment_heads=text_config.num_attention_heads, alignment_ffn_dim=ffn_dim,
-        look_back_heads=text_config.num_attention_heads,
-        alignment_whitening=False, alignment_convolution=0, alignment_attention="frame", ctc_head="projection",
-        run_pooling="first", blank_handling="one_per_run",
-        look_back_over="kept", audio_embedding="look_back", encoder_window="padded", prompt_format="released",
-        text_only="adapted",
-    )
+    left_out = (*NOT_LLAMA_KEYS, *RUNS_CODE)
+    text = {key: value for key, value in values.items() if key not in left_out and value is not None}
+    sizes = {} if ffn_dim is None else {"alignment_ffn_dim": ffn_dim}
+    try:
+        text_config = LlamaConfig(**text)
+        blank, heads = int(values["audio_patch_token"]), text_config.num_attention_heads
+        return SoundwaveConfig.preset(
+            "released", audio_config=audio_config, text_config=text_config, audio_token_id=blank, ctc_blank_id=blank,
+            alignment_layers=layers, alignment_heads=heads, look_back_heads=heads, lora=False, **sizes,
+        )
+    except Exception as error:  # transformers trips over values of a wrong type in many ways
+        told = " ".join(str(error).split())[:200]
+        raise CheckpointError(f"The released config.json cannot be used ({type(error).__name__}: {told}).") from error
 
 
 def load_released(
@@ -103,36 +121,62 @@ def load_released(
     Raises:
         CheckpointError: files are missing or do not fit together.
     """
-    config = read_released_config(folder)
+    config, inference = _checked(folder)
     model = empty_model(config)
     fill(model, read_tensors(weight_files(folder)), rename, device, dtype, str(folder))
     finish(model, device, str(folder))
-    processor = released_processor(folder, config)
+    processor = released_processor(folder, config, inference)
     set_released_generation(model, folder, processor)
     return model, processor
 
 
-def read_released_config(folder: Path) -> SoundwaveConfig:
-    """The configuration of a checkpoint of the released format; what config.json leaves out is told by the weights.
+def load_released_encoder(
+    folder: Path, device: str, dtype: torch.dtype
+) -> tuple[SpeechEncoder, SoundwaveProcessor]:
+    """Reads the speech encoder of a checkpoint of the released format; see `loading.load_speech_encoder`."""
+    config, inference = _checked(folder)
+    encoder, wanted = empty_encoder(config), encoder_only(config, rename)
+    fill(encoder, read_tensors(weight_files(folder), wanted), wanted, device, dtype, str(folder))
+    finish(encoder, device, str(folder))
+    return encoder, released_processor(folder, config, inference)
+
+
+def _checked(folder: Path) -> tuple[SoundwaveConfig, InferenceConfig]:
+    config, inference = read_released_config(folder)
+    check_shapes(config, renamed_shapes(weight_files(folder), rename), str(folder))
+    return config, inference
+
+
+def read_released_config(folder: Path) -> tuple[SoundwaveConfig, InferenceConfig]:
+    """The configurations of a checkpoint of the released format; what config.json leaves out is told by the weights.
+
+    An inference.json that was put there goes before what the released code does.
 
     Raises:
         CheckpointError: files are missing or do not fit together.
     """
-    values = json.loads((folder / "config.json").read_text())
+    values = read_config(folder)
     shapes = read_shapes(weight_files(folder))
-    return released_config(values, _audio_config(_audio_folder(folder), shapes), *_adapter_sizes(shapes))
+    config = released_config(values, _audio_config(_audio_folder(folder), shapes), *_adapter_sizes(shapes))
+    inference = InferenceConfig.read(folder) if (folder / INFERENCE_FILE).is_file() else RELEASED
+    return config, inference
 
 
-def released_processor(folder: Path, config: SoundwaveConfig) -> SoundwaveProcessor:
+def released_processor(folder: Path, config: SoundwaveConfig, inference: InferenceConfig) -> SoundwaveProcessor:
     """The processor of a checkpoint of the released format.
 
     Raises:
-        CheckpointError: there is no tokenizer that transformers can read.
+        CheckpointError: there is no tokenizer that transformers can read, or it is of another model.
     """
     extractor = _feature_extractor(_audio_folder(folder), config.audio_config.num_mel_bins)
-    return SoundwaveProcessor.for_config(
-        config, extractor, _tokenizer(folder, config), audio_token=RELEASED_AUDIO_TOKEN
-    )
+    # told the configuration, transformers does not look into config.json, whose model_type it does not know
+    tokenizer = read_pretrained(AutoTokenizer, folder, "tokenizer", config=config.text_config)
+    try:
+        return SoundwaveProcessor.for_config(
+            config, inference, extractor, tokenizer, audio_token=RELEASED_AUDIO_TOKEN
+        )
+    except ConfigurationError as error:
+        raise CheckpointError(f"{folder}: {error}") from error
 
 
 def set_released_generation(
@@ -140,25 +184,15 @@ def set_released_generation(
 ) -> None:
     """Gives the LLM the checkpoint's defaults of generation, and the pad token that its config.json names."""
     if (folder / "generation_config.json").is_file():
-        model.language_model.generation_config = GenerationConfig.from_pretrained(folder)
-    pad = json.loads((folder / "config.json").read_text()).get("llm_pad_token_id", processor.tokenizer.pad_token_id)
+        model.language_model.generation_config = read_pretrained(GenerationConfig, folder, "generation_config.json")
+    pad = read_config(folder).get("llm_pad_token_id", processor.tokenizer.pad_token_id)
     model.language_model.generation_config.pad_token_id = pad
 
 
 def _audio_folder(folder: Path) -> Path:
-    values = json.loads((folder / "config.json").read_text())
-    return folder / str(values.get("audio_tower", "audio_tower"))
-
-
-def _tokenizer(folder: Path, config: SoundwaveConfig) -> Any:
-    try:
-        # told the configuration, transformers does not look into config.json, whose model_type it does not know
-        return AutoTokenizer.from_pretrained(folder, config=config.text_config)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{folder} has no tokenizer that transformers can read ({' '.join(str(error).split())}); "
-            "put the checkpoint's tokenizer.json and tokenizer_config.json there."
-        ) from error
+    """Where the encoder's configuration may be, inside the checkpoint's own folder; else its sizes are derived."""
+    named = Path(str(read_config(folder).get("audio_tower", "audio_tower")))
+    return folder / named.name if named.is_absolute() or ".." in named.parts else folder / named
 
 
 def _adapter_sizes(shapes: dict[str, tuple[int, ...]]) -> tuple[int, int]:
@@ -175,7 +209,7 @@ def _shape(shapes: dict[str, tuple[int, ...]], name: str) -> tuple[int, ...]:
 
 def _audio_config(folder: Path, shapes: dict[str, tuple[int, ...]]) -> WhisperConfig:
     if (folder / "config.json").is_file():
-        return WhisperConfig.from_pretrained(folder)
+        return read_pretrained(WhisperConfig, folder, "config.json")
     stem = "model.audio_tower."
     width, mels, _ = _shape(shapes, f"{stem}conv1.weight")
     if width % WHISPER_HEAD_WIDTH:
@@ -194,5 +228,5 @@ def _audio_config(folder: Path, shapes: dict[str, tuple[int, ...]]) -> WhisperCo
 
 def _feature_extractor(folder: Path, mel_bins: int) -> WhisperFeatureExtractor:
     if (folder / "preprocessor_config.json").is_file():
-        return WhisperFeatureExtractor.from_pretrained(folder)
+        return read_pretrained(WhisperFeatureExtractor, folder, "preprocessor_config.json")
     return WhisperFeatureExtractor(feature_size=mel_bins)

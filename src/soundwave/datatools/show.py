@@ -87,15 +87,15 @@ def show(row: Row, spelling: Spelling) -> Shown:
 
     example = row.example
     assert example is not None
-    released = spelling.config.get("prompt_format") == "released"
+    released = spelling.inference.prompt_format == "released"
     audio_token = RELEASED_AUDIO_TOKEN if released else AUDIO_TOKEN
-    tokenizer = AutoTokenizer.from_pretrained(spelling.language_model)
+    tokenizer = AutoTokenizer.from_pretrained(spelling.language_model, trust_remote_code=False)
     tokenizer.add_special_tokens({"additional_special_tokens": [audio_token]})
-    turns, audios = turns_of(example.messages, audio_token)
-    system = spelling.config.get("audio_system_prompt")
+    turns, audios = turns_of(example.messages)
+    system = spelling.inference.audio_system_prompt
     if audios and system is not None and turns[0].role != "system":
-        turns.insert(0, Turn("system", system))
-    prompt = tokenize_turns(tokenizer, turns, "released" if released else "chat_template", reply=False)
+        turns.insert(0, Turn("system", (system,)))
+    prompt = tokenize_turns(tokenizer, turns, spelling.inference.prompt_format, audio_token, reply=False)
     placeholder = tokenizer.convert_tokens_to_ids(audio_token)
     tokens = [
         ShownToken(token, tokenizer.decode([token]), "audio" if token == placeholder else "learnt" if said else "read")

@@ -5,9 +5,8 @@ transformers is not needed, so that counting the tokens of a manifest starts at 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -18,6 +17,7 @@ from tokenizers import Tokenizer
 from soundwave.checkpoints.catalog import part_folder, resolve_model
 from soundwave.checkpoints.parts import PARTS
 from soundwave.errors import ConfigurationError
+from soundwave.inference_config import RELEASED, InferenceConfig, read_json
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -45,12 +45,14 @@ class Spelling:
     Attributes:
         language_model: the folder of the tokenizer.
         config: the model's config.json where it is one of ours, else empty.
+        inference: the model's prompts.
         ctc: words to CTC classes.
     """
 
     language_model: Path
     config: dict[str, Any]
     ctc: CtcTokenizer
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
     def tokens(self, text: str) -> list[int]:
         """The language model's own tokens of a text, without special ones."""
@@ -82,14 +84,14 @@ def load_spelling(
         ConfigurationError: it has no fast tokenizer.
     """
     folder = part_folder(model, progress=progress) if model in PARTS else resolve_model(model)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    vocabulary = None
+    config, own = read_json(folder / "config.json"), folder
+    vocabulary, inference = None, InferenceConfig()
     if str(config.get("model_type")) == "soundwave":
-        vocabulary = config.get("ctc_vocabulary")
+        vocabulary, inference = config.get("ctc_vocabulary"), InferenceConfig.read(own)
         if (source := config.get("language_model_source")) is not None:
             folder = Path(source) if Path(source).is_dir() else part_folder(source, progress=progress)
     elif str(config.get("model_type")).lower() == "soundwave":  # the released format
-        config = {**config, "encoder_window": "padded", "prompt_format": "released"}
+        config, inference = {**config, "encoder_window": "padded"}, RELEASED
     else:
         config = {}
     file = folder / "tokenizer.json"
@@ -98,7 +100,7 @@ def load_spelling(
             f"{model}: {folder} has no tokenizer.json; give a language model with a fast tokenizer, such as "
             f"{DEFAULT_MODEL}."
         )
-    return Spelling(folder, config, CtcTokenizer(_Words(Tokenizer.from_file(str(file))), vocabulary))
+    return Spelling(folder, config, CtcTokenizer(_Words(Tokenizer.from_file(str(file))), vocabulary), inference)
 
 
 def ctc_frames_needed(classes: list[int]) -> int:

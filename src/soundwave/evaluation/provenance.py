@@ -21,6 +21,7 @@ from soundwave.checkpoints.catalog import check_folder, models_cache
 from soundwave.checkpoints.native import resolve_part
 from soundwave.checkpoints.parts import PARTS
 from soundwave.inference.engine import Engine
+from soundwave.inference_config import FILE_NAME
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What cannot change a reply: the layers beside and above the engine.
@@ -34,12 +35,12 @@ def settings_of(engine: Engine) -> dict[str, Any]:
     about = engine.describe()
     return {
         "weights": weights_of(engine), "dtype": about["dtype"], "device": torch.device(about["device"]).type,
-        "code_sha256": code_hash(), "search": engine.search,
+        "code_sha256": code_hash(),
     }
 
 
 def weights_of(engine: Engine) -> dict[str, str]:
-    """sha256 of every weight file, by its path inside the model's folder or a part's name.
+    """sha256 of every file that decides replies, by its path inside the model's folder or a part's name.
 
     The files of a part that the catalog made are not read again: its record of them is checked and taken.
     """
@@ -47,9 +48,10 @@ def weights_of(engine: Engine) -> dict[str, str]:
         return {}
     hashes = {
         path.relative_to(engine.folder).as_posix(): _sha256(path)
-        for path in sorted(engine.folder.rglob("*.safetensors"))
+        for path in sorted(engine.folder.rglob("*"))
+        if path.suffix == ".safetensors" or path.name in (FILE_NAME, engine.inference.transcribe.ngram)
     }
-    for source in (engine.model.config.audio_tower_source, engine.model.config.language_model_source):
+    for source in (engine.encoder.config.audio_tower_source, engine.encoder.config.language_model_source):
         if source is None:
             continue
         if Path(source).is_dir() or source not in PARTS:  # a folder, or a model of the hub

@@ -35,9 +35,7 @@ def report(
     """
     task, asking, about = evaluation.task, evaluation.asking, engine.describe()
     installed = versions()
-    prompt = asking.prompt
-    if prompt is None and task.listens and task.name.value != "ctc":
-        prompt = engine.model.config.transcribe_prompt
+    own = "what is said" if task.asking.max_new_tokens else "a transcript"
     return {
         "task": task.name.value,
         "measure": task.measure,
@@ -48,9 +46,10 @@ def report(
             for failure in evaluation.failures
         ],
         "manifests": _by_manifest(evaluation, clips),
-        "prompt": prompt if task.listens else "the text of the question, without audio",
+        "prompt": (asking.prompt or own) if task.listens else "the text of the question, without audio",
         "decoding": {
             "method": _method(evaluation, engine),
+            "via": asking.via, "llm": asking.llm,
             "max_new_tokens": asking.max_new_tokens or "by the length of the clip",
         },
         "normaliser": None if task.name.value == "translate" else NORMALISER,
@@ -69,21 +68,24 @@ def report(
 
 def _method(evaluation: Evaluation, engine: Engine) -> str:
     """How the words were chosen."""
-    task, config = evaluation.task, engine.model.config
-    searches = bool(config.joint_ctc_weight and engine.search and task.listens)
-    if task.name.value == "ctc":
-        return "best CTC path, then known words" if searches else "best CTC path"
-    if not searches:
-        return "greedy"
-    search = f"search of the language model and CTC (weight {config.joint_ctc_weight:g}), then known words"
-    if config.rescoring_weight:
-        search += f", then the plain language model's choice (weight {config.rescoring_weight:g})"
-    if config.rewording_weight:
-        search += f", then other known words by CTC and the plain language model (weight {config.rewording_weight:g})"
-    if evaluation.asking.prompt in (None, config.transcribe_prompt):
-        return search
-    if evaluation.asking.prompt == config.answer_prompt:
-        return f"{search}; what was found is answered greedily, as if typed"
+    settings = engine.inference.transcribe
+    search = (
+        f"CTC beam search with {settings.ngram} ({settings.beams} beams, weight {settings.language_weight:g}, bonus "
+        f"{settings.word_bonus:g})"
+    )
+    ways = {
+        "ctc": search if settings.ngram else "greedy CTC",
+        "ctc+llm": f"{search}, the plain LLM's choice of {settings.nbest} (weight {settings.rescoring_weight:g})",
+        "llm": "greedy",
+    }
+    said = evaluation.predictions[0].said if evaluation.predictions else {}
+    if evaluation.task.name.value == "ctc":
+        return "greedy CTC"
+    if "source" in said:
+        return ways[said["source"]]
+    if said.get("via") == "transcript":
+        words = ways["ctc+llm" if settings.llm and settings.ngram else "ctc" if settings.ngram else "llm"]
+        return f"{words}; the transcript is answered greedily, as if typed"
     return "greedy"
 
 

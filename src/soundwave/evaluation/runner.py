@@ -17,8 +17,8 @@ from typing import Any
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.errors import SoundwaveError
 from soundwave.evaluation.clips import Clip
+from soundwave.evaluation.systems import System
 from soundwave.evaluation.tasks import Asking, Prediction, Samples, Task
-from soundwave.inference.engine import Engine
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
 
@@ -105,7 +105,7 @@ class Notebook:
 
 
 def evaluate(
-    engine: Engine, task: Task, clips: Sequence[Clip], asking: Asking, notebook: Notebook, *, batch_size: int = 8,
+    engine: System, task: Task, clips: Sequence[Clip], asking: Asking, notebook: Notebook, *, batch_size: int = 8,
     progress: Progress = lambda done, total: None,
 ) -> Evaluation:
     """Asks about every clip, the longest first, so that batches are of like length and memory is tried at the start.
@@ -142,7 +142,7 @@ def evaluate(
 
 
 def _ask(
-    engine: Engine, task: Task, clips: Sequence[Clip], asking: Asking
+    engine: System, task: Task, clips: Sequence[Clip], asking: Asking
 ) -> tuple[list[Prediction], list[Failure]]:
     """One batch; where something in it cannot be used, its clips one by one, so that only those fail that must."""
     try:

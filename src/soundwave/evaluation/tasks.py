@@ -7,18 +7,17 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 
 from soundwave.errors import ConfigurationError
 from soundwave.evaluation import TaskName
 from soundwave.evaluation.clips import Clip
 from soundwave.evaluation.replies import answer_part, is_repetition, label_part, named_label
+from soundwave.evaluation.systems import System
 from soundwave.evaluation.translation import translation_score
-from soundwave.inference.engine import Engine
-from soundwave.model.lora import switch_lora
+from soundwave.inference.backends.protocol import Prompt
+from soundwave.inference.options import GenerationOptions, Via
 from soundwave.text.metrics import is_answered, is_silent, word_errors
 
-ANSWER_PROMPT = "Please answer the question that the person asks."
 # The instructions that come first in the training data's files for these tasks (`data instruct`).
 INTENT_PROMPT = "What is the intent of the speaker?"
 SOUND_PROMPT = "Where's the sound in this clip originating from?"
@@ -33,12 +32,16 @@ class Asking:
     """How every clip of one evaluation is asked.
 
     Attributes:
-        prompt: None: the model's own prompt for transcripts, or, typed, the question itself.
+        prompt: None: a transcript is asked for; or what is said, or typed, is itself the prompt.
         max_new_tokens: None: the engine's bound for a transcript, which grows with the clip.
+        via: what the LLM reads of a recording, as in `Engine.ask`.
+        llm: whether the LLM has a say in a transcript, as in `Engine.transcribe`.
     """
 
     prompt: str | None
     max_new_tokens: int | None
+    via: Via = "auto"
+    llm: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -88,51 +91,56 @@ class Task:
     listens: bool
     asking: Asking
     takes_prompt: bool
-    answer: Callable[[Engine, Sequence[Clip], Sequence[Samples], Asking], list[dict[str, str]]]
+    answer: Callable[[System, Sequence[Clip], Sequence[Samples], Asking], list[dict[str, str]]]
     score: Callable[[Sequence[Prediction]], Score]
 
-    def ask_with(self, prompt: str | None, max_new_tokens: int | None) -> Asking:
+    def ask_with(
+        self, prompt: str | None = None, max_new_tokens: int | None = None, via: Via = "auto", llm: bool | None = None
+    ) -> Asking:
         """The task's way of asking, with what the user wants otherwise.
 
         Raises:
             ConfigurationError: A setting that would change nothing here.
         """
-        if prompt is not None and not self.takes_prompt:
-            raise ConfigurationError(f"The task {self.name.value} has no prompt: leave {prompt!r} out.")
-        asking = Asking(self.asking.prompt if prompt is None else prompt, max_new_tokens or self.asking.max_new_tokens)
-        if max_new_tokens is not None and self.asking.max_new_tokens is None and asking.prompt is None:
-            raise ConfigurationError(
-                f"max_new_tokens={max_new_tokens} changes nothing in the task {self.name.value}, where the clip's "
-                "length bounds what is written down; leave it out."
-            )
-        return asking
+        asks = self.asking.max_new_tokens is not None or prompt is not None  # for an answer, not for a transcript
+        unused = {
+            "prompt": prompt is not None and not self.takes_prompt,
+            "max_new_tokens": max_new_tokens is not None and not asks,
+            "via": via != "auto" and not (asks and self.listens),
+            "llm": llm is not None and (asks or not self.takes_prompt),
+        }
+        for name in (name for name, is_unused in unused.items() if is_unused):
+            raise ConfigurationError(f"{name} changes nothing in the task {self.name.value}; leave it out.")
+        return Asking(prompt or self.asking.prompt, max_new_tokens or self.asking.max_new_tokens, via, llm)
 
 
 def _transcribe(
-    engine: Engine, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
+    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
 ) -> list[dict[str, str]]:
     if asking.prompt is not None:
         return _ask(engine, clips, audio, asking)
-    heard = engine.transcribe_batch(list(audio))
-    return [{"reply": one.text, "ctc": one.ctc_text} for one in heard]
+    transcripts = engine.transcribe_batch(list(audio), llm=asking.llm)
+    return [{"reply": one.text, "ctc": one.ctc_text, "source": one.source} for one in transcripts]
 
 
-def _read_ctc(
-    engine: Engine, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
+def _greedy_ctc(
+    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
 ) -> list[dict[str, str]]:
-    return [{"reply": one.text, "ctc": one.ctc_text} for one in engine.read_batch(list(audio))]
+    return [{"reply": one.ctc_text} for one in engine.transcribe_batch(list(audio), llm=False)]
 
 
 def _ask(
-    engine: Engine, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
+    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
 ) -> list[dict[str, str]]:
-    assert asking.prompt is not None
-    replies = engine.ask_batch([(one, asking.prompt) for one in audio], **_greedy(asking))
-    return [{"reply": reply.text} | ({"heard": reply.heard} if reply.heard else {}) for reply in replies]
+    replies = engine.ask_batch([(one, asking.prompt) for one in audio], via=asking.via, **_greedy(asking))
+    return [
+        {"reply": reply.text, "via": reply.via} | ({"transcript": reply.transcript} if reply.transcript else {})
+        for reply in replies
+    ]
 
 
 def _ask_typed(
-    engine: Engine, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
+    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
 ) -> list[dict[str, str]]:
     questions = [clip.text or "" for clip in clips]
     limit = asking.max_new_tokens or ANSWER_TOKENS
@@ -147,22 +155,16 @@ def _greedy(asking: Asking) -> dict[str, Any]:
     return {"temperature": 0, "max_new_tokens": asking.max_new_tokens or ANSWER_TOKENS}
 
 
-def plain_reply(engine: Engine, question: str, max_new_tokens: int) -> str:
-    """What the language model alone answers, greedily: its own template, its own `generate`, nothing of ours."""
-    tokenizer, language_model = engine.processor.tokenizer, engine.model.language_model
-    prompt = tokenizer.apply_chat_template(
-        [{"role": "user", "content": question}], add_generation_prompt=True, return_tensors="pt", return_dict=True
-    ).to(engine.model.device)
-    adapted = engine.model.has_lora
-    if adapted:
-        switch_lora(language_model, False)
-    try:
-        with torch.no_grad():
-            ids = language_model.generate(**prompt, do_sample=False, max_new_tokens=max_new_tokens)
-    finally:
-        if adapted:
-            switch_lora(language_model, True)
-    return tokenizer.decode(ids[0, prompt["input_ids"].shape[1] :], skip_special_tokens=True)
+def plain_reply(engine: System, question: str, max_new_tokens: int) -> str:
+    """What the LLM alone answers, greedily: its own chat template, without the LoRA, nothing of ours around it."""
+    assert engine.decoder is not None
+    tokenizer = engine.processor.tokenizer
+    ids = tokenizer.apply_chat_template(
+        [{"role": "user", "content": question}], add_generation_prompt=True, return_dict=True
+    )["input_ids"]
+    options = GenerationOptions(temperature=0, max_new_tokens=max_new_tokens)
+    tokens = engine.decoder.generate([Prompt((list(ids),), adapted=False)], options)
+    return tokenizer.decode([token.id for token in tokens], skip_special_tokens=True)
 
 
 def _word_error_rate(predictions: Sequence[Prediction]) -> Score:
@@ -186,8 +188,8 @@ def _accuracy(predictions: Sequence[Prediction]) -> Score:
     counts = {"right": right}
     said = [prediction for prediction in predictions if prediction.clip.text]
     counts["only_repeated"] = sum(is_repetition(prediction.reply, prediction.clip.text or "") for prediction in said)
-    heard = [(one.clip.text or "", one.said["heard"]) for one in said if "heard" in one.said]
-    also = {"word_error_rate_of_heard": word_errors(*zip(*heard, strict=True)).rate} if heard else {}
+    heard = [(one.clip.text or "", one.said["transcript"]) for one in said if "transcript" in one.said]
+    also = {"word_error_rate_of_transcript": word_errors(*zip(*heard, strict=True)).rate} if heard else {}
     return Score(right / len(predictions), counts, also)
 
 
@@ -238,7 +240,7 @@ def _bleu(predictions: Sequence[Prediction]) -> Score:
     return Score(found.bleu / 100, {"exact": exact}, {"chrf": found.chrf / 100}, signatures)
 
 
-_AS_TRANSCRIPT, _AS_ANSWER = Asking(None, None), Asking(ANSWER_PROMPT, ANSWER_TOKENS)
+_AS_TRANSCRIPT, _AS_ANSWER = Asking(None, None), Asking(None, ANSWER_TOKENS)
 
 TASKS = {
     task.name: task
@@ -248,8 +250,8 @@ TASKS = {
             asking=_AS_TRANSCRIPT, takes_prompt=True, answer=_transcribe, score=_word_error_rate,
         ),
         Task(
-            TaskName.ctc, "word error rate of the CTC path", lower_is_better=True, needs=("audio", "text"),
-            listens=True, asking=_AS_TRANSCRIPT, takes_prompt=False, answer=_read_ctc, score=_word_error_rate,
+            TaskName.ctc, "word error rate of the greedy CTC path", lower_is_better=True, needs=("audio", "text"),
+            listens=True, asking=_AS_TRANSCRIPT, takes_prompt=False, answer=_greedy_ctc, score=_word_error_rate,
         ),
         Task(
             TaskName.questions, "spoken questions answered", lower_is_better=False, needs=("audio", "answers"),

@@ -14,7 +14,8 @@ import torch
 from safetensors import SafetensorError
 
 from soundwave.checkpoints.catalog import resolve_model
-from soundwave.checkpoints.loading import load_checkpoint, read_config
+from soundwave.checkpoints.folder import read_config
+from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.lora import fold_lora, load_lora
 from soundwave.checkpoints.native import resolve_part
 from soundwave.checkpoints.weights import opened, weight_files
@@ -46,7 +47,7 @@ def export(model: str, out: Path, dtype: str = "auto", merge: bool = False, lora
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigurationError(f"dtype={dtype!r} is not known; choose auto, {', '.join(DTYPES)}.")
     folder = resolve_model(model)
-    loaded, processor = load_checkpoint(folder, "cpu", DTYPES.get(dtype) or stored_dtype(folder))
+    loaded, processor, _ = load_checkpoint(folder, "cpu", DTYPES.get(dtype) or stored_dtype(folder))
     if merge:
         if not loaded.has_lora and not loras:
             raise ConfigurationError(f"{model} has no LoRA to merge; `soundwave export` writes it as it is.")

@@ -1,58 +1,57 @@
-"""The engine: recordings and prompts in, typed results out, over one loaded model.
+"""The engine: recordings and prompts in, typed results out, over one speech encoder and one decoder.
 
-It knows audio, prompts and results; what a model computes is in `model`, how tokens are chosen is the backend's.
+It knows audio, prompts and results. What the encoder computes is in `model`, how tokens are chosen is the decoder's,
+how words are found is `transcription`'s.
 """
-
-# S audio positions, D LLM width
 
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import Any, Literal, NoReturn
 
 from soundwave.audio import AudioInput
 from soundwave.checkpoints.catalog import resolve_model
-from soundwave.checkpoints.loading import load_checkpoint
-from soundwave.errors import ConfigurationError
-from soundwave.inference.backends.torch import TorchBackend
-from soundwave.inference.hearing import Heard, Hearing
-from soundwave.inference.pieces import Pieces
-from soundwave.inference.placement import device_named, dtype_named
-from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage, transcript_of
-from soundwave.inference.sampling import Sampling
-from soundwave.inference.transcription import Transcription
+from soundwave.checkpoints.loading import load_checkpoint, load_speech_encoder
+from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.inference.backends.protocol import Decoder, Prompt
+from soundwave.inference.backends.torch import TorchDecoder
+from soundwave.inference.detokenizer import Detokenizer
+from soundwave.inference.devices import resolve_device, resolve_dtype
+from soundwave.inference.options import AskOptions, TranscribeOptions, Via
+from soundwave.inference.prompts import PromptBuilder
+from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage
+from soundwave.inference.speech import Encoded, SpeechFrontEnd
+from soundwave.inference.transcription import Transcriber
+from soundwave.inference_config import InferenceConfig
 from soundwave.model.linear import use_onednn
-from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.speech_encoder import SpeechEncoder
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 
-BACKENDS = ("torch",)
+BACKENDS = ("torch", "none")
 
 
 @dataclass(frozen=True)
 class Request:
-    """One question: an audio (or None) and a prompt."""
+    """One question: an audio (or None) and a prompt (None: the model's own)."""
 
     audio: AudioInput | None
-    prompt: str
+    prompt: str | None = None
 
 
 @dataclass(frozen=True)
 class _Turn:
-    """What becomes of one request: the LLM goes on from a prompt, or the answer is the words that were found."""
+    """What becomes of one request; without a prompt nothing was said, and nothing is answered."""
 
-    input_ids: Tensor  # (1, L)
-    audio: list[Tensor]  # embeddings for the prompt's placeholder
-    words: str | None = None  # found in the recording: the answer itself, or what the prompt asks in their place
-    is_answer: bool = False
+    prompt: Prompt | None
+    encoded: Encoded
+    via: Literal["audio", "transcript", "text"]
+    transcript: str | None = None
 
 
 def load(
@@ -64,7 +63,7 @@ def load(
         model: `mini`, a folder (our format or the released 9B's), or a hub id.
         device: `auto` (CUDA, else Apple's GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.
         dtype: `auto` (bfloat16 on a CUDA GPU that has it, else float32), `float32`, `float16`, `bfloat16`.
-        backend: `torch`.
+        backend: what runs the LLM: `torch`; or `none`: it is not loaded, and transcripts are CTC's.
 
     Raises:
         CheckpointError: the model cannot be found, downloaded or read.
@@ -72,235 +71,257 @@ def load(
     """
     if backend not in BACKENDS:
         raise ConfigurationError(f"backend={backend!r} is not known; choose one of {', '.join(BACKENDS)}.")
-    place = device_named(device)
-    kind = dtype_named(dtype, place)
+    place = resolve_device(device)
+    kind = resolve_dtype(dtype, place)
     folder = resolve_model(model)
-    loaded, processor = load_checkpoint(folder, place, kind)
-    use_onednn(loaded)
-    return Engine(loaded, processor, name=str(model), folder=folder)
+    decoder: Decoder | None = None
+    if backend == "none":
+        encoder, processor, inference = load_speech_encoder(folder, place, kind)
+        use_onednn(encoder)
+    else:
+        loaded, processor, inference = load_checkpoint(folder, place, kind)
+        use_onednn(loaded)
+        encoder, decoder = loaded.speech_encoder, TorchDecoder(loaded.language_model)
+    return Engine(encoder, decoder, processor, inference, name=str(model), folder=folder)
 
 
 class Engine:
-    """A model that can be asked. One engine may be used from several threads; answers are made one after another.
+    """A model that can be asked. One engine may be used from several threads.
 
     Args:
-        model: in evaluation mode, on its device.
+        encoder: in evaluation mode, on its device.
+        decoder: runs the LLM; None: transcripts by CTC alone, and nothing can be asked.
         processor: the model's.
+        inference: its prompts, ways and weights.
         name: what the user called it.
-        folder: where it was read from.
-        search: whether what is said is searched by LLM and CTC together, in models that are made for it; without that
-            the LLM alone writes it, and CTC alone spells by ear.
+        folder: where it was read from; holds the n-gram, where there is one.
     """
 
     def __init__(
-        self, model: SoundwaveForConditionalGeneration, processor: SoundwaveProcessor, name: str = "model",
-        folder: Path | None = None, search: bool = True,
+        self, encoder: SpeechEncoder, decoder: Decoder | None, processor: SoundwaveProcessor,
+        inference: InferenceConfig, name: str = "model", folder: Path | None = None,
     ):
-        self.model, self.processor, self.name, self.folder, self.search = model, processor, name, folder, search
-        self.backend = TorchBackend(model)
-        self.ctc = CtcTokenizer(processor.tokenizer, model.config.ctc_vocabulary)
-        self._hearing = Hearing(model, processor, self.ctc)
-        self._transcription = Transcription(processor, self.ctc, self.backend)
+        self.encoder, self.decoder, self.processor, self.inference = encoder, decoder, processor, inference
+        self.name, self.folder = name, folder
+        self.ctc = CtcTokenizer(processor.tokenizer, encoder.config.ctc_vocabulary)
+        self._front_end = SpeechFrontEnd(encoder, processor)
+        self._prompts = PromptBuilder(processor, inference, encoder.config.audio_token_id)
+        self._transcriber = Transcriber(encoder.config, inference, folder, self.ctc, self._prompts, decoder)
 
     @property
     def default_prompt(self) -> str:
-        """The prompt for audio that comes without one."""
-        return self.model.config.default_prompt
+        """The prompt for audio that comes without one, where the LLM reads the audio itself."""
+        return self.inference.default_prompt
 
     def ask(
-        self, audio: AudioInput | None, prompt: str | None = None, *, temperature: float = 0.2, top_p: float = 0.9,
-        max_new_tokens: int = 512, seed: int | None = None, on_chunk: Callable[[Chunk], None] | None = None,
+        self, audio: AudioInput | None, prompt: str | None = None, *, via: Via = "auto", temperature: float = 0.2,
+        top_p: float = 0.9, max_new_tokens: int = 512, seed: int | None = None,
+        on_chunk: Callable[[Chunk], None] | None = None,
     ) -> Reply:
-        """Answers a prompt about a recording; to the model's prompt for a transcript it gives what `transcribe` gives.
-
-        To the model's prompt for an answer to what is said, where it has one, the words are found as `transcribe` finds
-        them, and the LLM answers them as if they had been typed.
+        """Answers a prompt about a recording.
 
         Args:
             audio: a path, bytes, a file object, `(samples, sampling_rate)`, or None for a typed question.
-            prompt: what to do with it; None: the model's default prompt. In the prompts that the model has of its own,
-                case, spaces and marks do not matter.
-            temperature, top_p, max_new_tokens, seed: see `Sampling`.
-            on_chunk: is called with each piece of the answer as it is made, those that `stream` gives. On a CPU this is
-                faster than `stream`, which computes in a thread of its own.
+            prompt: what to do with it; None: the model's default prompt, or, by way of the transcript, what is said is
+                itself the prompt.
+            via: what the LLM reads: the `audio` itself, the `transcript` that `transcribe` gives, or what the model
+                does best (`auto`; its card says which). `Reply.via` says what it was.
+            temperature, top_p, max_new_tokens, seed: see `GenerationOptions`.
+            on_chunk: is called with each piece of the answer as it is made, those that `stream` gives.
 
         Raises:
             AudioError: the recording cannot be used, or is over 30 s long.
-            ConfigurationError: an option is out of range.
+            ConfigurationError: an option is out of range, or the LLM is not loaded.
         """
-        sampling = Sampling(temperature, top_p, max_new_tokens, seed)
-        started = time.perf_counter()
-        heard = self._hearing.of([audio])[0]
-        (turn,) = self._turns([heard], [prompt])
-        first, pieces = 0.0, Pieces(self._text)
-
-        def add(token: int) -> None:
-            nonlocal first
-            first = first or time.perf_counter() - started
-            chunk = pieces.add(token)
-            if chunk is not None and on_chunk is not None:
-                on_chunk(chunk)
-
-        if turn.is_answer:
-            for token in self._found(turn, sampling):
-                add(token)
-        else:
-            self.backend.single(turn.input_ids, turn.audio, sampling, add)
-        reply = self._reply(pieces.ids, heard, turn, first, time.perf_counter() - started)
-        if on_chunk is not None:
-            on_chunk(pieces.last(reply))
+        options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+        reply = None
+        with closing(self.stream(audio, prompt, via=via, **options)) as chunks:  # type: ignore[arg-type]
+            for chunk in chunks:
+                if on_chunk is not None:
+                    on_chunk(chunk)
+                reply = chunk.reply
+        assert reply is not None
         return reply
 
     def stream(
-        self, audio: AudioInput | None, prompt: str | None = None, *, temperature: float = 0.2, top_p: float = 0.9,
-        max_new_tokens: int = 512, seed: int | None = None,
-    ) -> Iterator[Chunk]:
-        """The answer in typed chunks as it is made; arguments and errors as for `ask`."""
-        sampling = Sampling(temperature, top_p, max_new_tokens, seed)
+        self, audio: AudioInput | None, prompt: str | None = None, *, via: Via = "auto", temperature: float = 0.2,
+        top_p: float = 0.9, max_new_tokens: int = 512, seed: int | None = None,
+    ) -> Generator[Chunk, None, None]:
+        """The answer in typed chunks as it is made; arguments and errors as for `ask`. Closing it stops the work."""
+        options = AskOptions(temperature, top_p, max_new_tokens, seed, via)
         started = time.perf_counter()
-        heard = self._hearing.of([audio])[0]
-        (turn,) = self._turns([heard], [prompt])
-        first, pieces = 0.0, Pieces(self._text)
-        made = self.backend.stream(turn.input_ids, turn.audio, sampling)
-        for token in self._found(turn, sampling) if turn.is_answer else made:
+        (turn,) = self._turns([Request(audio, prompt)], options)
+        if isinstance(turn, SoundwaveError):
+            raise turn
+        first, text = 0.0, Detokenizer(self._text)
+        tokens = iter(()) if turn.prompt is None else self._llm.generate([turn.prompt], options)
+        for token in tokens:
             first = first or time.perf_counter() - started
-            if (chunk := pieces.add(token)) is not None:
+            if (chunk := text.add(token.id)) is not None:
                 yield chunk
-        yield pieces.last(self._reply(pieces.ids, heard, turn, first, time.perf_counter() - started))
-
-    def _found(self, turn: _Turn, sampling: Sampling) -> list[int]:
-        """The tokens of words that are the answer themselves; they come as a whole."""
-        return self._written(turn.words or "")[: sampling.max_new_tokens]
-
-    def _turns(self, heard: Sequence[Heard], prompts: Sequence[str | None]) -> list[_Turn]:
-        """What the LLM is to go on from in each request, after the words are found of those that ask for them."""
-        asked = [self._asked(one, prompt) for one, prompt in zip(heard, prompts, strict=True)]
-        config = self.model.config
-        finding = (config.transcribe_prompt, config.answer_prompt)
-        chosen = [i for i, one in enumerate(heard) if self._searches(one) and asked[i] in finding]
-        found = dict(zip(chosen, self._searched([heard[i] for i in chosen]), strict=True))
-        return [self._turn(one, asked[i], found.get(i)) for i, one in enumerate(heard)]
-
-    def _asked(self, heard: Heard, prompt: str | None) -> str:
-        """A prompt, as the model knows it where it has that one: case, spaces and marks make no other prompt of it."""
-        if prompt is None or heard.speech is None:
-            return self.default_prompt if prompt is None else prompt
-        own = (self.default_prompt, self.model.config.answer_prompt, self.model.config.transcribe_prompt)
-        return next((one for one in own if one and _plain(one) == _plain(prompt)), prompt)
-
-    def _turn(self, heard: Heard, prompt: str, words: str | None) -> _Turn:
-        # where nobody speaks nothing is asked, and nothing is answered
-        is_answer = words is not None and (not words or prompt == self.model.config.transcribe_prompt)
-        if words and not is_answer:
-            return _Turn(self._prompt(False, words), [], words)
-        audio = [] if heard.speech is None else [heard.speech.embeddings]
-        return _Turn(self._prompt(heard.speech is not None, prompt), audio, words, is_answer)
+        total = time.perf_counter() - started
+        yield text.last(self._reply(text.ids, turn, first or total, total))
 
     def ask_batch(
-        self, requests: Sequence[Request | tuple[AudioInput | None, str]], *, temperature: float = 0.2,
-        top_p: float = 0.9, max_new_tokens: int = 512, seed: int | None = None,
-    ) -> list[Reply]:
-        """Answers several requests at once; greedy answers equal those of single calls."""
-        sampling = Sampling(temperature, top_p, max_new_tokens, seed)
+        self, requests: Sequence[Request | tuple[AudioInput | None, str | None]], *, via: Via = "auto",
+        temperature: float = 0.2, top_p: float = 0.9, max_new_tokens: int = 512, seed: int | None = None,
+        return_errors: bool = False,
+    ) -> list[Any]:
+        """Answers several requests at once, each as `ask` does alone.
+
+        Args:
+            requests: audios and prompts.
+            via, temperature, top_p, max_new_tokens, seed: as for `ask`, the same for all.
+            return_errors: put the error of a request that cannot be answered in its place, as `SoundwaveError`, and
+                answer the others. Otherwise it is raised, with the request's number.
+
+        Returns:
+            list[Reply], or list[Reply | SoundwaveError] with `return_errors`.
+        """
+        options = AskOptions(temperature, top_p, max_new_tokens, seed, via)
+        started = time.perf_counter()
         many = [request if isinstance(request, Request) else Request(*request) for request in requests]
-        if not many:
-            return []
-        heard = self._hearing.of([request.audio for request in many])
-        return self._answer(many, heard, sampling)
-
-    def encode(self, audio: AudioInput) -> Speech:
-        """What the front end makes of a recording: embeddings, CTC tokens and their times."""
-        heard = self._hearing.of([audio])[0]
-        assert heard.speech is not None
-        return heard.speech
-
-    def transcribe(self, audio: AudioInput) -> Transcript:
-        """Writes down what a person says, with the model's own prompt; empty where nobody speaks."""
-        return self.transcribe_batch([audio])[0]
-
-    def transcribe_batch(self, audios: Sequence[AudioInput]) -> list[Transcript]:
-        """Transcripts of several recordings, made at once: the LLM's, held against the frames where the model can."""
-        heard = self._hearing.of(list(audios))
+        turns = self._turns(many, options)
+        _raise_first(turns, return_errors, "request")
+        asked = [i for i, turn in enumerate(turns) if isinstance(turn, _Turn) and turn.prompt is not None]
+        prompts = [turn.prompt for turn in turns if isinstance(turn, _Turn) and turn.prompt is not None]
+        ids: dict[int, list[int]] = {i: [] for i in range(len(turns))}
+        first = dict.fromkeys(ids, 0.0)
+        for token in self._llm.generate(prompts, options) if prompts else ():
+            row = asked[token.row]
+            first[row] = first[row] or time.perf_counter() - started
+            ids[row].append(token.id)
+        total = time.perf_counter() - started
         return [
-            self._transcript(text, one, "llm+ctc" if text and self._searches(one) else "llm")
-            for text, one in zip(self._searched(heard), heard, strict=True)
+            turn if isinstance(turn, SoundwaveError) else self._reply(ids[i], turn, first[i] or total, total)
+            for i, turn in enumerate(turns)
         ]
 
-    def read(self, audio: AudioInput) -> Transcript:
-        """Writes down what CTC alone reads in a recording: words without capitals or marks. No LLM runs, so it is fast.
+    def transcribe(
+        self, audio: AudioInput, *, llm: bool | None = None, hotwords: Sequence[str] = ()
+    ) -> Transcript:
+        """Writes down what a person says; empty where nobody speaks.
 
-        In models that are made for the search, known words stand where something was spelt by ear.
+        Args:
+            audio: as for `ask`.
+            llm, hotwords: see `TranscribeOptions`.
+
+        Raises:
+            AudioError: the recording cannot be used, or is over 30 s long.
+            ConfigurationError: an option that this model cannot keep.
         """
-        return self.read_batch([audio])[0]
+        (result,) = self.transcribe_batch([audio], llm=llm, hotwords=hotwords, return_errors=True)
+        if isinstance(result, SoundwaveError):
+            raise result
+        return result
 
-    def read_batch(self, audios: Sequence[AudioInput]) -> list[Transcript]:
-        """What CTC alone reads in several recordings."""
-        heard = self._hearing.of(list(audios))
-        return [self._transcript(self._transcription.read(one, self.search), one, "ctc") for one in heard]
+    def transcribe_batch(
+        self, audios: Sequence[AudioInput], *, llm: bool | None = None, hotwords: Sequence[str] = (),
+        return_errors: bool = False,
+    ) -> list[Any]:
+        """Transcripts of several recordings, each as `transcribe` gives it alone.
 
-    def _searched(self, heard: Sequence[Heard]) -> list[str]:
-        """What is said in each recording, empty where nothing is."""
-        return self._transcription.texts(heard, self._prompt(True, self.model.config.transcribe_prompt)[0], self.search)
+        Args:
+            audios: the recordings.
+            llm, hotwords: see `TranscribeOptions`.
+            return_errors: put the error of a recording that cannot be used in its place, as `SoundwaveError`.
+                Otherwise it is raised, with the recording's number.
 
-    def _searches(self, heard: Heard) -> bool:  # whether CTC has a say in what this recording says
-        return self.search and heard.ctc_logits is not None
+        Returns:
+            list[Transcript], or list[Transcript | SoundwaveError] with `return_errors`.
+        """
+        options = TranscribeOptions(llm, tuple(hotwords))
+        encoded = self._front_end.encode(audios, self._transcriber.has_words)
+        _raise_first(encoded, return_errors, "recording")
+        speeches = [one.speech for one in encoded if isinstance(one, Encoded) and one.speech is not None]
+        transcripts = iter(self._transcriber.transcribe(speeches, options) if speeches else [])
+        return [one if isinstance(one, SoundwaveError) else next(transcripts) for one in encoded]
 
-    def _written(self, text: str) -> list[int]:
-        """The tokens of a whole reply."""
-        ids = self.processor.tokenizer(text, add_special_tokens=False).input_ids
-        return [*ids, min(self.backend.end_ids)]
+    def encode(self, audio: AudioInput) -> Speech:
+        """What the speech encoder makes of a recording: embeddings, CTC log-probabilities, tokens and their times."""
+        (encoded,) = self._front_end.encode([audio], keep_logprobs=True)
+        if isinstance(encoded, SoundwaveError):
+            raise encoded
+        assert encoded.speech is not None
+        return encoded.speech
 
     def describe(self) -> dict[str, Any]:
         """The model's name, place and size."""
-        parts = ("audio_tower", "alignment", "shrinking", "language_model")
-        sizes = {part: sum(p.numel() for p in getattr(self.model, part).parameters()) for part in parts}
+        decoder = None if self.decoder is None else self.decoder.info
+        sizes = {
+            name: sum(p.numel() for p in getattr(self.encoder, name).parameters())
+            for name in ("audio_tower", "alignment", "shrinking")
+        }
+        sizes["language_model"] = 0 if decoder is None else decoder.parameters
         return {
             "model": self.name, "folder": None if self.folder is None else str(self.folder),
-            "device": str(self.model.device), "dtype": str(self.model.dtype).removeprefix("torch."),
-            "backend": "torch", "parameters": sizes | {"total": sum(sizes.values())},
+            "device": str(self.encoder.device), "dtype": str(self.encoder.dtype).removeprefix("torch."),
+            "backend": "none" if decoder is None else decoder.name, "via": self.inference.via,
+            "parameters": sizes | {"total": sum(sizes.values())},
         }
 
-    def _prompt(self, has_audio: bool, prompt: str) -> Tensor:
-        content: list[dict[str, Any]] = [{"type": "text", "text": prompt}]
-        if has_audio:
-            content.insert(0, {"type": "audio"})
-        ids = self.processor.tokenize([{"role": "user", "content": content}]).ids
-        longest = getattr(self.model.config.text_config, "max_position_embeddings", None)
-        if longest is not None and len(ids) >= longest:
-            raise ConfigurationError(
-                f"The prompt has {len(ids)} tokens; this model reads at most {longest}. Shorten it."
-            )
-        return torch.tensor([ids], device=self.model.device)
+    def close(self) -> None:
+        """Frees the LLM; the engine cannot be asked afterwards."""
+        if self.decoder is not None:
+            self.decoder.close()
 
-    def _answer(self, requests: Sequence[Request], heard: list[Heard], sampling: Sampling) -> list[Reply]:
-        started = time.perf_counter()
-        turns = self._turns(heard, [request.prompt for request in requests])
-        others = [turn for turn in turns if not turn.is_answer]
-        prompts, audio = [turn.input_ids[0] for turn in others], [one for turn in others for one in turn.audio]
-        made = iter(self.backend.batch(prompts, audio, sampling) if others else [])
-        answers = [self._found(turn, sampling) if turn.is_answer else next(made) for turn in turns]
-        spent = time.perf_counter() - started
+    def __reduce__(self) -> NoReturn:
+        raise ConfigurationError(
+            f"An engine cannot be pickled or sent to another process; call soundwave.load({self.name!r}) there."
+        )
+
+    @property
+    def _llm(self) -> Decoder:
+        if self.decoder is None:
+            raise ConfigurationError("No LLM is loaded (backend='none'), so nothing can be asked; use backend='torch'.")
+        return self.decoder
+
+    def _turns(self, requests: Sequence[Request], options: AskOptions) -> list[_Turn | SoundwaveError]:
+        """What the LLM is to read for each request; the error of one that cannot be used stands in its place."""
+        _ = self._llm  # fails before any work
+        via = self.inference.via if options.via == "auto" else options.via
+        wants_words = via == "transcript" and self._transcriber.has_words
+        encoded = self._front_end.encode([request.audio for request in requests], wants_words)
+        spoken = [i for i, one in enumerate(encoded) if isinstance(one, Encoded) and one.speech is not None]
+        words: dict[int, str] = {}
+        if via == "transcript" and spoken:
+            speeches = [encoded[i].speech for i in spoken]  # type: ignore[union-attr]
+            transcripts = self._transcriber.transcribe(speeches, TranscribeOptions())  # type: ignore[arg-type]
+            words = {i: transcript.text for i, transcript in zip(spoken, transcripts, strict=True)}
         return [
-            self._reply(ids, one, turn, spent, spent + one.loading + one.encoding)
-            for ids, one, turn in zip(answers, heard, turns, strict=True)
+            one if isinstance(one, SoundwaveError) else self._turn(request, one, words.get(i))
+            for i, (request, one) in enumerate(zip(requests, encoded, strict=True))
         ]
 
-    def _reply(self, ids: list[int], heard: Heard, turn: _Turn, first: float, total: float) -> Reply:
-        audio_tokens = 0 if heard.speech is None else len(heard.speech.embeddings)
-        prompt_tokens = turn.input_ids.shape[1] + (audio_tokens - 1 if turn.audio else 0)
-        usage = Usage(heard.duration, prompt_tokens, audio_tokens, len(ids))
-        finish = "stop" if ids and ids[-1] in self.backend.end_ids else "length"
-        timings = Timings(heard.loading, heard.encoding, first, total)
-        return Reply(self._text(ids), ids, finish, usage, timings, None if turn.is_answer else turn.words or None)
+    def _turn(self, request: Request, encoded: Encoded, words: str | None) -> _Turn | SoundwaveError:
+        try:
+            if encoded.speech is None:
+                return _Turn(self._prompts.text(request.prompt or self.default_prompt), encoded, "text")
+            if words is None:
+                embeddings = encoded.speech.embeddings.float().cpu().numpy()
+                return _Turn(self._prompts.audio(request.prompt or self.default_prompt, embeddings), encoded, "audio")
+            # where nobody speaks nothing is asked, and nothing is answered
+            prompt = self._prompts.transcript(words, request.prompt) if words else None
+            return _Turn(prompt, encoded, "transcript", words)
+        except SoundwaveError as error:
+            return error
+
+    def _reply(self, ids: list[int], turn: _Turn, first: float, total: float) -> Reply:
+        encoded = turn.encoded
+        audio_tokens = len(encoded.speech.embeddings) if turn.via == "audio" and encoded.speech is not None else 0
+        usage = Usage(encoded.duration, 0 if turn.prompt is None else len(turn.prompt), audio_tokens, len(ids))
+        finish = "stop" if turn.prompt is None or (ids and ids[-1] in self._llm.info.eos_ids) else "length"
+        timings = Timings(encoded.loading, encoded.encoding, first, total)
+        return Reply(self._text(ids), ids, finish, usage, timings, turn.via, turn.transcript)
 
     def _text(self, ids: list[int]) -> str:
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def _transcript(self, said: str, heard: Heard, source: str) -> Transcript:
-        assert heard.speech is not None
-        return transcript_of(said, heard.speech, source)
 
-
-def _plain(prompt: str) -> str:
-    """Its words in small letters."""
-    return " ".join(re.findall(r"[^\W_]+", prompt.lower()))
+def _raise_first(results: Sequence[Any], return_errors: bool, what: str) -> None:
+    """Raises the first error among results, with its number where there are several."""
+    for i, result in enumerate(results):
+        if isinstance(result, SoundwaveError) and not return_errors:
+            if len(results) > 1:
+                result.args = (f"{what} {i}: {result}",)
+            raise result

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 from torch import Tensor
 
@@ -19,7 +20,7 @@ class Usage:
 
 @dataclass(frozen=True)
 class Timings:
-    """Seconds spent: decoding the file, the speech front end, until the first token, and in all."""
+    """Seconds spent: decoding the file, the speech encoder, until the first token, and in all."""
 
     load_audio: float
     encode: float
@@ -34,11 +35,11 @@ class Reply:
     Attributes:
         text: without special tokens.
         token_ids: all new tokens, the end token included.
-        finish_reason: `stop`, or `length` where `max_new_tokens` ended it.
+        finish_reason: `stop`, or `length` where `max_new_tokens` or the LLM's context ended it.
         usage: what it cost in tokens.
         timings: what it cost in seconds.
-        heard: the words that were found in the recording first and answered as if they had been typed; None where the
-            LLM answered the audio itself, or the text is those words.
+        via: what the LLM read: the `audio` itself, the `transcript` of it, or a typed `text` alone.
+        transcript: the words that were found in the recording, where the LLM read those.
     """
 
     text: str
@@ -46,7 +47,8 @@ class Reply:
     finish_reason: str
     usage: Usage
     timings: Timings
-    heard: str | None = None
+    via: Literal["audio", "transcript", "text"] = "audio"
+    transcript: str | None = None
 
 
 @dataclass(frozen=True)
@@ -61,43 +63,76 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Speech:
-    """What the front end hears in a recording.
+    """What the speech encoder makes of a recording.
 
     Attributes:
         embeddings: (S, D) what the LLM reads in place of the audio.
         ctc_token_ids: the LLM tokens of the greedy CTC path, blanks removed.
         token_times: (start, end) of each of these tokens, in seconds.
-        duration: of the recording, in seconds.
         ctc_text: the tokens as text: lower-case words in newly trained models.
+        joined_token_ids: the tokens that the LLM reads: those of CTC, joined where the LLM's own BPE would.
+        joined_token_times: (start, end) of each of these, in seconds.
+        duration: of the recording, in seconds.
+        ctc_logprobs: (F, C) natural log-probabilities of the CTC classes in each frame; None where they were not kept.
+        seconds_per_frame: of those frames.
     """
 
     embeddings: Tensor
     ctc_token_ids: list[int]
     token_times: list[tuple[float, float]]
-    duration: float
     ctc_text: str
+    joined_token_ids: list[int]
+    joined_token_times: list[tuple[float, float]]
+    duration: float
+    ctc_logprobs: Tensor | None
+    seconds_per_frame: float
+
+
+@dataclass(frozen=True)
+class Word:
+    """A word of a transcript, with its start and end in seconds and how sure of it the model is, from 0 to 1."""
+
+    text: str
+    start: float
+    end: float
+    confidence: float | None = None
+
+
+@dataclass(frozen=True)
+class Segment:
+    """A stretch of a transcript, with its start and end in seconds."""
+
+    text: str
+    start: float
+    end: float
+    words: tuple[Word, ...] = ()
 
 
 @dataclass(frozen=True)
 class Transcript:
-    """What a person says. `segments` have start and end in seconds; `ctc_text` is what the best CTC path spells.
+    """What a person says.
 
-    `source` is `llm`, or `llm+ctc` where the language model and the CTC path were searched together
-    (`inference/joint.py`), or `ctc` where no language model ran.
+    Attributes:
+        text: the words.
+        ctc_text: what the greedy CTC path spells.
+        duration: of the recording, in seconds.
+        language: of the words, where it is known.
+        segments: the text with times; none where nothing is said.
+        source: `ctc`: no LLM ran; `ctc+llm`: the LLM chose among CTC's n best; `llm`: the LLM wrote it.
     """
 
     text: str
     ctc_text: str
     duration: float
     language: str | None = None
-    segments: list[dict[str, float | str]] = field(default_factory=list)
-    source: str = "llm"
+    segments: list[Segment] = field(default_factory=list)
+    source: Literal["ctc", "ctc+llm", "llm"] = "llm"
 
 
-def transcript_of(text: str, speech: Speech, source: str) -> Transcript:
-    """A transcript as one segment, from the first token heard to the last; none where nothing is said."""
-    segments: list[dict[str, float | str]] = []
+def transcript_of(text: str, speech: Speech, source: Literal["ctc", "ctc+llm", "llm"]) -> Transcript:
+    """A transcript as one segment, from the first token of the CTC path to the last; none where nothing is said."""
+    segments = []
     if text:
         times = speech.token_times or [(0.0, speech.duration)]
-        segments.append({"start": times[0][0], "end": times[-1][1], "text": text})
+        segments.append(Segment(text, times[0][0], times[-1][1]))
     return Transcript(text, speech.ctc_text, round(speech.duration, 3), None, segments, source)

@@ -1,111 +1,148 @@
-"""Writing down what is said: by the LLM alone, or by the LLM and CTC together where a model is made for it.
+"""Writing down what is said: CTC's n best texts, among which the plain LLM may choose; or the LLM's own transcript.
 
-The search of both (`joint.py`) gives several texts. Words that were spelt by ear become known ones (`lexicon.py`), and
-the plain LLM, which knows what people write, has a say in which text it is, and in which words fit it better
-(`rewording.py`): it reads each text as if it had been typed.
+A model that ships an n-gram has words in its CTC output (`ctc.BeamSearchDecoder`); the LLM then reads each of the n
+best as a typed turn, in one batch, and its log-probability is added to theirs. Other models, the released one among
+them, let the LLM write the transcript from the audio.
 """
+
+# F frames, C CTC classes
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
 
-from torch import Tensor
-
-from soundwave.inference.backends.torch import TorchBackend
-from soundwave.inference.hearing import Heard
-from soundwave.inference.results import Speech
-from soundwave.inference.sampling import Sampling
-from soundwave.inference.search import TranscriptSearch, transcript_tokens
-from soundwave.inference.typed import TypedReader
-from soundwave.processing import SoundwaveProcessor
+from soundwave.configuration import SoundwaveConfig
+from soundwave.ctc.beam_search import BeamSearchDecoder, BeamSearchOptions, Hypothesis
+from soundwave.ctc.lexicon import Lexicon
+from soundwave.ctc.ngram import SPECIAL, Ngram
+from soundwave.errors import ConfigurationError
+from soundwave.inference.backends.protocol import Decoder
+from soundwave.inference.options import GenerationOptions, TranscribeOptions
+from soundwave.inference.prompts import PromptBuilder
+from soundwave.inference.results import Speech, Transcript, transcript_of
+from soundwave.inference_config import InferenceConfig
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 
+# A transcript needs about 4 tokens a second; three times that, and a start, bounds a loop without cutting real speech.
+TOKENS_PER_SECOND = 12
+TOKENS_AT_LEAST = 32
 
-class Transcription:
+
+def transcript_tokens(seconds: float) -> int:
+    """The most tokens that a transcript of a recording can have."""
+    return TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * seconds)
+
+
+class Transcriber:
     """Finds the words of recordings.
 
     Args:
-        processor: the model's.
-        ctc: makes CTC classes from words.
-        backend: runs the model's LLM.
+        config: of the speech encoder.
+        inference: the model's prompts, weights of scores, n-gram.
+        folder: holds the n-gram; None where there is none.
+        ctc: spells words in CTC classes.
+        prompts: makes prompts for the LLM.
+        decoder: runs the LLM; None: transcripts by CTC alone.
     """
 
-    def __init__(self, processor: SoundwaveProcessor, ctc: CtcTokenizer, backend: TorchBackend):
-        self.processor, self.ctc, self.backend = processor, ctc, backend
-        self.config = backend.model.config
-        self._reader = TypedReader(processor, backend)
-        self._search: TranscriptSearch | None = None
+    def __init__(
+        self, config: SoundwaveConfig, inference: InferenceConfig, folder: Path | None, ctc: CtcTokenizer,
+        prompts: PromptBuilder, decoder: Decoder | None,
+    ):
+        self.config, self.inference, self.folder, self.ctc = config, inference, folder, ctc
+        self.prompts, self.decoder = prompts, decoder
 
-    def texts(self, heard: Sequence[Heard], prompt: Tensor, search: bool) -> list[str]:
-        """What is said in each recording, empty where nothing is.
+    @property
+    def has_words(self) -> bool:
+        """Whether CTC's texts are searched for words; their log-probabilities must then be kept."""
+        return self.inference.transcribe.ngram is not None and self.folder is not None
 
-        Args:
-            heard: the recordings.
-            prompt: (L,) token ids that ask for a transcript.
-            search: by LLM and CTC together, in those that have CTC's scores; else by the LLM alone, greedily.
+    def transcribe(self, speeches: Sequence[Speech], options: TranscribeOptions) -> list[Transcript]:
+        """Transcripts of several recordings, each the one that it gets alone.
+
+        Raises:
+            ConfigurationError: the LLM is asked for, but not loaded; or hot words, where there is no search for words.
         """
-        said = [""] * len(heard)
-        spoken = [i for i, one in enumerate(heard) if one.speech is not None and one.speech.ctc_token_ids]
-        if not spoken:
-            return said
-        chosen = [heard[i] for i in spoken]
-        limits = [transcript_tokens(one.duration) for one in chosen]
-        prompts, audio = [prompt] * len(chosen), [_speech(one).embeddings for one in chosen]
-        sampling = Sampling(temperature=0, max_new_tokens=max(limits))
-        logits = [one.ctc_logits for one in chosen if one.ctc_logits is not None] if search else []
-        if logits:
-            scorer = self.searcher().scorer(logits, limits)
-            found = self.backend.search(prompts, audio, sampling, scorer)
-            scored = [[(ids, scorer.total(i, ids)) for ids in some] for i, some in enumerate(found)]
-            texts = [self._reworded(one, self._chosen(one, some)) for one, some in zip(chosen, scored, strict=True)]
-        else:
-            alone = self.backend.batch(prompts, audio, sampling)
-            texts = [self._text(ids[:limit]) for ids, limit in zip(alone, limits, strict=True)]
-        for i, text in zip(spoken, texts, strict=True):
-            said[i] = text
-        return said
-
-    def read(self, heard: Heard, search: bool) -> str:
-        """What CTC alone reads in a recording, with known words where it is made for the search, which is wanted."""
-        text = _speech(heard).ctc_text
-        if not search or heard.ctc_logits is None:
-            return text
-        return self.searcher().respelt(text, heard.ctc_logits, text).lower()  # as all that CTC reads
-
-    def searcher(self) -> TranscriptSearch:
-        """Made when it is first needed: it collects the words of the LLM's vocabulary."""
-        if self._search is None:
-            self._search = TranscriptSearch(
-                self.config, self.processor.tokenizer, self.ctc, self.backend.end_ids, self._reader
+        with_llm = self._with_llm(options)
+        if self.has_words:
+            hypotheses = self._hypotheses(speeches, options, self.inference.transcribe.nbest if with_llm else 1)
+            texts = [self._best(some) if with_llm else some[0].text for some in hypotheses]
+            return [
+                transcript_of(text, speech, "ctc+llm" if with_llm else "ctc")
+                for text, speech in zip(texts, speeches, strict=True)
+            ]
+        if options.hotwords:
+            raise ConfigurationError(
+                f"hotwords={list(options.hotwords)!r} need a model with an n-gram, which this one lacks; leave them "
+                "out."
             )
-        return self._search
+        texts = self._written(speeches) if with_llm else [speech.ctc_text for speech in speeches]
+        source: Literal["llm", "ctc"] = "llm" if with_llm else "ctc"
+        return [transcript_of(text, speech, source) for text, speech in zip(texts, speeches, strict=True)]
 
-    def _chosen(self, heard: Heard, found: Sequence[tuple[list[int], float]]) -> str:
-        """The text of a recording, of those that the search found, with their scores, the best first."""
-        assert heard.ctc_logits is not None
-        weight = self.config.rescoring_weight
-        scores: dict[str, float] = {}
-        for ids, score in found if weight else found[:1]:
-            text = self.searcher().respelt(self._text(ids), heard.ctc_logits, _speech(heard).ctc_text)
-            scores.setdefault(text, score)
-        if len(scores) == 1:
-            return next(iter(scores))
-        first, *others = scores
-        written = [0.0, *self._reader.gains(self._reader.read(first), others)]
-        joint = zip(scores, scores.values(), written, strict=True)
-        return max(joint, key=lambda one: one[1] + weight * one[2])[0]
+    def _with_llm(self, options: TranscribeOptions) -> bool:
+        if options.llm and self.decoder is None:
+            raise ConfigurationError("llm=True, but no LLM is loaded; load the model with backend='torch'.")
+        wanted = self.inference.transcribe.llm if options.llm is None else options.llm
+        return wanted and self.decoder is not None
 
-    def _reworded(self, heard: Heard, text: str) -> str:
-        assert heard.ctc_logits is not None
-        return self.searcher().reworded(text, heard.ctc_logits)
+    def _hypotheses(self, speeches: Sequence[Speech], options: TranscribeOptions, nbest: int) -> list[list[Hypothesis]]:
+        logprobs = []
+        for speech in speeches:
+            assert speech.ctc_logprobs is not None  # kept wherever `has_words`
+            logprobs.append(speech.ctc_logprobs.cpu().numpy())
+        return self._search.decode(logprobs, nbest, options.hotwords)
 
-    def _text(self, ids: list[int]) -> str:
-        text = self.processor.tokenizer.decode(ids, skip_special_tokens=True)
-        for prefix in self.config.transcript_prefixes:
+    @cached_property
+    def _search(self) -> BeamSearchDecoder:
+        """Made when it is first needed: a lexicon of tens of thousands of words takes a moment."""
+        options = self.inference.transcribe
+        assert self.folder is not None
+        assert options.ngram is not None
+        ngram = Ngram.load(self.folder / options.ngram)
+        words = [word for word in ngram.words if word not in SPECIAL]
+        if options.words is not None:
+            words = (self.folder / options.words).read_text(encoding="utf-8").split()
+        lexicon = Lexicon(words, [self.ctc.encode_words], self.ctc.decode)
+        weights = BeamSearchOptions(
+            beams=options.beams, language_weight=options.language_weight, word_bonus=options.word_bonus,
+            unknown_word=options.unknown_word_cost, hotword_bonus=options.hotword_bonus,
+        )
+        return BeamSearchDecoder(lexicon, ngram, self.config.blank_class, weights)
+
+    def _best(self, hypotheses: Sequence[Hypothesis]) -> str:
+        """The text that CTC, n-gram and LLM together find likeliest; the LLM reads all as typed turns."""
+        assert self.decoder is not None
+        if len(hypotheses) == 1:
+            return hypotheses[0].text
+        prompt, continuations = self.prompts.typed([one.text for one in hypotheses])
+        read = self.decoder.score(prompt, continuations)
+        weight = self.inference.transcribe.rescoring_weight
+        scores = [one.score + weight * logprob for one, logprob in zip(hypotheses, read, strict=True)]
+        return hypotheses[max(range(len(scores)), key=scores.__getitem__)].text
+
+    def _written(self, speeches: Sequence[Speech]) -> list[str]:
+        """What the LLM writes, greedily, for each recording; nothing where CTC reads nothing."""
+        assert self.decoder is not None
+        texts = [""] * len(speeches)
+        spoken = [i for i, speech in enumerate(speeches) if speech.ctc_token_ids]
+        if not spoken:
+            return texts
+        limits = [transcript_tokens(speeches[i].duration) for i in spoken]
+        request = self.inference.transcribe_prompt
+        prompts = [self.prompts.audio(request, speeches[i].embeddings.float().cpu().numpy()) for i in spoken]
+        rows: list[list[int]] = [[] for _ in spoken]
+        for token in self.decoder.generate(prompts, GenerationOptions(temperature=0, max_new_tokens=max(limits))):
+            rows[token.row].append(token.id)
+        for i, ids, limit in zip(spoken, rows, limits, strict=True):
+            texts[i] = self._cleaned(ids[:limit])
+        return texts
+
+    def _cleaned(self, ids: list[int]) -> str:
+        text = self.prompts.processor.tokenizer.decode(ids, skip_special_tokens=True)
+        for prefix in self.inference.transcript_prefixes:
             text = text.removeprefix(prefix)
         return " ".join(text.split())  # a line, whatever the LLM wrote
-
-
-def _speech(heard: Heard) -> Speech:
-    assert heard.speech is not None
-    return heard.speech

@@ -3,7 +3,7 @@
 They hold weights and nothing else: no request state, no text, no loss. All masks are True where a frame exists.
 """
 
-# B clips, T frames (25 Hz), S kept positions, E encoder width, D LLM width, C CTC classes
+# B clips, T frames (25 Hz), K kept runs, S positions, E encoder width, D LLM width, C CTC classes
 
 from __future__ import annotations
 
@@ -178,11 +178,17 @@ class Shrunk:
         embeddings: (B, S, D) for the LLM, zero where no position exists.
         runs: the kept runs of CTC decisions.
         positions: what the embeddings stand for: the runs, or several of them joined.
+        run_token_ids: (B, K) the LLM token of each kept run; -1 for blank and padding.
+        token_ids: (B, S) the LLM token of each position; -1 for blank and padding.
+        sizes: (B, S) how many runs each position is made of; 0 for padding.
     """
 
     embeddings: Tensor
     runs: Runs
     positions: Runs
+    run_token_ids: Tensor
+    token_ids: Tensor
+    sizes: Tensor
 
 
 class ShrinkingAdapter(nn.Module):
@@ -221,10 +227,11 @@ class ShrinkingAdapter(nn.Module):
         best, path = logits.detach().max(-1)
         score = best - logits.detach().logsumexp(-1) if config.run_pooling == "peak" else best
         runs = find_runs(path, valid, config.blank_class, config.blank_handling)
-        positions, tokens, sizes = self._positions(runs, vocabulary)
+        run_tokens = self._tokens_of(runs, vocabulary)
+        positions, tokens, sizes = self._joined(runs, run_tokens)
         kept = pool_runs(aligned, score, positions, config.run_pooling)
         if kept.shape[1] == 0:
-            return Shrunk(kept, runs, positions)
+            return Shrunk(kept, runs, positions, run_tokens, tokens, sizes)
         middles = (positions.start + positions.end - 1) / 2  # (B, S) in frames
         if config.look_back_over == "kept":
             memory, memory_mask, places = kept, positions.mask, middles
@@ -240,13 +247,16 @@ class ShrinkingAdapter(nn.Module):
             expected = torch.where((sizes > 1)[:, :, None], typed, expected)
             is_blank = (tokens < 0)[:, :, None]
             embeddings = embeddings + torch.where(is_blank, self.blank_embedding.to(expected.dtype), expected)
-        return Shrunk(embeddings * positions.mask[:, :, None], runs, positions)
+        return Shrunk(embeddings * positions.mask[:, :, None], runs, positions, run_tokens, tokens, sizes)
 
-    def _positions(self, runs: Runs, vocabulary: Tensor | None) -> tuple[Runs, Tensor, Tensor]:
-        """Runs, joined where the LLM's BPE would, with the LLM token (-1: blank) and the number of runs of each."""
+    def _tokens_of(self, runs: Runs, vocabulary: Tensor | None) -> Tensor:
+        """(B, K) the LLM token of each run, -1 for blank and padding."""
         blank = runs.classes == self.config.blank_class
         classes = runs.classes.masked_fill(blank, 0)
-        tokens = (classes if vocabulary is None else vocabulary[classes]).masked_fill(blank | ~runs.mask, -1)
+        return (classes if vocabulary is None else vocabulary[classes]).masked_fill(blank | ~runs.mask, -1)
+
+    def _joined(self, runs: Runs, tokens: Tensor) -> tuple[Runs, Tensor, Tensor]:
+        """Runs, joined where the LLM's BPE would, with the LLM token and the number of runs of each."""
         if not self.config.ctc_merges:
             return runs, tokens, runs.mask.long()
         if self._merges is None:

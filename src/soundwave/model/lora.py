@@ -1,4 +1,4 @@
-"""LoRA on a language model: added, read, chosen, switched off, written, all by PEFT itself.
+"""LoRA on a language model: added, read, chosen, switched off, taken out, written, all by PEFT itself.
 
 transformers wraps these steps too, but its newest release may ask for a PEFT that is not out yet; PEFT's own functions
 work with every transformers. Knows nothing about audio.
@@ -15,6 +15,8 @@ from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, inject_adapt
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
 from torch import nn
+
+from soundwave.files import atomic_file
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 PEFT_PREFIX = "base_model.model."  # of every name in a PEFT folder
@@ -52,7 +54,7 @@ def read_lora(language_model: nn.Module, folder: Path, trainable: bool = False, 
     Raises:
         ValueError, RuntimeError: it does not fit this model.
     """
-    config = PeftConfig.from_pretrained(str(folder))
+    config = PeftConfig.from_pretrained(str(folder), trust_remote_code=False)
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{folder / CONFIG_NAME} is of {config.peft_type}, not of a LoRA")
     config.inference_mode = not trainable
@@ -77,10 +79,20 @@ def switch_lora(language_model: nn.Module, on: bool) -> None:
         layer.enable_adapters(enabled=on)
 
 
+def unwrap_lora(language_model: nn.Module) -> None:
+    """Leaves the LLM's own layers in the place of PEFT's, with what is merged into them."""
+    for name, module in list(language_model.named_modules()):
+        if isinstance(module, BaseTunerLayer):
+            parent, _, child = name.rpartition(".")
+            setattr(language_model.get_submodule(parent), child, module.get_base_layer())
+    del language_model.peft_config
+
+
 def write_lora(language_model: nn.Module, folder: Path, name: str = DEFAULT, half: bool = False) -> None:
     """Writes an attached LoRA as a PEFT folder; `half` in float16."""
     folder.mkdir(parents=True, exist_ok=True)
     language_model.peft_config[name].save_pretrained(folder)  # type: ignore[index, union-attr]
     state = get_peft_model_state_dict(language_model, adapter_name=name)
     values = {f"{PEFT_PREFIX}{key}": value.detach().cpu().contiguous() for key, value in state.items()}
-    save_file({key: v.half() if half else v for key, v in values.items()}, folder / WEIGHTS_NAME, {"format": "pt"})
+    with atomic_file(folder / WEIGHTS_NAME) as draft:
+        save_file({key: v.half() if half else v for key, v in values.items()}, draft, {"format": "pt"})

@@ -1,15 +1,15 @@
-"""Soundwave: Whisper encoder → alignment adapter → shrinking adapter → any causal LM (paper section 3, Figure 2).
+"""Soundwave: a speech encoder and any causal LM as one model of transformers (paper section 3, Figure 2).
 
-Composition only: no losses (`training.losses`), no text (`processing`), no files (`checkpoints`), no request state.
+Composition only: no losses (`training.losses`), no text (`processing`), no request state. Of files it knows those that
+transformers' `save_pretrained` and `from_pretrained` write and read; other folders are read in `checkpoints`.
 """
 
-# N audios, M mel bins, T mel frames, F aligned frames (25 Hz), S kept positions, C CTC classes
+# N audios, M mel bins, T mel frames, F aligned frames (25 Hz), S audio positions
 # R rows (conversations), L token positions, D LLM width, V LLM vocabulary
 
 from __future__ import annotations
 
 import copy
-import inspect
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,45 +19,20 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModel, AutoModelForCausalLM, DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import cached_file
 
 from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import ConfigurationError
+from soundwave.inference_config import TextOnly
 from soundwave.model.adapters import AlignmentAdapter, ShrinkingAdapter
-from soundwave.model.encoder import encode_window
 from soundwave.model.lora import DEFAULT, lora_names, read_lora, switch_lora, write_lora
-from soundwave.model.shrink import Runs
+from soundwave.model.speech_encoder import SpeechEncoder, SpeechOutput
 from soundwave.model.splice import Spliced, splice
 
 LORA_FOLDER = "lora"  # of a saved model: a PEFT folder
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
-
-
-@dataclass(frozen=True)
-class SpeechOutput:
-    """What the speech front end makes of N audios.
-
-    Attributes:
-        embeddings: (N, S, D) what the LLM reads, zero where `positions.mask` is False.
-        runs: the kept runs of CTC decisions, in aligned frames.
-        positions: what the embeddings stand for: the runs, or several joined into one longer token.
-        ctc_logits: (N, F, C).
-        valid: (N, F) True for frames of the clip's window.
-        aligned: (N, F, D).
-    """
-
-    embeddings: Tensor
-    runs: Runs
-    positions: Runs
-    ctc_logits: Tensor
-    valid: Tensor
-    aligned: Tensor
-
-    def kept(self) -> list[Tensor]:
-        """Per audio its (S_i, D) embeddings, without padding."""
-        return [row[mask] for row, mask in zip(self.embeddings, self.positions.mask, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -68,7 +43,7 @@ class SoundwaveOutput:
         logits: (R, L, V); with labels, (targets, V): only the positions that predict a target.
         targets: (targets,) the token ids to predict, or None without labels.
         rows: (targets,) the row of each target, or None without labels.
-        speech: the front end's output, None for a batch without audio.
+        speech: the speech encoder's output, None for a batch without audio.
     """
 
     logits: Tensor
@@ -92,7 +67,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         self.audio_tower = WhisperEncoder(config.audio_config)
         self.alignment = AlignmentAdapter(config)
         self.shrinking = ShrinkingAdapter(config)
-        self.language_model = AutoModelForCausalLM.from_config(config.text_config)
+        self.language_model = AutoModelForCausalLM.from_config(config.text_config, trust_remote_code=False)
         self.post_init()
 
     @classmethod
@@ -111,16 +86,22 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
             ConfigurationError: the folder holds only what was trained, without the frozen parts.
         """
         source = {name: options[name] for name in HUB_OPTIONS if name in options}
-        config = options.get("config") or SoundwaveConfig.from_pretrained(pretrained_model_name_or_path, **source)
+        config = options.get("config") or SoundwaveConfig.from_pretrained(
+            pretrained_model_name_or_path, trust_remote_code=False, **source
+        )
         if config.language_model_source is not None:
             raise ConfigurationError(
                 f"{pretrained_model_name_or_path} holds only what was trained over {config.audio_tower_source} and "
                 f"{config.language_model_source}; load it with soundwave.load({str(pretrained_model_name_or_path)!r})."
             )
-        model = super().from_pretrained(pretrained_model_name_or_path, *args, **options)
+        model = super().from_pretrained(
+            pretrained_model_name_or_path, *args, **options | {"trust_remote_code": False}
+        )
         defaults = _file_of(pretrained_model_name_or_path, "generation_config.json", source)
         if defaults is not None:
-            model.language_model.generation_config = GenerationConfig.from_pretrained(defaults.parent)
+            model.language_model.generation_config = GenerationConfig.from_pretrained(
+                defaults.parent, trust_remote_code=False
+            )
         lora = _file_of(pretrained_model_name_or_path, f"{LORA_FOLDER}/adapter_config.json", source)
         if lora is not None:
             _file_of(pretrained_model_name_or_path, f"{LORA_FOLDER}/adapter_model.safetensors", source)
@@ -148,6 +129,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         super().save_pretrained(save_directory, state_dict=weights, **options)
         complete = copy.deepcopy(self.config)
         complete.audio_tower_source = complete.language_model_source = None  # the folder holds both
+        complete.lora = self.has_lora
         complete.save_pretrained(save_directory)
         self.language_model.generation_config.save_pretrained(save_directory)
         if self.has_lora:
@@ -168,47 +150,19 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     def get_output_embeddings(self) -> nn.Module:
         return self.language_model.get_output_embeddings()
 
-    def ctc_token_embeddings(self) -> Tensor | None:
-        """(tokens, D) the LLM's embeddings of the CTC classes; None with a projection head that needs none."""
-        if self.config.ctc_head == "projection" and self.config.audio_embedding == "look_back":
-            return None
-        weight: Tensor = self.language_model.get_input_embeddings().weight.detach()
-        return weight if self.config.ctc_vocabulary is None else weight[self.config.ctc_vocabulary]
+    @property
+    def speech_encoder(self) -> SpeechEncoder:
+        """The front end by itself, over this model's own modules."""
+        table = self.get_input_embeddings() if self.config.needs_token_table else None
+        parts = {"audio_tower": self.audio_tower, "alignment": self.alignment, "shrinking": self.shrinking}
+        return SpeechEncoder(self.config, parts | {"token_table": table})
 
     def encode_speech(
         self, input_features: Tensor | None = None, feature_attention_mask: Tensor | None = None,
         encoder_frames: Tensor | None = None, frame_mask: Tensor | None = None,
     ) -> SpeechOutput:
-        """Log-mel, or stored encoder frames, to audio embeddings.
-
-        Args:
-            input_features: (N, M, T) log-mel from the processor.
-            feature_attention_mask: (N, T) True inside each clip's window; None: all of it.
-            encoder_frames: (N, 2 F, E) instead of features: what `audio_tower` gave earlier.
-            frame_mask: (N, F) with `encoder_frames`: True for aligned frames that exist.
-        """
-        if encoder_frames is None:
-            assert input_features is not None
-            mask = feature_attention_mask
-            if mask is not None and bool(mask.all()):
-                mask = None  # the unmasked attention is faster and gives the same
-            with torch.no_grad():
-                encoder_frames = encode_window(self.audio_tower, input_features.to(self.audio_tower.dtype), mask)
-            group = 2 * self.config.frames_per_group
-            count = encoder_frames.shape[1] // self.config.frames_per_group
-            frame_mask = None if mask is None else mask[:, ::group][:, :count]
-        valid = frame_mask
-        if valid is None:
-            count = encoder_frames.shape[1] // self.config.frames_per_group
-            valid = torch.ones(len(encoder_frames), count, dtype=torch.bool, device=encoder_frames.device)
-        aligned = self.alignment(encoder_frames.to(self.alignment.project.weight.dtype), frame_mask)
-        logits = self.alignment.ctc_logits(aligned, self.ctc_token_embeddings())
-        vocabulary, table = self.config.ctc_vocabulary, None
-        if self.config.audio_embedding == "posterior":
-            table = self.language_model.get_input_embeddings().weight.detach()
-        tokens = None if vocabulary is None else torch.tensor(vocabulary, device=aligned.device)
-        shrunk = self.shrinking(aligned, logits, valid, tokens, table)
-        return SpeechOutput(shrunk.embeddings, shrunk.runs, shrunk.positions, logits, valid, aligned)
+        """Log-mel, or stored encoder frames, to audio embeddings; see `SpeechEncoder.forward`."""
+        return self.speech_encoder(input_features, feature_attention_mask, encoder_frames, frame_mask)
 
     def get_audio_features(self, input_features: Tensor, feature_attention_mask: Tensor | None = None) -> list[Tensor]:
         """Per audio the (S_i, D) embeddings that replace its placeholder."""
@@ -272,17 +226,14 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     def generate(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, input_features: Tensor | None = None,
         feature_attention_mask: Tensor | None = None, audio_embeddings: list[Tensor] | None = None,
-        merged: PreTrainedModel | None = None, **options: Any,
+        text_only: TextOnly = "plain", **options: Any,
     ) -> Tensor:
         """Continues the prompts with the LLM's own `generate`.
-
-        Rows without audio are answered by the plain LLM where `config.text_only` says so.
 
         Args:
             input_ids, attention_mask, input_features, feature_attention_mask: from the processor.
             audio_embeddings: per audio (S_i, D) instead of features: what `get_audio_features` gave.
-            merged: the LLM with its LoRA in its weights (`checkpoints.lora.merged_twin`), for rows that LoRA is for;
-                None: this model's own, which computes LoRA beside them. The answers are the same, sooner.
+            text_only: by which LLM rows without audio are answered: without LoRA (`plain`), or with it (`adapted`).
             options: anything of transformers' `generate` (do_sample, temperature, max_new_tokens, streamer…).
 
         Returns:
@@ -293,27 +244,20 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
             if input_features is not None:
                 audio_embeddings = self.get_audio_features(input_features, feature_attention_mask)
         has_audio = self._audio_positions(input_ids, attention_mask).any(1)
-        adapted = merged or self.language_model
-        if not self.plain_for(has_audio):
-            return self._continue(adapted, input_ids, attention_mask, audio_embeddings, options)
+        if text_only == "adapted" or not self.has_lora or bool(has_audio.all()):
+            return self._continue(input_ids, attention_mask, audio_embeddings, options)
         results: list[Tensor] = [torch.empty(0)] * len(input_ids)
         for chosen, audio in ((has_audio, audio_embeddings), (~has_audio, [])):
             rows = chosen.nonzero().flatten()
             if not len(rows):
                 continue
             mask = None if attention_mask is None else attention_mask[rows]
-            spoken = bool(has_audio[rows[0]])
-            with self.plain_language_model(spoken):
-                decoder = adapted if spoken else self.language_model
-                answers = self._continue(decoder, input_ids[rows], mask, audio, options)
+            with self.plain_language_model(bool(has_audio[rows[0]])):
+                answers = self._continue(input_ids[rows], mask, audio, options)
             for row, answer in zip(rows.tolist(), answers, strict=True):
                 results[row] = answer
         pad = options.get("pad_token_id", self.language_model.generation_config.pad_token_id) or 0
         return nn.utils.rnn.pad_sequence(results, batch_first=True, padding_value=pad)
-
-    def plain_for(self, has_audio: Tensor) -> bool:
-        """Whether any row must be answered without LoRA."""
-        return self.config.text_only == "plain" and self.has_lora and not bool(has_audio.all())
 
     @property
     def has_lora(self) -> bool:
@@ -336,42 +280,12 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
                 parameter.requires_grad_(requires_grad)
 
     def _continue(
-        self, decoder: Any, input_ids: Tensor, attention_mask: Tensor | None, audio: list[Tensor],
-        options: dict[str, Any],
+        self, input_ids: Tensor, attention_mask: Tensor | None, audio: list[Tensor], options: dict[str, Any]
     ) -> Tensor:
         spliced = self._spliced(input_ids, attention_mask, audio)
-        if options.get("num_beams", 1) > 1 and spliced.embeddings.shape[1] > 1:
-            options = options | read_once(decoder, spliced.embeddings, spliced.mask, options["num_beams"])
-        return decoder.generate(inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options)
-
-
-def read_once(decoder: Any, embeddings: Tensor, mask: Tensor, times: int) -> dict[str, DynamicCache]:
-    """Keys and values of all of a prompt but its end, for several continuations; else each reads the prompt anew.
-
-    Args:
-        decoder: the LLM.
-        embeddings: (R, L, D), L at least 2.
-        mask: (R, L) 1 inside each prompt, which may begin with padding.
-        times: continuations of each prompt.
-
-    Returns:
-        A keyword argument for the LLM's `forward` and `generate`.
-    """
-    mask = mask[:, :-1]
-    places = (mask.long().cumsum(-1) - 1).clamp(min=0)  # as in `generate`: padding on the left has none
-    held = cache_for(decoder)
-    read = {"inputs_embeds": embeddings[:, :-1], "attention_mask": mask, "position_ids": places}
-    decoder.get_decoder()(**read, use_cache=True, **held)
-    for cache in held.values():
-        cache.batch_repeat_interleave(times)
-    return held
-
-
-def cache_for(decoder: Any) -> dict[str, DynamicCache]:
-    """An empty cache, as the keyword argument for the LLM's `forward` and `generate`."""
-    # its name in transformers 5.24 and newer, and before
-    parameters = inspect.signature(decoder.get_decoder().forward).parameters
-    return {"cache" if "cache" in parameters else "past_key_values": DynamicCache(config=decoder.config)}
+        return self.language_model.generate(
+            inputs_embeds=spliced.embeddings, attention_mask=spliced.mask, **options
+        )
 
 
 def _file_of(name_or_path: str | os.PathLike, file: str, source: dict[str, Any]) -> Path | None:

@@ -6,6 +6,9 @@ BOS before every piece that the public 9B weights were trained on (method: quirk
 
 from __future__ import annotations
 
+import functools
+import itertools
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,16 +20,17 @@ RELEASED_SYSTEM_PROMPT = (
     "provides, and assist the user with a variety of tasks using natural language."
 )
 RELEASED_AUDIO_TOKEN = "<audio_patch>"
+PRIVATE_USE = range(0xE000, 0xF900)  # characters that no text means anything by
 AUDIO_PART_TYPES = ("audio", "input_audio", "audio_url")
 ROLES = ("system", "user", "assistant")
 
 
 @dataclass(frozen=True)
 class Turn:
-    """One message with its audio written as placeholders: `<|audio|>What does the person say?`."""
+    """One message: texts, and None where an audio stands: `(None, "What does the person say?")`."""
 
     role: str
-    text: str
+    parts: tuple[str | None, ...]
 
 
 @dataclass(frozen=True)
@@ -42,15 +46,14 @@ class TokenizedPrompt:
     is_target: list[bool]
 
 
-def turns_of(conversation: Iterable[dict[str, Any]], audio_token: str) -> tuple[list[Turn], list[Any]]:
-    """Messages to turns and the audios in the order of their placeholders.
+def turns_of(conversation: Iterable[dict[str, Any]]) -> tuple[list[Turn], list[Any]]:
+    """Messages to turns, and the audios in the order of their places.
 
     Args:
         conversation: messages whose `content` is a string, or a list of parts of type `text` or `audio`.
-        audio_token: the placeholder to write for each audio part.
 
     Raises:
-        ConfigurationError: an unknown role or part, or the placeholder inside somebody's text.
+        ConfigurationError: an unknown role or part, or a text that is none.
     """
     turns, audios = [], []
     for message in conversation:
@@ -62,100 +65,170 @@ def turns_of(conversation: Iterable[dict[str, Any]], audio_token: str) -> tuple[
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(parts, Sequence):
             raise ConfigurationError(f"A message's content is {content!r}; give a text or a list of parts.")
-        pieces = []
+        pieces: list[str | None] = []
         for part in parts:
             if not isinstance(part, dict):
                 raise ConfigurationError(f"A content part is {part!r}; it must be an object with a type.")
             if part.get("type") == "text":
-                pieces.append(_clean(str(part.get("text", "")), audio_token))
+                joined = pieces.pop() if pieces and pieces[-1] is not None else ""  # neighbours are one text
+                pieces.append(f"{joined}{_text_of(part)}")
             elif part.get("type") in AUDIO_PART_TYPES:
                 audios.append(part)
-                pieces.append(audio_token)
+                pieces.append(None)
             else:
                 raise ConfigurationError(
                     f"A content part has the type {part.get('type')!r}; "
                     f"allowed are text, {', '.join(AUDIO_PART_TYPES)}."
                 )
-        turns.append(Turn(role, "".join(pieces)))
+        turns.append(Turn(role, tuple(pieces)))
     return turns, audios
 
 
-def _clean(text: str, audio_token: str) -> str:
-    if audio_token in text:
-        raise ConfigurationError(f"The text contains {audio_token!r}, which marks audio; remove it from the text.")
+def _text_of(part: dict[str, Any]) -> str:
+    text = part.get("text", "")
+    if not isinstance(text, str):
+        raise ConfigurationError(f"The text of a content part is {text!r}; give a string.")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigurationError(
+            f"The text {text[:80]!r} is no valid Unicode: at {error.start} it has half of a surrogate pair; remove it."
+        ) from error
     return text
 
 
-def tokenize_turns(tokenizer: Any, turns: Sequence[Turn], prompt_format: str, reply: bool = True) -> TokenizedPrompt:
-    """Turns to ids.
+def tokenize_turns(
+    tokenizer: Any, turns: Sequence[Turn], prompt_format: str, audio_token: str, reply: bool = True
+) -> TokenizedPrompt:
+    """Turns to ids. What people write is always read as text: `<|im_end|>` in it ends nothing.
 
     Args:
         tokenizer: a transformers tokenizer that knows the placeholder as one token.
         turns: from `turns_of`.
         prompt_format: `released` or `chat_template`.
+        audio_token: the placeholder.
         reply: end with the header of the assistant's next turn.
+
+    Raises:
+        ConfigurationError: the tokenizer's chat template cannot be used.
     """
-    pieces = _released_pieces(tokenizer, turns, reply) if prompt_format == "released" else _template_pieces(
-        tokenizer, turns, reply
-    )
+    make = _released_pieces if prompt_format == "released" else _template_pieces
     ids, is_target = [], []
-    for piece, spoken in pieces:
+    for piece, spoken in make(tokenizer, turns, audio_token, reply):
         ids += piece
         is_target += [spoken] * len(piece)
     return TokenizedPrompt(ids, is_target)
 
 
-def _released_pieces(tokenizer: Any, turns: Sequence[Turn], reply: bool) -> list[tuple[list[int], bool]]:
-    def tokens(text: str) -> list[int]:
-        return tokenizer(text).input_ids  # adds a BOS to every piece: the released weights expect it
+def render_turns(tokenizer: Any, turns: Sequence[Turn], audio_token: str, reply: bool = True) -> str:
+    """The chat template's text.
+
+    Raises:
+        ConfigurationError: the template cannot be used, or a text holds what a text form cannot tell from control
+            tokens.
+    """
+    for part in (part for turn in turns for part in turn.parts if part):
+        if (name := next((name for name in control_tokens(tokenizer) if name in part), None)) is not None:
+            raise ConfigurationError(
+                f"A text holds {name!r}, which would be a control token in a prompt's text form; use tokenize=True, "
+                "which reads it as text, or remove it."
+            )
+    return _render(tokenizer, [(turn.role, _written(turn, audio_token)) for turn in turns], reply)
+
+
+def control_tokens(tokenizer: Any) -> tuple[str, ...]:
+    """The texts of the tokens that mean more than their text: ends of turns, placeholders, reserved ones."""
+    return _control_tokens(tokenizer, len(tokenizer))
+
+
+@functools.lru_cache(maxsize=4)  # 256 of Llama's, asked for with every prompt
+def _control_tokens(tokenizer: Any, size: int) -> tuple[str, ...]:
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return tuple(sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True))
+
+
+def _written(turn: Turn, audio_token: str, guard: str = "", control: Sequence[str] = ()) -> str:
+    """A turn as one text, with a mark inside what reads like a control token but is none."""
+    pieces = []
+    for part in turn.parts:
+        piece = audio_token if part is None else part
+        for name in control if part is not None and guard else ():
+            piece = piece.replace(name, name[0] + guard + name[1:])
+        pieces.append(piece)
+    return "".join(pieces)
+
+
+def _released_pieces(
+    tokenizer: Any, turns: Sequence[Turn], audio_token: str, reply: bool
+) -> list[tuple[list[int], bool]]:
+    def tokens(text: str, bos: bool = True) -> list[int]:  # a BOS before every piece: the released weights expect it
+        return tokenizer(text, add_special_tokens=bos, split_special_tokens=True).input_ids
 
     def special(name: str) -> list[int]:
         return [tokenizer.convert_tokens_to_ids(name)]
 
     start, end, end_of_turn = special("<|start_header_id|>"), special("<|end_header_id|>"), special("<|eot_id|>")
     if not turns or turns[0].role != "system":
-        turns = [Turn("system", RELEASED_SYSTEM_PROMPT), *turns]
+        turns = [Turn("system", (RELEASED_SYSTEM_PROMPT,)), *turns]
     pieces: list[tuple[list[int], bool]] = [([tokenizer.bos_token_id], False)]
     for turn in turns:
-        header = start + tokens(turn.role) + end
-        audio, text = _leading_audio(turn.text)
-        if turn.role == "assistant":
-            said = tokenizer(text, add_special_tokens=False).input_ids  # as generated: the one piece without a BOS
-        else:
-            said = tokens(text) if text or not audio else []
-        pieces += [(header + tokens("\n" + audio), False), (said + end_of_turn, turn.role == "assistant")]
+        parts = list(itertools.dropwhile(lambda part: part is None, turn.parts))
+        leading = len(turn.parts) - len(parts)  # the released prompt writes these into the newline's piece
+        header = start + tokens(turn.role) + end + tokens("\n") + leading * special(audio_token)
+        said = [] if leading and not any(part != "" for part in parts) else tokens("", turn.role != "assistant")
+        for part in parts:  # what the assistant says, as generated, is the one piece without a BOS
+            said += special(audio_token) if part is None else tokens(part, bos=False)
+        pieces += [(header, False), (said + end_of_turn, turn.role == "assistant")]
     if reply:
         pieces.append((start + tokens("assistant") + end + tokens("\n"), False))
     return pieces
 
 
-def _leading_audio(text: str) -> tuple[str, str]:
-    """The released prompt writes leading placeholders into the newline's piece: ("<audio_patch>", "What …")."""
-    audio = ""
-    while text.startswith(RELEASED_AUDIO_TOKEN):
-        audio, text = audio + RELEASED_AUDIO_TOKEN, text[len(RELEASED_AUDIO_TOKEN) :]
-    return audio, text
-
-
-def _template_pieces(tokenizer: Any, turns: Sequence[Turn], reply: bool) -> list[tuple[list[int], bool]]:
-    messages = [{"role": turn.role, "content": turn.text} for turn in turns]
-
-    def render(count: int, generation_prompt: bool) -> str:
-        return tokenizer.apply_chat_template(
-            messages[:count], tokenize=False, add_generation_prompt=generation_prompt
-        )
-
+def _template_pieces(
+    tokenizer: Any, turns: Sequence[Turn], audio_token: str, reply: bool
+) -> list[tuple[list[int], bool]]:
+    control = control_tokens(tokenizer)
+    written = "".join(part for turn in turns for part in turn.parts if part)
+    guard = ""
+    if any(name in written for name in control):
+        guard = next(mark for mark in map(chr, PRIVATE_USE) if mark not in written)
+    messages = [(turn.role, _written(turn, audio_token, guard, control)) for turn in turns]
     pieces: list[tuple[str, bool]] = []
     done = ""
-    for i, message in enumerate(messages):
-        if message["role"] != "assistant":
+    for i, (role, _) in enumerate(messages):
+        if role != "assistant":
             continue
-        before, after = render(i, True), render(i + 1, False)
+        before, after = _render(tokenizer, messages[:i], True), _render(tokenizer, messages[: i + 1], False)
         if not (before.startswith(done) and after.startswith(before)):
             raise ConfigurationError("The tokenizer's chat template rewrites earlier turns; it cannot be trained on.")
         said = after[len(before) :].rstrip("\n")  # the newline after an end-of-turn is the template's, not the reply's
         pieces += [(before[len(done) :], False), (said, True)]
         done = before + said
-    final = render(len(messages), reply)
+    final = _render(tokenizer, messages, reply)
     pieces.append((final[len(done) :], False))
-    return [(tokenizer(text, add_special_tokens=False).input_ids, spoken) for text, spoken in pieces if text]
+    return [(_template_ids(tokenizer, text, guard, control), spoken) for text, spoken in pieces if text]
+
+
+def _template_ids(tokenizer: Any, text: str, guard: str, control: Sequence[str]) -> list[int]:
+    """A rendered text's ids: its control tokens, and between them text, in which marked ones are text too."""
+    if not guard or guard not in text:
+        return tokenizer(text, add_special_tokens=False).input_ids
+    ids: list[int] = []
+    for piece in re.split(f"({'|'.join(map(re.escape, control))})", text):
+        if piece in control:
+            ids.append(tokenizer.convert_tokens_to_ids(piece))
+        elif piece:
+            plain = piece.replace(guard, "")
+            ids += tokenizer(plain, add_special_tokens=False, split_special_tokens=True).input_ids
+    return ids
+
+
+def _render(tokenizer: Any, messages: Sequence[tuple[str, str]], reply: bool) -> str:
+    turns = [{"role": role, "content": content} for role, content in messages]
+    try:
+        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply)
+    except Exception as error:  # a template is a program of the model's: it raises what it likes
+        raise ConfigurationError(
+            f"The tokenizer's chat template cannot write this conversation ({type(error).__name__}: "
+            f"{' '.join(str(error).split())[:200]}); give other roles, or a model with another chat_template."
+        ) from error

@@ -15,7 +15,7 @@ from statistics import fmean
 
 from soundwave.checkpoints.catalog import SHIPPED
 from soundwave.checkpoints.native import start_config
-from soundwave.configuration import SoundwaveConfig
+from soundwave.configuration import SoundwaveConfig, split_model_settings
 from soundwave.data.readers import read_manifest
 from soundwave.errors import CheckpointError, ConfigurationError, DataError
 from soundwave.training.estimate import (
@@ -85,13 +85,14 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
         return _switched(released_9b(), recipe), f"{start}, its published sizes"
     with contextlib.suppress(CheckpointError, ConfigurationError):  # not at hand: the recipe itself says enough, or not
         if start is not None and (start in SHIPPED or Path(start).is_dir()):
-            return _switched(start_config(start_folder(recipe) or Path(), start), recipe), f"{start}, its config.json"
+            return _switched(start_config(start_folder(recipe) or Path(), start)[0], recipe), f"{start}, its config.json"
     if start in SHIPPED:
         return _switched(mini(), recipe), f"{start}, the sizes of its recipe; its weights are not at hand"
     tower, language_model = recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM
     try:
         config = SoundwaveConfig(
-            audio_config=audio_config(tower), text_config=text_config(language_model), **recipe.model
+            audio_config=audio_config(tower), text_config=text_config(language_model),
+            **split_model_settings(recipe.model)[0],
         )
     except ConfigurationError as error:
         if start is None:
@@ -107,7 +108,7 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
 
 
 def _switched(config: SoundwaveConfig, recipe: Recipe) -> SoundwaveConfig:
-    for name, value in recipe.model.items():
+    for name, value in split_model_settings(recipe.model)[0].items():
         setattr(config, name, value)
     return config
 

@@ -23,7 +23,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.errors import AudioError, ConfigurationError, SoundwaveError, TrainingError
-from soundwave.model.encoder import encode_window
+from soundwave.model.whisper import encode_window
 from soundwave.processing import SoundwaveProcessor
 from soundwave.training.effects import Effects
 

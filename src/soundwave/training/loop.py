@@ -223,7 +223,7 @@ class _Run:
 
     def _write(self, final: Path) -> None:
         try:
-            save_trained(self.prepared.model, final, torch.float32)
+            save_trained(self.prepared.model, final, torch.float32, self.prepared.processor.inference)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"{final} could not be written ({error}); free some space and start the same command again: "

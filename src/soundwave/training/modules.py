@@ -53,7 +53,7 @@ class StageModule(nn.Module):
         self.stage, self.ctc_weight = stage, ctc_weight
         self.blank = model.config.blank_class
         self.ctc_embeddings: Tensor | None
-        table = model.ctc_token_embeddings() if self.rest is None else None
+        table = model.speech_encoder.ctc_token_embeddings() if self.rest is None else None
         self.register_buffer("ctc_embeddings", None if table is None else table.float(), persistent=False)
 
     @property

@@ -6,7 +6,6 @@ Fails in the first minute: paths, formats and features are looked at before any 
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,10 +26,11 @@ from soundwave.checkpoints.native import (
     start_config,
 )
 from soundwave.checkpoints.weights import empty_model, fill
-from soundwave.configuration import SoundwaveConfig
+from soundwave.configuration import SoundwaveConfig, split_model_settings
 from soundwave.data.readers import check_audio_files
 from soundwave.data.shards import is_sharded
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
+from soundwave.inference_config import InferenceConfig
 from soundwave.model.linear import use_onednn
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
@@ -49,10 +49,6 @@ MAX_SECONDS = 30.0
 MINI_TOWER, MINI_LLM = "whisper-base", "smollm2-135m-instruct"  # what a new model stands on where nothing is named
 VOCABULARY_EXAMPLES = 20_000  # of a stream, whose words decide which pieces a restricted CTC vocabulary keeps
 MERGES = "shrinking.merges"  # a table of token ids, made from the tokenizer
-NOT_SWITCHES = {
-    "model_type", "sub_configs", "audio_config", "text_config", "audio_tower_source", "language_model_source",
-}
-SWITCH_NAMES = [name for name in SoundwaveConfig.__annotations__ if name not in NOT_SWITCHES]
 
 
 @dataclass
@@ -115,8 +111,8 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
             f"{still}: the LLM hears nothing that it could read; name the stage before, as in start_from: "
             "runs/stage1/final"
         )
-    config = _config(recipe)
-    processor = load_processor(config)
+    config, inference = _config(recipe)
+    processor = load_processor(config, inference=inference)
     ctc = CtcTokenizer(processor.tokenizer, config.ctc_vocabulary)
     effects = Effects.of(recipe.augmentation, recipe.seed, stored=recipe.features is not None)
     left_out = LeftOut(RunProgress(True).say)  # in each process: the others do not read what it does
@@ -153,31 +149,27 @@ def stage_of(recipe: Recipe) -> Stage:
     return stage if recipe.lora.r else dataclasses.replace(stage, lora=False)
 
 
-def _config(recipe: Recipe) -> SoundwaveConfig:
-    for name in recipe.model:
-        if name not in SWITCH_NAMES:
-            near = difflib.get_close_matches(name, SWITCH_NAMES, 1)
-            hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(SWITCH_NAMES)}."
-            raise ConfigurationError(f"model: {name!r} is not a known switch; {hint}")
+def _config(recipe: Recipe) -> tuple[SoundwaveConfig, InferenceConfig]:
+    switches, prompts = split_model_settings(recipe.model)
     start = start_folder(recipe)
     if start is not None:
-        config = start_config(start, _lasting_name(recipe))
+        config, inference = start_config(start, _lasting_name(recipe))
         _check_parts(recipe, config)
-        whitens = recipe.model.get("alignment_whitening", config.alignment_whitening)
+        whitens = switches.get("alignment_whitening", config.alignment_whitening)
         if whitens != config.alignment_whitening:
             raise ConfigurationError(
                 f"model: alignment_whitening={whitens}, but {start} was trained with {config.alignment_whitening}; it "
                 "is measured when stage I begins: leave it out, or train stage I anew without start_from."
             )
-        for name, value in recipe.model.items():  # switches that later stages may change
+        for name, value in switches.items():  # that later stages may change
             setattr(config, name, value)
-        return _with_merges(config, recipe)
-    config = new_config(recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM, **recipe.model)
+        return _with_merges(config, recipe), inference.changed(prompts)
+    config = new_config(recipe.audio_tower or MINI_TOWER, recipe.language_model or MINI_LLM, **switches)
     if recipe.ctc_vocabulary_size is not None:
         tokenizer = load_processor(config).tokenizer
         texts = (text for source in recipe.train for text in some_transcripts(source, VOCABULARY_EXAMPLES))
         config.ctc_vocabulary = build_vocabulary(tokenizer, texts, recipe.ctc_vocabulary_size)
-    return _with_merges(config, recipe)
+    return _with_merges(config, recipe), InferenceConfig.of(prompts)
 
 
 def start_folder(recipe: Recipe) -> Path | None:
@@ -295,7 +287,7 @@ def _copy_embeddings(model: SoundwaveForConditionalGeneration) -> None:
 
 def _start_tensors(start: Path, config: SoundwaveConfig) -> Iterator[tuple[str, torch.Tensor]]:
     """The adapters to start from; a shrinking adapter that gave the LLM another kind of embedding starts anew."""
-    fed = start_config(start, "").audio_embedding
+    fed = start_config(start, "")[0].audio_embedding
     for name, tensor in adapter_tensors(start):
         if fed == config.audio_embedding or not name.startswith("shrinking."):
             yield name, tensor

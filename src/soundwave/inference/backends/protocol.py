@@ -1,20 +1,22 @@
 """The seam between the speech encoder and whatever runs the LLM: what a decoder is given, and what it gives back.
 
 No key-value caches, beams, scores of a whole vocabulary or types of a framework cross it, so that torch, llama.cpp and
-vLLM can all keep it. `tests/inference/contract.py` runs on every decoder.
+vLLM can all keep it. `tests/test_decoder_contract.py` runs on every decoder.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
 
+from soundwave.errors import ConfigurationError
 from soundwave.inference.options import GenerationOptions
 
-Segment = list[int] | np.ndarray  # token ids, or (S, D) float32 audio embeddings
+PromptSegment = list[int] | np.ndarray  # token ids, or (S, D) float32 audio embeddings
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,7 @@ class Prompt:
         adapted: by the LLM with its LoRA, or by the plain LLM.
     """
 
-    segments: tuple[Segment, ...]
+    segments: tuple[PromptSegment, ...]
     adapted: bool = True
 
     def __len__(self) -> int:
@@ -45,7 +47,9 @@ class DecoderInfo:
         eos_ids: tokens that end an answer.
         context_length: most positions of prompt and answer together; None: not limited.
         width: D, of the embeddings in a prompt.
-        concurrent: whether calls may overlap; else they are made one after another.
+        parameters: how many weights it has; 0: not known.
+        concurrent: whether calls from several threads are computed at the same time; else they take turns, and one
+            batch is faster than several calls.
     """
 
     name: str
@@ -55,6 +59,7 @@ class DecoderInfo:
     context_length: int | None
     width: int
     concurrent: bool
+    parameters: int = 0
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ class Decoder(Protocol):
     ) -> Iterator[Token]:
         """New tokens as they are made, the rows' in any order, each row's up to and including its end token.
 
-        Closing the iterator stops the work and frees what it holds.
+        Closing the iterator stops the work and frees what it holds. While it waits to be read it blocks no other call,
+        of the same thread or of another. A row that reaches the end of the context ends there, without an end token.
 
         Args:
             prompts: at least one.
@@ -92,14 +98,46 @@ class Decoder(Protocol):
             drafts: for each prompt the likely answer, a hint for speed; a decoder may ignore it.
 
         Raises:
-            ConfigurationError: a prompt leaves no room for an answer in the LLM's context.
+            ConfigurationError: a prompt is empty, has embeddings of another width, or leaves no room for an answer in
+                the LLM's context; raised by the call, before anything is computed.
         """
 
     def score(self, prompt: Prompt, continuations: Sequence[list[int]]) -> list[float]:
         """Natural log-probability of each of several continuations of one prompt.
 
-        It equals the sum of `generate`'s log-probabilities along the same tokens.
+        It equals the sum of `generate`'s log-probabilities along the same tokens; that of no tokens is 0.
+
+        Raises:
+            ConfigurationError: as `generate`, or a continuation does not fit into the LLM's context.
         """
 
     def close(self) -> None:
         """Frees the LLM. The decoder cannot be used afterwards."""
+
+
+def room_for_answer(prompt: Prompt, info: DecoderInfo, needed: int = 1) -> int:
+    """Tokens that fit into the LLM's context after a prompt; every decoder checks its prompts by this.
+
+    Args:
+        prompt: to be read.
+        info: of the decoder.
+        needed: tokens that must fit.
+
+    Raises:
+        ConfigurationError: the prompt is empty, has embeddings of another width, or is too long.
+    """
+    if not len(prompt):
+        raise ConfigurationError("A prompt has no tokens and no audio; give at least one token.")
+    for segment in prompt.segments:
+        if isinstance(segment, np.ndarray) and segment.shape[1:] != (info.width,):
+            raise ConfigurationError(
+                f"A prompt's embeddings have shape {segment.shape}; this LLM reads (positions, {info.width})."
+            )
+    if info.context_length is None:
+        return sys.maxsize
+    if len(prompt) + needed > info.context_length:
+        raise ConfigurationError(
+            f"The prompt takes {len(prompt)} positions and the answer at least {needed}; this model reads at most "
+            f"{info.context_length} in all. Shorten it."
+        )
+    return info.context_length - len(prompt)

@@ -1,286 +1,226 @@
-"""The torch decoder: transformers' `generate` over prompts whose placeholders have become embeddings.
+"""The torch decoder: one visible loop that reads the prompts, then makes a token of every row at each step.
 
-Where LoRA is attached, spoken turns run through a merged twin of the LLM, and typed ones through the plain weights.
+It runs in the caller's thread and knows token ids and embeddings only. transformers' `generate` gives the same greedy
+answers (`tests/test_torch_decoder.py`), and `benchmarks/decoding.py` compares their speed.
 """
 
-# R rows, L tokens, S audio positions, D width, V vocabulary
+# R rows of a batch, L positions, D width, V vocabulary, N nodes of a tree of continuations
 
 from __future__ import annotations
 
 import copy
-import queue
+import inspect
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import (
-    DynamicCache,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedModel,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
-from transformers.generation.streamers import BaseStreamer
+from transformers import DynamicCache, PreTrainedModel
 
-from soundwave.checkpoints.lora import lora_state, merged_twin
-from soundwave.inference.sampling import Sampling
-from soundwave.model.soundwave import SoundwaveForConditionalGeneration, cache_for
+from soundwave.errors import ConfigurationError
+from soundwave.inference.backends.continuation_tree import ContinuationTree, trees
+from soundwave.inference.backends.merged_lora import Twins
+from soundwave.inference.backends.protocol import DecoderInfo, Prompt, Token, room_for_answer
+from soundwave.inference.backends.sampling import Choose, chooser
+from soundwave.inference.options import GenerationOptions
 
-BEAMS = 8  # of a search; `length_penalty=0.0` adds log-probabilities up as they are
-READ_AT_ONCE = 16  # texts: those of one batch are padded to the longest
+NODES_AT_ONCE = 256  # of a tree of continuations: bounds the memory of their scores (mini: 50 MB)
+TAKE_A_TREE = ("sdpa", "eager")  # implementations of attention that take any mask
 
 
-@dataclass(frozen=True)
-class Read:
-    """A text that the LLM has read.
+class TorchDecoder:
+    """Runs a transformers LLM.
 
-    Attributes:
-        tokens: its L ids.
-        scores: (L, V) log-probabilities of what follows each.
-        so_far: L log-probabilities of the text up to each token, after the first.
-        held: the LLM's keys and values, as a keyword argument for it.
-    """
-
-    tokens: list[int]
-    scores: Tensor
-    so_far: list[float]
-    held: dict[str, DynamicCache]
-
-
-class TorchBackend:
-    """Continues prompts with the model's own LLM.
+    Calls from several threads take turns, token by token. A stream that nobody reads at the moment holds its key-value
+    cache, but no lock: its reader may make other calls, and so may other threads.
 
     Args:
-        model: the loaded model; calls are made one after another (`generate` switches LoRA for text-only prompts).
+        language_model: in evaluation mode, on its device, with a LoRA or without.
+        name: told by `info`.
     """
 
-    def __init__(self, model: SoundwaveForConditionalGeneration):
-        self.model = model
-        self._lock = threading.RLock()  # a piece of one answer may ask for another
-        self._twin: PreTrainedModel | None = None  # made when the first spoken turn needs it
-        self._twin_state: tuple[object, ...] = ()
+    def __init__(self, language_model: PreTrainedModel, name: str = "torch"):
+        self.name = name
+        self._language_model: PreTrainedModel | None = language_model
+        self._twins = Twins(language_model)
+        self._lock, self._queue = threading.Lock(), threading.Lock()  # never held while a token is handed over
 
     @property
-    def end_ids(self) -> set[int]:
-        """Tokens that end an answer."""
-        end = self.model.language_model.generation_config.eos_token_id
-        return set(end) if isinstance(end, list) else {end}
+    def info(self) -> DecoderInfo:
+        """What it is."""
+        model = self._model()
+        ends = model.generation_config.eos_token_id
+        return DecoderInfo(
+            name=self.name, device=str(model.device), dtype=str(model.dtype).removeprefix("torch."),
+            eos_ids=frozenset(ends if isinstance(ends, list) else [] if ends is None else [ends]),
+            context_length=getattr(model.config, "max_position_embeddings", None),
+            width=model.get_input_embeddings().embedding_dim, concurrent=False,
+            parameters=model.num_parameters(),
+        )
 
-    def batch(self, prompts: Sequence[Tensor], audio: list[Tensor], sampling: Sampling) -> list[list[int]]:
-        """The new tokens of each of several (L_i,) prompts, up to and including its end token.
+    def generate(
+        self, prompts: Sequence[Prompt], options: GenerationOptions, drafts: Sequence[list[int]] | None = None
+    ) -> Iterator[Token]:
+        """New tokens as they are made; see `Decoder.generate`. Drafts are not used.
 
-        Args:
-            prompts: token ids.
-            audio: (S_i, D) embeddings for their placeholders, in order.
-            sampling: how tokens are chosen.
+        Raises:
+            ConfigurationError: a prompt is empty, of another width, or leaves no room in the LLM's context.
         """
-        input_ids, mask = self._padded(prompts)
-        with self._lock:
-            answers = self._generate(input_ids, mask, audio, sampling)
-        return [self._until_end(answer) for answer in answers.tolist()]
-
-    def search(
-        self, prompts: Sequence[Tensor], audio: list[Tensor], sampling: Sampling, scorer: LogitsProcessor
-    ) -> list[list[list[int]]]:
-        """The new tokens of several ways to go on from each prompt, the best first.
-
-        Args:
-            prompts, audio, sampling: as for `batch`; every prompt has audio.
-            scorer: changes the LLM's scores.
-        """
-        input_ids, mask = self._padded(prompts)
-        with self._lock:
-            found = self._generate(
-                input_ids, mask, audio, sampling, logits_processor=LogitsProcessorList([scorer]), num_beams=BEAMS,
-                num_return_sequences=BEAMS, length_penalty=0.0,
-            )
-        ended = [self._until_end(tokens) for tokens in found.tolist()]
-        return [ended[first : first + BEAMS] for first in range(0, len(ended), BEAMS)]
-
-    @torch.no_grad()
-    def read(self, tokens: list[int]) -> Read:
-        """What the LLM that answers typed turns makes of a text.
-
-        Args:
-            tokens: ids, from the beginning of a conversation on.
-        """
-        language_model, ids = self.model.language_model, torch.tensor([tokens], device=self.model.device)
-        held = cache_for(language_model)
-        with self._lock, self.model.plain_language_model(self.model.config.text_only == "adapted"):
-            scores = language_model(ids, use_cache=True, **held).logits[0].float().log_softmax(-1)
-        each = scores[:-1].gather(-1, ids[0, 1:, None])[:, 0]
-        return Read(tokens, scores, [0.0, *each.double().cumsum(0).tolist()], held)
-
-    @torch.no_grad()
-    def gains(self, read: Read, texts: Sequence[list[int]], ahead: int | None = None) -> list[float]:
-        """How much likelier than a text that was read the LLM that answers typed turns finds others.
-
-        Each is read from where it differs on. First tokens count for nothing.
-
-        Args:
-            read: one text.
-            texts: token ids of the others.
-            ahead: tokens that are read where the rest of both is the same, which gives a close guess; None: all.
-        """
-        spans = [_Span.between(read.tokens, text, ahead) for text in texts]
-        by_length = sorted(range(len(texts)), key=lambda i: spans[i].end - spans[i].start)
-        found = [0.0] * len(texts)
-        with self._lock, self.model.plain_language_model(self.model.config.text_only == "adapted"):
-            for first in range(0, len(texts), READ_AT_ONCE):
-                rows = by_length[first : first + READ_AT_ONCE]
-                some = self._gains(read, [texts[i] for i in rows], [spans[i] for i in rows])
-                for i, gain in zip(rows, some, strict=True):
-                    found[i] = gain
-        return found
-
-    def _gains(self, read: Read, texts: Sequence[list[int]], spans: Sequence[_Span]) -> list[float]:
-        language_model, device = self.model.language_model, self.model.device
-        parts = [torch.tensor(text[at.start : at.end], device=device) for text, at in zip(texts, spans, strict=True)]
-        padded = nn.utils.rnn.pad_sequence(parts, batch_first=True)  # on the right, where nothing looks back at it
-        starts, held = torch.tensor([[at.start] for at in spans], device=device), copy.deepcopy(read.held)
-        for cache in held.values():
-            cache.batch_repeat_interleave(len(texts))
-        known = torch.arange(len(read.tokens), device=device) < starts
-        decoded = language_model.get_decoder()(
-            padded, attention_mask=torch.cat([known, torch.ones_like(padded, dtype=torch.bool)], 1).long(),
-            position_ids=starts + torch.arange(padded.shape[1], device=device), use_cache=True, **held,
-        ).last_hidden_state
-        head, found = language_model.get_output_embeddings(), []
-        for states, part, at in zip(decoded, parts, spans, strict=True):  # the vocabulary's scores of one at a time
-            scores = head(states[: len(part) - 1]).float().log_softmax(-1)
-            total = scores.gather(-1, part[1:, None]).sum().item()
-            found.append(total - (read.so_far[at.read_end - 1] - read.so_far[at.start]))
-        return found
-
-    def single(
-        self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling, on_token: Callable[[int], None],
-        stopping: StoppingCriteria | None = None,
-    ) -> None:
-        """Hands over the tokens of one (1, L) prompt as they are made, the end token included, in this thread."""
-        criteria = StoppingCriteriaList([] if stopping is None else [stopping])
-        with self._lock:
-            self._generate(
-                input_ids, torch.ones_like(input_ids), audio, sampling, streamer=_Tokens(on_token),
-                stopping_criteria=criteria,
-            )
-
-    def stream(self, input_ids: Tensor, audio: list[Tensor], sampling: Sampling) -> Iterator[int]:
-        """The tokens that `single` makes. Closing the iterator stops it.
-
-        They are computed in a thread beside the caller's. Where OpenMP has computed in both, its threads outnumber the
-        cores, and it lets them sleep between operations: on two cores an answer takes 1.4 times as long.
-        """
-        tokens: queue.Queue[int | BaseException | None] = queue.Queue()
-        stop = threading.Event()
-
-        def work() -> None:
-            try:
-                self.single(input_ids, audio, sampling, tokens.put, _Stop(stop))
-            except BaseException as error:  # handed to the caller's thread, raised there
-                tokens.put(error)
-            tokens.put(None)
-
-        worker = threading.Thread(target=work, daemon=True)
-        worker.start()
-        try:
-            while (token := tokens.get()) is not None:
-                if isinstance(token, BaseException):
-                    raise token
-                yield token
-        finally:
-            stop.set()
-            worker.join()
+        info, model = self.info, self._model()
+        limits = [min(options.max_new_tokens, room_for_answer(prompt, info)) for prompt in prompts]
+        choose = chooser(options, model.generation_config, info.eos_ids, len(prompts), model.device)
+        return self._generate(prompts, limits, choose, info.eos_ids)
 
     def _generate(
-        self, input_ids: Tensor, mask: Tensor, audio: list[Tensor], sampling: Sampling, **more: Any
-    ) -> Tensor:
-        devices = [self.model.device] if self.model.device.type == "cuda" else []
-        adapted = bool(audio) or self.model.config.text_only == "adapted"
-        with torch.random.fork_rng(devices, enabled=sampling.seed is not None):
-            if sampling.seed is not None:
-                torch.manual_seed(sampling.seed)
-            return self.model.generate(
-                input_ids, mask, audio_embeddings=audio, merged=self._merged() if adapted else None,
-                **sampling.generate_options(), **more,
-            )
+        self, prompts: Sequence[Prompt], limits: Sequence[int], choose: Choose, eos_ids: frozenset[int]
+    ) -> Iterator[Token]:
+        for adapted in (True, False):
+            rows = [row for row, prompt in enumerate(prompts) if prompt.adapted is adapted]
+            answers: dict[int, list[int]] = {row: [] for row in rows}
+            batch: _Batch | None = None
+            while rows:
+                with self._computing():
+                    if batch is None:
+                        batch = _Batch(self._twins.get(adapted), [prompts[row] for row in rows])
+                    else:
+                        batch.step([answers[row][-1] for row in rows])
+                    chosen = choose(batch.scores, rows, [answers[row] for row in rows])
+                    tokens, logprobs = chosen.tolist(), batch.logprobs(chosen)
+                for row, token, logprob in zip(rows, tokens, logprobs, strict=True):
+                    answers[row].append(token)
+                    yield Token(row, token, logprob)
+                going = [row for row, token in zip(rows, tokens, strict=True) if token not in eos_ids]
+                going = [row for row in going if len(answers[row]) < limits[row]]
+                if len(going) < len(rows):
+                    batch.keep([rows.index(row) for row in going])
+                    rows = going
 
-    def _padded(self, prompts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(R, L) token ids and mask, padded on the left."""
-        ids = nn.utils.rnn.pad_sequence(list(prompts), batch_first=True, padding_side="left")
-        mask = nn.utils.rnn.pad_sequence(
-            [torch.ones_like(one) for one in prompts], batch_first=True, padding_side="left"
-        )
-        return ids.to(self.model.device), mask.to(self.model.device)
+    def score(self, prompt: Prompt, continuations: Sequence[list[int]]) -> list[float]:
+        """Natural log-probability of each of several continuations of one prompt.
 
-    def _merged(self) -> PreTrainedModel | None:
-        """The LLM with its present LoRA merged; None where there is none. Only with the lock held."""
-        language_model = self.model.language_model
-        state = lora_state(language_model)
-        if state != self._twin_state:
-            self._twin = None  # gone before the next one is made
-            self._twin, self._twin_state = merged_twin(language_model), state
-        if self._twin is not None:
-            self._twin.generation_config = language_model.generation_config
-        return self._twin
+        The prompt is read once, and so is what several continuations begin with.
 
-    def _until_end(self, answer: list[int]) -> list[int]:
-        for i, token in enumerate(answer):
-            if token in self.end_ids:
-                return answer[: i + 1]
-        return answer
+        Raises:
+            ConfigurationError: as `generate`, or a continuation does not fit into the LLM's context.
+        """
+        room_for_answer(prompt, self.info, max(map(len, continuations), default=0))
+        model = self._model()
+        most = NODES_AT_ONCE if model.config._attn_implementation in TAKE_A_TREE else 0
+        totals = [0.0] * len(continuations)
+        with self._computing():
+            batch = _Batch(self._twins.get(prompt.adapted), [prompt])
+            for tree in trees(continuations, most):
+                for row, total in tree.totals(batch.read(tree)).items():
+                    totals[row] = total
+        return totals
+
+    def close(self) -> None:
+        """Frees the LLM; streams that are open end with an error when they are read on."""
+        self._language_model = None
+        del self._twins
+
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        with self._queue:  # whoever waits here is next: else who has just computed would take the lock again
+            self._lock.acquire()
+        try:
+            with torch.no_grad():
+                self._model()
+                yield
+        finally:
+            self._lock.release()
+
+    def _model(self) -> PreTrainedModel:
+        if self._language_model is None:
+            raise ConfigurationError("This decoder is closed; load the model again.")
+        return self._language_model
 
 
-@dataclass(frozen=True)
-class _Span:
-    """Where a text differs from one that was read, with a token before it: what comes next is expected there.
+class _Batch:
+    """Rows that are continued together: their key-value cache, and the scores of each one's next token.
 
     Attributes:
-        start: of that token, in both.
-        end, read_end: in the text, and in the one that was read; not included.
+        scores: (R, V) float32 logits.
     """
 
-    start: int
-    end: int
-    read_end: int
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Prompt]):
+        self.model = model
+        rows = [embedded(model, prompt) for prompt in prompts]
+        lengths = [len(row) for row in rows]
+        inputs = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_side="left")  # (R, L, D)
+        self._cache = cache_for(model)
+        self._mask: Tensor | None = None  # (R, positions) 1 inside a row; None: no row is padded
+        self._places: Tensor | None = None  # (R, 1) of the newest position, where rows are padded
+        places = None
+        if min(lengths) < max(lengths):
+            self._mask = torch.tensor([[0] * (max(lengths) - n) + [1] * n for n in lengths], device=model.device)
+            places = (self._mask.cumsum(-1) - 1).clamp(min=0)
+            self._places = places[:, -1:]
+        self._forward(inputs_embeds=inputs, position_ids=places)
 
-    @classmethod
-    def between(cls, read: Sequence[int], text: Sequence[int], ahead: int | None) -> _Span:
-        """The span of a text, up to `ahead` tokens into what is the same again in both; None: to the end."""
-        start = max(0, min(_common(read, text), len(text) - 1) - 1)
-        same = min(_common(read[::-1], text[::-1]), min(len(read), len(text)) - start - 1)
-        left_out = 0 if ahead is None else max(0, same - ahead)
-        return cls(start, len(text) - left_out, len(read) - left_out)
+    def step(self, tokens: Sequence[int]) -> None:
+        """Reads the newest token of every row."""
+        if self._mask is not None and self._places is not None:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], 1)
+            self._places = self._places + 1
+        self._forward(input_ids=torch.tensor(tokens, device=self.model.device)[:, None], position_ids=self._places)
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Leaves out all rows but these."""
+        index = torch.tensor(rows, dtype=torch.long, device=self.model.device)
+        for cache in self._cache.values():
+            cache.batch_select_indices(index)
+        if self._mask is not None and self._places is not None:
+            self._mask, self._places = self._mask[index], self._places[index]
+
+    def logprobs(self, tokens: Tensor) -> list[float]:
+        """Natural log-probability of a next token of every row."""
+        chosen = self.scores.gather(-1, tokens[:, None])[:, 0]
+        return (chosen - self.scores.logsumexp(-1)).tolist()
+
+    def read(self, tree: ContinuationTree) -> np.ndarray:
+        """(nodes,) natural log-probability of every node of a tree after the only row, which stays as it is."""
+        logprobs = np.zeros(len(tree.tokens))
+        tree.fill(logprobs, self.scores, [-1])
+        if not tree.read:
+            return logprobs
+        device, dtype = self.model.device, self.model.dtype
+        cache = copy.deepcopy(self._cache)
+        start = next(iter(cache.values())).get_seq_length()
+        seen = np.concatenate([np.ones((len(tree.read), start), bool), tree.ancestors()], 1)
+        mask = None
+        if not tree.is_chain:
+            mask = torch.zeros(seen.shape, dtype=dtype, device=device)
+            mask = mask.masked_fill(torch.tensor(~seen, device=device), torch.finfo(dtype).min)[None, None]
+        logits = self.model(
+            input_ids=torch.tensor([[tree.tokens[node] for node in tree.read]], device=device), attention_mask=mask,
+            position_ids=torch.tensor([[start + tree.depths[node] for node in tree.read]], device=device),
+            use_cache=True, **cache,
+        ).logits[0]
+        tree.fill(logprobs, logits, tree.read)
+        return logprobs
+
+    def _forward(self, **inputs: Any) -> None:
+        made = self.model(attention_mask=self._mask, use_cache=True, logits_to_keep=1, **inputs, **self._cache)
+        self.scores = made.logits[:, -1].float()
 
 
-def _common(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many tokens both begin with."""
-    pairs = enumerate(zip(one, other, strict=False))
-    return next((i for i, (left, right) in pairs if left != right), min(len(one), len(other)))
+def embedded(model: PreTrainedModel, prompt: Prompt) -> Tensor:
+    """(L, D) what the LLM reads for a prompt: its token embeddings, and the audio's between them."""
+    table = model.get_input_embeddings()
+    parts = [
+        torch.from_numpy(segment).to(model.device, table.weight.dtype) if isinstance(segment, np.ndarray)
+        else table(torch.tensor(segment, dtype=torch.long, device=model.device))
+        for segment in prompt.segments
+    ]
+    return torch.cat(parts)
 
 
-class _Tokens(BaseStreamer):
-    """Hands each new token of a single row over."""
-
-    def __init__(self, on_token: Callable[[int], None]):
-        self.on_token = on_token
-
-    def put(self, value: Tensor) -> None:
-        for token in value.flatten().tolist():
-            self.on_token(token)
-
-    def end(self) -> None:
-        """`generate` returns."""
-
-
-class _Stop(StoppingCriteria):
-    """Ends generation when the reader has gone away."""
-
-    def __init__(self, event: threading.Event):
-        self.event = event
-
-    def __call__(self, input_ids: Tensor, scores: Any, **_: Any) -> Tensor:
-        return torch.full((len(input_ids),), self.event.is_set(), dtype=torch.bool, device=input_ids.device)
+def cache_for(model: PreTrainedModel) -> dict[str, DynamicCache]:
+    """An empty key-value cache, as the keyword argument for the LLM's `forward`."""
+    # its name in transformers 5.24 and newer, and before
+    parameters = inspect.signature(model.get_decoder().forward).parameters
+    return {"cache" if "cache" in parameters else "past_key_values": DynamicCache(config=model.config)}

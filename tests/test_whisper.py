@@ -9,7 +9,7 @@ import tiny
 import torch
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
-from soundwave.model.encoder import encode_window
+from soundwave.model.whisper import encode_window
 
 LENGTHS = [100, 24, 62, 2]  # mel frames of 10 ms
 

@@ -9,8 +9,8 @@ from soundwave.inference.results import Chunk, Reply
 HALF_CHARACTER = "\ufffd"  # how a tokenizer shows bytes that wait for others
 
 
-class Pieces:
-    """Collects the tokens of one answer.
+class Detokenizer:
+    """Collects the tokens of one answer and gives its text in chunks.
 
     Args:
         decode: tokens to text, special tokens left out.

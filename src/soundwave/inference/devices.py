@@ -9,7 +9,7 @@ from soundwave.errors import ConfigurationError
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 
 
-def device_named(name: str) -> str:
+def resolve_device(name: str) -> str:
     """A device that is there; `auto`: CUDA, else Apple's GPU, else the CPU.
 
     Raises:
@@ -18,16 +18,16 @@ def device_named(name: str) -> str:
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:
-        kind = torch.device(name).type
-    except RuntimeError as error:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
         raise ConfigurationError(f"device={name!r} is not known; give auto, cpu, cuda, cuda:0 or mps.") from error
-    available = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not available.get(kind, False):
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    if (device.index or 0) >= counts.get(device.type, 0):
         raise ConfigurationError(f"device={name!r} is not available here; give --device cpu, or auto.")
-    return name
+    return "cpu" if device.type == "cpu" else name  # torch names a CPU with and without a number, safetensors without
 
 
-def dtype_named(name: str, device: str) -> torch.dtype:
+def resolve_dtype(name: str, device: str) -> torch.dtype:
     """A dtype; `auto`: bfloat16 on a CUDA GPU that has it, else float32.
 
     Raises:

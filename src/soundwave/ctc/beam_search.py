@@ -1,0 +1,178 @@
+"""Beam search over CTC log-probabilities: words of a lexicon, a word n-gram, hot words, and words of no list at a cost.
+
+A beam is a text so far with the probability of all CTC paths that say it, apart by whether they end in a blank (Hannun
+et al. 2014, arXiv 1408.2873). It stands at a node of the lexicon's trie. Until its word is known it is judged by the
+most likely word below the node (LM look-ahead, Ortmanns et al. 1996). Frames that are surely blank only multiply.
+
+Knows nothing about models: classes come from a `Lexicon`, log-probabilities as arrays. `beams.py` holds the beams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundwave.ctc.beams import Beams
+from soundwave.ctc.history import Costs
+from soundwave.ctc.hotwords import HotWords
+from soundwave.ctc.lexicon import Lexicon
+from soundwave.ctc.ngram import Ngram
+from soundwave.errors import ConfigurationError
+
+RANGES: dict[str, tuple[float, float]] = {
+    "beams": (1, 10_000),
+    "language_weight": (0, 10),
+    "word_bonus": (-20, 20),
+    "unknown_word": (0, 1000),
+    "unknown_letter": (0, 100),
+    "hotword_bonus": (0, 100),
+    "beam_width": (0, 1000),
+    "class_width": (0, 1000),
+    "open_width": (0, 1000),
+    "sure_blank": (0.5, 1),
+}
+
+
+@dataclass(frozen=True)
+class BeamSearchOptions:
+    """How the search weighs and prunes. Scores are in nats: natural logarithms of probabilities.
+
+    Attributes:
+        beams: texts kept after each frame.
+        language_weight: factor of the n-gram's log-probability.
+        word_bonus: nats for each word, against the n-gram's liking for short texts.
+        unknown_word: nats that a word of no list costs beside what the n-gram gives `<unk>`; None forbids such words.
+        unknown_letter: nats that each class of its spelling costs beyond that.
+        hotword_bonus: nats for each hot word.
+        beam_width: nats behind the best text at which a text is dropped.
+        class_width: nats behind the likeliest class of a frame at which a class is not tried.
+        open_width: the same for spellings of no list.
+        sure_blank: posterior from which a frame counts as blank and nothing else.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    beams: int = 128
+    language_weight: float = 0.6
+    word_bonus: float = 1.5
+    unknown_word: float | None = 4.0
+    unknown_letter: float = 0.5
+    hotword_bonus: float = 4.0
+    beam_width: float = 16.0
+    class_width: float = 7.0
+    open_width: float = 3.0
+    sure_blank: float = 0.999
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value, (least, most) = getattr(self, field.name), RANGES[field.name]
+            if value is None and field.name == "unknown_word":
+                continue
+            if not least <= value <= most:
+                raise ConfigurationError(f"{field.name} is {value}; it must be from {least} to {most}.")
+
+
+@dataclass(frozen=True)
+class Hypothesis:
+    """One of the n best texts of a recording.
+
+    Attributes:
+        text: the words joined by spaces, names with their capitals.
+        words: the same, apart.
+        acoustic: CTC log-probability of the text: the sum over its paths that the search kept.
+        language: n-gram log-probability with the end of the sentence; 0 without an n-gram.
+        score: acoustic, weighted language, word bonus and the terms of hot and unknown words: what the order goes by.
+    """
+
+    text: str
+    words: tuple[str, ...]
+    acoustic: float
+    language: float
+    score: float
+
+
+class BeamSearchDecoder:
+    """Finds the most likely texts.
+
+    Args:
+        lexicon: the words that can be said.
+        ngram: how likely they follow each other; None for no opinion.
+        blank: class of the CTC blank.
+        options: weights and pruning.
+    """
+
+    def __init__(self, lexicon: Lexicon, ngram: Ngram | None, blank: int, options: BeamSearchOptions | None = None):
+        self.lexicon = lexicon
+        self.ngram = ngram
+        self.blank = blank
+        self.options = options or BeamSearchOptions()
+        self._costs = Costs(lexicon, ngram, self.options)
+
+    def decode(
+        self, logprobs: Sequence[NDArray[np.floating]], nbest: int = 1, hotwords: Sequence[str] = ()
+    ) -> list[list[Hypothesis]]:
+        """The n best texts of each recording, best first; at least one, "" where nothing is said.
+
+        Args:
+            logprobs: for each recording natural log-probabilities of the classes, (frames, classes). A recording's
+                result does not depend on the others.
+            nbest: texts a recording at most; all differ.
+            hotwords: words or phrases to expect in these recordings. They need not be in the lexicon.
+
+        Raises:
+            ConfigurationError: `nbest` is below 1, an array has not two dimensions, or a hot word cannot be spelt.
+        """
+        if nbest < 1:
+            raise ConfigurationError(f"nbest is {nbest}; it must be at least 1.")
+        for array in logprobs:
+            if array.ndim != 2:
+                raise ConfigurationError(f"logprobs of shape {array.shape} were given; (frames, classes) are needed.")
+        costs = self._with_hotwords(hotwords) if hotwords else self._costs
+        return [self._decode(np.asarray(array, np.float64), nbest, costs) for array in logprobs]
+
+    def _decode(self, logprobs: NDArray[np.float64], nbest: int, costs: Costs) -> list[Hypothesis]:
+        beams = Beams(costs)
+        if logprobs.size:
+            blanks = logprobs[:, self.blank]
+            sure = blanks >= np.log(self.options.sure_blank)
+            frames = np.pad(logprobs, ((0, 0), (0, 1)), constant_values=-np.inf)
+            frames[:, self.blank] = -np.inf
+            silence = 0.0
+            for frame, blank, surely in zip(frames, blanks.tolist(), sure, strict=True):
+                if surely:
+                    silence += blank
+                    continue
+                beams.wait(silence)
+                silence = 0.0
+                beams.advance(frame, blank)
+            beams.wait(silence)
+        return [Hypothesis(" ".join(words), words, *scores) for words, *scores in beams.texts(nbest)]
+
+    def _with_hotwords(self, phrases: Sequence[str]) -> Costs:
+        hot = HotWords(phrases, self.options.hotword_bonus)
+        new = [written for plain, written in hot.written.items() if plain not in self.lexicon.number_of]
+        unspelt = [word for word in new if not all(len(spell([word.lower()])[0]) for spell in self.lexicon.spells[:1])]
+        if unspelt:
+            raise ConfigurationError(
+                f"The hot word '{unspelt[0]}' has no letters that this model spells; write it as it is spoken."
+            )
+        lexicon = self.lexicon.extended(new)
+        for plain, written in hot.written.items():
+            lexicon.words[lexicon.number_of[plain]] = written  # as the caller writes it
+        return Costs(lexicon, self.ngram, self.options, hot)
+
+
+def greedy(logprobs: NDArray[np.floating], blank: int) -> list[int]:
+    """The likeliest class of each frame without repetitions and blanks: classes of a text over any vocabulary.
+
+    Args:
+        logprobs: (frames, classes) log-probabilities, or scores of any scale.
+        blank: class of the CTC blank.
+    """
+    best = logprobs.argmax(-1) if len(logprobs) else np.zeros(0, np.int64)
+    kept = np.append(True, best[1:] != best[:-1])[: len(best)] & (best != blank)
+    return [int(one) for one in best[kept]]

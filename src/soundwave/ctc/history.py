@@ -1,0 +1,156 @@
+"""The words that beams have said so far, as a growing tree of records, with what the n-gram and hot words make of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from soundwave.ctc.hotwords import HotWords, Progress
+from soundwave.ctc.lexicon import Lexicon, plain_word
+from soundwave.ctc.ngram import Ngram
+
+if TYPE_CHECKING:
+    from soundwave.ctc.beam_search import BeamSearchOptions
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Hashes = NDArray[np.uint64]
+_SPREAD, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # of splitmix64
+
+
+def mixed(hashes: Hashes, numbers: Ints) -> Hashes:
+    """A 64-bit hash of each pair of a hash and a number."""
+    hashes = (hashes + numbers.astype(np.uint64) + np.uint64(1)) * _SPREAD
+    return (hashes ^ (hashes >> np.uint64(29))) * _MIX
+
+
+class Costs:
+    """What words are worth: fixed while a set of recordings is decoded.
+
+    Args:
+        lexicon: the words.
+        ngram: their probabilities, or None.
+        options: weights.
+        hot: hot words, or None.
+
+    Attributes:
+        ahead: (nodes + 1,) the most that a word at or below a node can be worth without its context. The last entry
+            stands for all spellings that are not in the lexicon.
+        below: the same for the words strictly below.
+        word_of: (nodes + 1,) the word that ends at a node, or -1.
+    """
+
+    def __init__(self, lexicon: Lexicon, ngram: Ngram | None, options: BeamSearchOptions, hot: HotWords | None = None):
+        self.lexicon, self.ngram, self.options, self.hot = lexicon, ngram, options, hot
+        values = np.full(len(lexicon.words), float(options.word_bonus))
+        self.unknown = options.word_bonus - (options.unknown_word or 0.0)
+        self.numbers = np.zeros(len(lexicon.words) + 1, np.int64)  # of the n-gram; the last one: a word of no list
+        if ngram is not None:
+            unigrams = options.language_weight * ngram.unigrams()
+            self.numbers[:-1] = ngram.ids(lexicon.words)
+            lost = np.flatnonzero(self.numbers[:-1] == 0)
+            self.numbers[lost] = ngram.ids(plain_word(lexicon.words[i]) for i in lost)
+            values += unigrams[self.numbers[:-1]]
+            self.unknown += unigrams[0]
+        if hot is not None:
+            values[[lexicon.number_of[word] for word in hot.written]] += hot.bonus
+        ahead, below = lexicon.best_below(values)
+        self.ahead, self.below = np.append(ahead, -np.inf), np.append(below, -np.inf)
+        self.word_of = np.append(lexicon.word_of, -1)
+        self.children = np.append(lexicon.children, 0)
+        self.first_child = np.append(lexicon.first_child, 0)
+        self.classes = lexicon.classes
+        self.roots = lexicon.roots
+        self.begins = (self.roots >= 0).any(0) if len(self.roots) else np.zeros(lexicon.size, bool)
+
+
+class History:
+    """Texts as records: record 0 is the empty one, each other one adds a word to an earlier record.
+
+    Attributes:
+        hashes: of the words from the first to the record's own; equal texts have equal hashes.
+        total: weighted score of the words beside the acoustic one.
+        language: log-probability of the words by the n-gram.
+    """
+
+    def __init__(self, costs: Costs):
+        self._costs = costs
+        self._size = 1
+        self.hashes = np.ones(256, np.uint64)
+        self.total, self.language = np.zeros((2, 256))
+        self._parents, self._words, self._states = np.zeros((3, 256), np.int64)
+        self._states[0] = costs.ngram.start if costs.ngram is not None else 0
+        self._progress = [Progress()]
+        self._unlisted: dict[str, int] = {}  # words of no list, numbered on from the lexicon's
+
+    def add(self, records: Ints, words: Ints, extra: Floats | float = 0.0) -> Ints:
+        """New records: each a word more than an earlier one.
+
+        Args:
+            records: (N,) what came before.
+            words: (N,) numbers of words.
+            extra: (N,) nats beside language weight, word bonus and hot words.
+
+        Returns:
+            (N,) the new records.
+        """
+        costs, first = self._costs, self._size
+        self._size += len(records)
+        self._grow()
+        new = np.arange(first, self._size)
+        self._parents[new], self._words[new] = records, words
+        self.hashes[new] = mixed(self.hashes[records], words)
+        gain = np.full(len(records), costs.options.word_bonus) + extra
+        self.language[new] = self.language[records]
+        if costs.ngram is not None:
+            numbers = costs.numbers[np.minimum(words, len(costs.numbers) - 1)]
+            logprobs, self._states[new] = costs.ngram.score(self._states[records], numbers)
+            self.language[new] += logprobs
+            gain += costs.options.language_weight * logprobs
+        if costs.hot is not None:
+            for i, (record, word) in enumerate(zip(records.tolist(), words.tolist(), strict=True)):
+                progress, earned = costs.hot.follow(self._progress[record], self.word(word))
+                self._progress.append(progress)
+                gain[i] += earned
+        self.total[new] = self.total[records] + gain
+        return new
+
+    def unlisted(self, text: str) -> int:
+        """The number of a word that is in no list."""
+        return self._unlisted.setdefault(text, len(self._costs.lexicon.words) + len(self._unlisted))
+
+    def word(self, number: int) -> str:
+        """A word by its number."""
+        words = self._costs.lexicon.words
+        return words[number] if number < len(words) else list(self._unlisted)[number - len(words)]
+
+    def ended(self, records: Ints) -> tuple[Floats, Floats]:
+        """Weighted score and language log-probability of each record's text as a whole, with its end."""
+        total, language = self.total[records], self.language[records]
+        costs = self._costs
+        if costs.ngram is not None:
+            end, _ = costs.ngram.score(self._states[records], np.full(len(records), costs.ngram.end))
+            language = language + end
+            total = total + costs.options.language_weight * end
+        if costs.hot is not None:
+            total = total - np.array([costs.hot.given_back(self._progress[record]) for record in records])
+        return total, language
+
+    def words(self, record: int) -> tuple[str, ...]:
+        """The words of a record's text."""
+        words = []
+        while record:
+            words.append(self.word(int(self._words[record])))
+            record = int(self._parents[record])
+        return tuple(reversed(words))
+
+    def _grow(self) -> None:
+        if self._size > len(self.total):
+            room = 2 * self._size
+            for name in ("hashes", "total", "language", "_parents", "_words", "_states"):
+                old = getattr(self, name)
+                new = np.zeros(room, old.dtype)
+                new[: len(old)] = old
+                setattr(self, name, new)

@@ -1,0 +1,79 @@
+"""What can be evaluated: an engine, or a chain of Whisper's own decoder and an engine's LLM, asked in the same words.
+
+The chain is the anchor for everything that is asked about speech: whoever hears as well as that Whisper, and answers
+what was heard as if it had been typed, gets its score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from soundwave.audio import AudioInput, load_audio
+from soundwave.errors import CheckpointError
+from soundwave.inference.backends.protocol import Decoder
+from soundwave.inference.engine import Engine
+from soundwave.inference.options import Via
+from soundwave.inference.results import Segment, Transcript
+from soundwave.processing import SoundwaveProcessor
+
+
+class System(Protocol):
+    """What the tasks use; `Engine` says what each does."""
+
+    decoder: Decoder | None
+    processor: SoundwaveProcessor
+
+    def ask_batch(
+        self, requests: Sequence[Any], *, via: Via = ..., temperature: float = ..., max_new_tokens: int = ...
+    ) -> list[Any]:
+        """A `Reply` to each (audio, prompt)."""
+
+    def transcribe_batch(self, audios: Sequence[AudioInput], *, llm: bool | None = ...) -> list[Any]:
+        """A `Transcript` of each recording."""
+
+
+class WhisperCascade:
+    """Whisper writes recordings down, an engine's LLM answers the text.
+
+    Args:
+        engine: its LLM answers; its speech encoder is not used.
+        whisper: a folder that faster-whisper reads (`recipes/mini/whisper_folder.py` makes one).
+        beam_size: of Whisper's search.
+
+    Raises:
+        CheckpointError: the folder holds no such model.
+    """
+
+    def __init__(self, engine: Engine, whisper: Path, beam_size: int = 5):
+        from faster_whisper import WhisperModel
+
+        if not (whisper / "model.bin").is_file():
+            raise CheckpointError(f"{whisper} holds no model.bin; make it with recipes/mini/whisper_folder.py.")
+        self.engine, self.beam_size = engine, beam_size
+        self.decoder, self.processor = engine.decoder, engine.processor
+        self._whisper = WhisperModel(str(whisper), device="cpu", compute_type="int8")
+
+    def transcribe_batch(self, audios: Sequence[AudioInput], *, llm: bool | None = None) -> list[Any]:
+        """What Whisper's own decoder writes, as it comes: cased, with punctuation and digits."""
+        return [self._transcribed(load_audio(audio)) for audio in audios]
+
+    def ask_batch(
+        self, requests: Sequence[Any], *, via: Via = "auto", temperature: float = 0.2, max_new_tokens: int = 512
+    ) -> list[Any]:
+        """The LLM's answers to what Whisper wrote; a prompt follows the words."""
+        texts = []
+        for audio, prompt in requests:
+            words = prompt if audio is None else self._transcribed(load_audio(audio)).text
+            texts.append(words if audio is None or prompt is None else f"{words}\n\n{prompt}")
+        typed = [(None, text) for text in texts]
+        return self.engine.ask_batch(typed, temperature=temperature, max_new_tokens=max_new_tokens)
+
+    def _transcribed(self, samples: np.ndarray) -> Transcript:
+        pieces, about = self._whisper.transcribe(samples, language="en", beam_size=self.beam_size)
+        segments = [Segment(piece.text.strip(), piece.start, piece.end) for piece in pieces]
+        text = " ".join(segment.text for segment in segments)
+        return Transcript(text, "", about.duration, "en", segments, "llm")

@@ -1,0 +1,68 @@
+"""Requests to decoder prompts: a model's chat format around typed text, a transcript, or audio embeddings."""
+
+# S audio positions, D LLM width
+
+from __future__ import annotations
+
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from soundwave.errors import ConfigurationError
+from soundwave.inference.backends.protocol import Prompt, PromptSegment
+from soundwave.inference_config import InferenceConfig
+from soundwave.processing import SoundwaveProcessor
+
+
+class PromptBuilder:
+    """Makes prompts in the format of one model.
+
+    Args:
+        processor: the model's.
+        inference: its prompts, and whether text alone is answered with the LoRA.
+        audio_token_id: the placeholder of a recording.
+    """
+
+    def __init__(self, processor: SoundwaveProcessor, inference: InferenceConfig, audio_token_id: int | None):
+        self.processor, self.inference, self.audio_token_id = processor, inference, audio_token_id
+
+    def audio(self, prompt: str, embeddings: np.ndarray) -> Prompt:
+        """A recording, its (S, D) embeddings, and what to do with it."""
+        ids = self._ids([{"type": "audio"}, {"type": "text", "text": prompt}])
+        segments: list[PromptSegment] = []
+        start = 0
+        for at in (i for i, token in enumerate(ids) if token == self.audio_token_id):
+            segments += [ids[start:at], embeddings]
+            start = at + 1
+        return Prompt((*segments, ids[start:]))
+
+    def text(self, text: str) -> Prompt:
+        """A typed turn."""
+        return Prompt((self._ids([{"type": "text", "text": text}]),), self.inference.text_only == "adapted")
+
+    def transcript(self, words: str, prompt: str | None) -> Prompt:
+        """The words of a recording and what to do with them; without a prompt they are the turn themselves."""
+        return self.text(words if prompt is None else f"{words}\n\n{prompt}")
+
+    def typed(self, texts: list[str]) -> tuple[Prompt, list[list[int]]]:
+        """What the chat format writes before a person's text, and for each text its tokens and the end of its turn."""
+        before, end = self._around_text
+        tokenizer = self.processor.tokenizer
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        return Prompt((before,), self.inference.text_only == "adapted"), [[*one, *end] for one in ids]
+
+    @cached_property
+    def _around_text(self) -> tuple[list[int], list[int]]:
+        """The tokens before a typed text, and the first one after it: what follows is the same for every text."""
+        left, right = (self._ids([{"type": "text", "text": text}]) for text in ("a", "b"))
+        at = next(i for i, (one, other) in enumerate(zip(left, right, strict=True)) if one != other)
+        if at == 0:
+            raise ConfigurationError(
+                "The chat template begins with the text itself, so the LLM cannot say how likely a text is; "
+                "transcribe with llm=False."
+            )
+        return left[:at], left[at + 1 : at + 2]
+
+    def _ids(self, content: list[dict[str, Any]]) -> list[int]:
+        return self.processor.tokenize([{"role": "user", "content": content}]).ids

@@ -1,0 +1,109 @@
+"""Recordings to what the speech encoder makes of them: embeddings, CTC log-probabilities, tokens and their times.
+
+It knows nothing of prompts, of the LLM or of words.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from soundwave.audio import SAMPLE_RATE, AudioInput, load_audio
+from soundwave.errors import SoundwaveError
+from soundwave.inference.results import Speech
+from soundwave.model.speech_encoder import SpeechEncoder, TimedToken
+from soundwave.processing import SoundwaveProcessor
+
+ENCODED_AT_ONCE = 8  # recordings of similar length: more of them need memory and are no faster on a CPU
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A recording after the speech encoder.
+
+    Attributes:
+        speech: what is in it; None where a request brought no recording.
+        loading, encoding: seconds that it took.
+    """
+
+    speech: Speech | None = None
+    loading: float = 0.0
+    encoding: float = 0.0
+
+    @property
+    def duration(self) -> float:
+        """In seconds."""
+        return 0.0 if self.speech is None else self.speech.duration
+
+
+class SpeechFrontEnd:
+    """Loads recordings and encodes them.
+
+    Args:
+        encoder: in evaluation mode, on its device.
+        processor: the model's.
+    """
+
+    def __init__(self, encoder: SpeechEncoder, processor: SoundwaveProcessor):
+        self.encoder, self.processor = encoder, processor
+
+    def encode(
+        self, audios: Sequence[AudioInput | None], keep_logprobs: bool = False
+    ) -> list[Encoded | SoundwaveError]:
+        """Encodes recordings in batches of similar length; the error of one that cannot be used stands in its place.
+
+        Args:
+            audios: None where a request has no recording.
+            keep_logprobs: whether the CTC log-probabilities stay: of a large vocabulary they take much memory.
+        """
+        results: list[Encoded | SoundwaveError] = [Encoded() for _ in audios]
+        clips: dict[int, np.ndarray] = {}
+        loading: dict[int, float] = {}
+        for i, audio in enumerate(audios):
+            if audio is None:
+                continue
+            started = time.perf_counter()
+            try:
+                clips[i] = load_audio(audio)
+            except SoundwaveError as error:
+                results[i] = error
+            loading[i] = time.perf_counter() - started
+        by_length = sorted(clips, key=lambda i: len(clips[i]))
+        for first in range(0, len(by_length), ENCODED_AT_ONCE):
+            rows = by_length[first : first + ENCODED_AT_ONCE]
+            started = time.perf_counter()
+            speeches = self._encode([clips[i] for i in rows], keep_logprobs)
+            encoding = (time.perf_counter() - started) / len(rows)
+            for i, speech in zip(rows, speeches, strict=True):
+                results[i] = Encoded(speech, loading[i], encoding)
+        return results
+
+    @torch.no_grad()
+    def _encode(self, clips: list[np.ndarray], keep_logprobs: bool) -> list[Speech]:
+        features = self.processor.features(clips).to(self.encoder.device)
+        output = self.encoder(features["input_features"], features["feature_attention_mask"])
+        logprobs = output.ctc_logprobs() if keep_logprobs else [None] * len(clips)
+        columns = (clips, output.kept(), output.ctc_tokens(), output.ctc_tokens(joined=True), logprobs)
+        return [self._speech(*row) for row in zip(*columns, strict=True)]
+
+    def _speech(
+        self, clip: np.ndarray, embeddings: Tensor, tokens: list[TimedToken], joined: list[TimedToken],
+        logprobs: Tensor | None,
+    ) -> Speech:
+        duration, ids = len(clip) / SAMPLE_RATE, [token.id for token in tokens]
+        return Speech(
+            embeddings=embeddings, ctc_token_ids=ids, token_times=_times(tokens, duration),
+            ctc_text=self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            joined_token_ids=[token.id for token in joined], joined_token_times=_times(joined, duration),
+            duration=duration, ctc_logprobs=logprobs, seconds_per_frame=self.encoder.config.seconds_per_frame,
+        )
+
+
+def _times(tokens: Sequence[TimedToken], duration: float) -> list[tuple[float, float]]:
+    """Start and end of each in seconds, inside the recording: its window is longer."""
+    return [(round(min(one.start, duration), 3), round(min(one.end, duration), 3)) for one in tokens]

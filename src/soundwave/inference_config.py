@@ -1,0 +1,218 @@
+"""How a model is asked and how it writes down what is said: `inference.json` beside `config.json`.
+
+Prompts, and the weights of scores; nothing here shapes weights of the model (`configuration.py`). Knows no tensors.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import functools
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from soundwave.errors import CheckpointError, ConfigurationError, SoundwaveError
+from soundwave.files import write_json
+from soundwave.settings import check_settings, setting
+
+FILE_NAME = "inference.json"
+LARGEST_JSON_BYTES = 64 << 20  # a config.json of a large CTC vocabulary has 2 MB
+
+PromptFormat = Literal["released", "chat_template"]
+TextOnly = Literal["adapted", "plain"]
+DefaultVia = Literal["audio", "transcript"]
+
+MOVED = (  # what config.json held before there was an inference.json
+    "prompt_format", "text_only", "audio_system_prompt", "transcribe_prompt", "answer_prompt", "default_prompt",
+    "transcript_prefixes",
+)
+DELETED = ("joint_ctc_weight", "word_list", "rescoring_weight", "rewording_weight")  # of a search that is no more
+T = TypeVar("T")
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TranscribeConfig:
+    """How `transcribe` chooses words.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    llm: bool = setting(True, help="Whether the LLM has a say in a transcript, unless told otherwise.")
+    rescoring_weight: float = setting(0.5, least=0, help="Of the plain LLM's log-probability beside CTC's; 0: none.")
+    nbest: int = setting(8, least=1, help="Hypotheses of the CTC search that the LLM chooses among.")
+    beams: int = setting(32, least=1, help="Hypotheses that the CTC search keeps at each frame.")
+    language_weight: float = setting(0.5, least=0, help="Of the n-gram's log-probability beside CTC's.")
+    word_bonus: float = setting(1.5, help="Added for each word, since every word costs probability.")
+    unknown_word_cost: float = setting(10.0, least=0, help="Taken off for each word that the list of words lacks.")
+    hotword_bonus: float = setting(10.0, least=0, help="Added for each hot word.")
+    ngram: str | None = setting(None, help="File of the n-gram, beside this one; none: no language model of words.")
+    words: str | None = setting(None, help="File of known words, beside this one; none: those of the n-gram.")
+
+    def __post_init__(self) -> None:
+        check_settings(self, prefix="transcribe.")
+        for name in ("ngram", "words"):
+            file = getattr(self, name)
+            if file is not None and (Path(file).name != file or file in ("", "..")):
+                raise ConfigurationError(
+                    f"transcribe.{name} is {file!r}; give the name of a file in the model's own folder, without a path."
+                )
+
+
+@dataclass(frozen=True)
+class InferenceConfig:
+    """A model's prompts, and how it uses its LLM.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    prompt_format: PromptFormat = setting(
+        "chat_template", choices=get_args(PromptFormat),
+        help="released: piecewise, a BOS before every piece; chat_template: the tokenizer's own template.",
+    )
+    text_only: TextOnly = setting(
+        "plain", choices=get_args(TextOnly),
+        help="How a conversation without audio is answered: by the LLM without LoRA (plain), or with it (adapted).",
+    )
+    audio_system_prompt: str | None = setting(
+        None, help="System turn of a conversation with audio that brings none; none: what the chat template puts there."
+    )
+    transcribe_prompt: str = setting("What does the person say?", help="The prompt that makes the model transcribe.")
+    answer_prompt: str | None = setting(None, help="The prompt that asks for an answer to what is said, if it has one.")
+    default_prompt: str = setting(
+        "Please transcribe the following audio and then answer based on the audio's transcription.",
+        help="The prompt for audio that comes without one.",
+    )
+    transcript_prefixes: tuple[str, ...] = setting(
+        (), help="What the model was trained to say before a transcript; it is taken off."
+    )
+    via: DefaultVia = setting(
+        "audio", choices=get_args(DefaultVia),
+        help="What via=auto means: the LLM reads the recording itself (audio), or the words in it (transcript).",
+    )
+    transcribe: TranscribeConfig = field(default_factory=TranscribeConfig)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.transcript_prefixes, list):
+            object.__setattr__(self, "transcript_prefixes", tuple(self.transcript_prefixes))
+        check_settings(self)
+        if not all(isinstance(prefix, str) for prefix in self.transcript_prefixes):
+            raise ConfigurationError(f"transcript_prefixes is {self.transcript_prefixes!r}; give a list of texts.")
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> InferenceConfig:
+        """From JSON's values.
+
+        Raises:
+            ConfigurationError: an unknown name, or a value out of range.
+        """
+        return cls().changed(values)
+
+    def changed(self, values: Mapping[str, Any]) -> InferenceConfig:
+        """With other values; under `transcribe`, those that are given.
+
+        Raises:
+            ConfigurationError: an unknown name, or a value out of range.
+        """
+        return _replaced(self, values, "")
+
+    @classmethod
+    def read(cls, folder: Path) -> InferenceConfig:
+        """Of a model's folder; where it has no inference.json, from a config.json of before there was one.
+
+        Raises:
+            CheckpointError: a file is broken, or holds an unknown name or value.
+        """
+        file = folder / FILE_NAME
+        try:
+            if file.is_file():
+                return cls.of(read_json(file))
+            file = folder / "config.json"
+            return cls._translated(read_json(file), file) if file.is_file() else cls()
+        except ConfigurationError as error:
+            raise CheckpointError(f"{file}: {error}") from error
+
+    @classmethod
+    def _translated(cls, config: Mapping[str, Any], file: Path) -> InferenceConfig:
+        """From the fields that config.json held; says so where any is there."""
+        moved = {name: config[name] for name in MOVED if name in config}
+        if not moved:
+            return cls()
+        _note(file, ", ".join(name for name in DELETED if name in config))
+        return cls.of(moved | implied(moved | {name: config[name] for name in DELETED if name in config}))
+
+    def write(self, folder: Path) -> None:
+        """Writes inference.json.
+
+        Raises:
+            WriteError: the disk is full or cannot be written.
+        """
+        write_json(folder / FILE_NAME, dataclasses.asdict(self))
+
+
+RELEASED = InferenceConfig(  # the public 9B: its LLM writes transcripts itself
+    prompt_format="released", text_only="adapted", transcribe=TranscribeConfig(llm=True, rescoring_weight=0.0)
+)
+
+
+@functools.cache  # once for each file
+def _note(file: Path, deleted: str) -> None:
+    unused = f"; {deleted} were of a search that is no more, and are not used" if deleted else ""
+    logger.warning("%s holds the prompts, as older versions wrote them%s. A newly saved model has %s for them.",
+                   file, unused, FILE_NAME)
+
+
+def implied(old: Mapping[str, Any]) -> dict[str, Any]:
+    """What settings of older versions mean in today's: whose LLM transcribes alone, and who answers what is read."""
+    values: dict[str, Any] = {}
+    if "answer_prompt" in old:  # it made the words be found first, and answered as if typed
+        values["via"] = "audio" if old["answer_prompt"] is None else "transcript"
+    if "joint_ctc_weight" in old and not old["joint_ctc_weight"]:
+        values["transcribe"] = {"llm": True, "rescoring_weight": 0.0}
+    return values
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The JSON object in a file of a model.
+
+    Raises:
+        CheckpointError: it is missing, larger than any such file, not UTF-8, or no JSON object.
+    """
+    again = "download the checkpoint again"
+    try:
+        size = file.stat().st_size
+        if size > LARGEST_JSON_BYTES:
+            raise CheckpointError(f"{file} has {size} bytes, more than {LARGEST_JSON_BYTES}: no settings; {again}.")
+        values = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:  # nested too deeply for Python
+        raise CheckpointError(f"{file} is not valid JSON ({' '.join(str(error).split())}); {again}.") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file} holds a {type(values).__name__}, not an object; {again}.")
+    return values
+
+
+def refuse_unknown(name: str, known: list[str], error: type[SoundwaveError] = ConfigurationError) -> None:
+    """Refuses a name that is not among the known ones, with the nearest of them."""
+    if name not in known:
+        near = difflib.get_close_matches(name, known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}."
+        raise error(f"{name!r} is not a known setting; {hint}")
+
+
+def _replaced(options: T, values: Mapping[str, Any], prefix: str) -> T:
+    known = [one.name for one in dataclasses.fields(options)]  # type: ignore[arg-type]
+    changes = dict(values)
+    for name, value in values.items():
+        refuse_unknown(prefix + name, [prefix + one for one in known])
+        inner = getattr(options, name)
+        if dataclasses.is_dataclass(inner) and not dataclasses.is_dataclass(value):
+            if not isinstance(value, Mapping):
+                raise ConfigurationError(f"{prefix}{name} is {value!r}; give a mapping.")
+            changes[name] = _replaced(inner, value, f"{prefix}{name}.")
+    return dataclasses.replace(options, **changes)  # type: ignore[type-var]
