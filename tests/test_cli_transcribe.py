@@ -12,7 +12,7 @@ import pytest
 from cli_runs import run, start
 from fake_engine import FakeEngine
 
-from soundwave.data.readers import read_manifest
+from soundwave.data.manifests import read_manifest
 
 pytestmark = pytest.mark.usefixtures("recordings")
 

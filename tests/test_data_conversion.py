@@ -14,10 +14,9 @@ import soundfile
 from tiny_data import clip, manifest, rows_of, run
 
 from soundwave.data.extras import beside, extras_of
+from soundwave.data.manifests import read_manifest, read_rows
 from soundwave.data.probe import facts_of, samples_of
-from soundwave.data.readers import read_manifest
-from soundwave.data.rows import read_rows, relocated
-from soundwave.data.writers import WRITERS
+from soundwave.data.writers import WRITERS, relocated
 from soundwave.datatools import sound_files
 from soundwave.datatools.convert import convert
 from soundwave.datatools.shard import shard
@@ -153,7 +152,7 @@ def test_what_would_be_lost_is_said_and_nothing_is_written(folder: Path, to: str
 
 OWN: dict[str, tuple[dict[str, Any], list[str]]] = {
     "what other formats define": (
-        {"audio": "clips/a.wav", "text": "Hi.", "type": "read", "channel": "web", "custom": {"k": 1}, "offset": 3},
+        {"audio": "clips/a.wav", "text": "Hi.", "type": "read", "channel": "web", "custom": {"k": 1}, "lang": "of old"},
         ["messages", "parts", "short", "conversations", "lhotse"],
     ),
     "text and start beside messages": (
@@ -214,7 +213,7 @@ def test_what_a_user_adds_goes_along_or_is_named_as_lost(
 @pytest.mark.parametrize(
     ("name", "to", "told"),
     [
-        ("what other formats define", "nemo", ["the field 'offset'"]),
+        ("what other formats define", "nemo", ["the field 'lang'"]),
         ("fields of turns", "short", ["the field 'name' of a turn", "the field 'loss' of a turn"]),
         ("text and start beside messages", "short", ["the field 'text'", "the field 'start'"]),
         ("what a supervision says", "short", ["the field 'start'"]),

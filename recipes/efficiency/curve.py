@@ -21,7 +21,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.rows import read_rows
+from soundwave.data.manifests import read_rows
 from soundwave.training.logs import read_metrics
 from soundwave.training.loop import train
 from soundwave.training.recipe import DataSource, Recipe, read_recipe

@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 from soundwave.checkpoints.lora import LORA_FOLDER
 from soundwave.checkpoints.native import TRAINED_FILE, adapter_tensors, load_processor
 from soundwave.configuration import SoundwaveConfig
-from soundwave.data.readers import read_manifest
+from soundwave.data.manifests import read_manifest
 from soundwave.evaluation import TaskName
 from soundwave.evaluation.clips import read_clips
 from soundwave.evaluation.runner import Notebook, evaluate

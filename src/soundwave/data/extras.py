@@ -9,19 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from soundwave.data.manifests import CUSTOM_READ
+from soundwave.data.readers import CUSTOM_READ
 
 Fields = dict[str, Any]
 Details = dict[tuple[str, int], Any]  # what a thing is called and which one it is, to its value
 
 SHARED = frozenset(["transcript", "duration", "task", "language", "id"])
-# What each format defines, by the key that tells it, in the order in which `training.manifests` looks for these keys.
+# What each format defines, by the key that tells it, in the order in which `readers.py` looks for these keys.
 DEFINED: dict[str, frozenset[str]] = {
     "messages": SHARED | {"messages", "audios"},
     "conversations": SHARED | {"conversations"},
     "audio_filepath": SHARED | {"audio_filepath", "text", "prompt", "offset", "start", "end", "lang"},
     "supervisions": frozenset(["id", "type", "start", "duration", "channel", "supervisions", "recording", "custom"]),
-    "audio": SHARED | {"audio", "text", "prompt", "start", "end"},
+    "audio": SHARED | {"audio", "text", "prompt", "offset", "start", "end"},
 }
 OF_SUPERVISION = ("speaker", "gender", "alignment")  # fields of a lhotse supervision that are extras elsewhere
 RECORDING_DEFINED = frozenset(

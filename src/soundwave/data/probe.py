@@ -5,6 +5,7 @@ Knows nothing about manifests.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,7 @@ from soundwave.data.example import AudioSpan
 from soundwave.errors import AudioError
 
 MAX_SECONDS = 30.0  # one example's recording; what the encoder hears at once
+END_TOLERANCE = 0.1  # seconds by which a stated end or duration may lie beyond the recording
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ def facts_of(path: str) -> Facts:
         AudioError: it cannot be read.
     """
     if not path.startswith("data:"):
+        _require_file(path)
         try:
             info = soundfile.info(path)
             return Facts(info.frames / info.samplerate, info.samplerate, info.channels, info.frames, info.format)
@@ -54,13 +57,22 @@ def samples_of(span: AudioSpan, max_seconds: float | None = MAX_SECONDS) -> np.n
     Raises:
         AudioError: it cannot be read, is too long, or the span lies outside.
     """
+    _require_file(span.path)
     whole = load_audio(span.path, max_seconds=None if span.end is not None else max_seconds)
+    seconds = len(whole) / SAMPLE_RATE
     first = int((span.start or 0.0) * SAMPLE_RATE)
     cut = whole[first : len(whole) if span.end is None else int(span.end * SAMPLE_RATE)]
     if not len(cut):
-        seconds = len(whole) / SAMPLE_RATE
-        raise AudioError(f"{span.path} has nothing from {span.start or 0.0:g} s on; it is {seconds:.1f} s long")
+        raise AudioError(f"{span.path} has nothing from {span.start or 0.0:g} s on; it is {seconds:.1f} s long.")
+    if span.end is not None and span.end > seconds + END_TOLERANCE:
+        raise AudioError(f"{span.path} ends at {seconds:.2f} s, before the cut does ({span.end:g} s); correct the cut.")
     return cut
+
+
+def _require_file(path: str) -> None:
+    """Refuses pipes and devices before they are waited for; what is missing is told by whoever opens it."""
+    if not path.startswith("data:") and os.path.exists(path) and not os.path.isfile(path):
+        raise AudioError(f"{path} is no regular file; give a recording's file.")
 
 
 def seconds_of_span(span: AudioSpan, whole: float) -> float:

@@ -1,6 +1,6 @@
 """Data in shards, lhotse's Shar or WebDataset: where the shards are, and the rows of one, read from front to end.
 
-A row comes out in a form that `manifests.py` knows, its sound inside it as a `data:` text. Local files, pipes
+A row comes out in a form that `readers.py` knows, its sound inside it as a `data:` text. Local files, pipes
 (`pipe:curl -s …`) and addresses (`s3://…`) are opened by lhotse. Knows nothing about the order of training.
 """
 
@@ -27,6 +27,7 @@ from soundwave.errors import DataError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".webm", ".aiff", ".au")
 TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript")
+MOST_BYTES = 1 << 28  # of one sound, or of the cuts of one shard; a packed one of a few MB may hold any number
 TAR_BLOCK = 512  # bytes; a whole archive ends with two such blocks of zeros
 TAR_MARK = slice(257, 262)  # of a plain one's first block: "ustar"
 CUTS = re.compile(r"(.*(?:^|[/ ]))cuts(\..*)\.jsonl(?:\.gz)?(.*)", re.S)
@@ -69,17 +70,24 @@ def is_sharded(place: str | Path) -> bool:
     return bool(BRACES.search(text) or "*" in text) and CUTS.fullmatch(text) is not None
 
 
-def find_shards(place: str | Path) -> list[Shard]:
-    """The shards that a place names, in order; none of them is opened.
+def find_shards(place: str | Path, *, allow_commands: bool = False) -> list[Shard]:
+    """The shards that a place names, in order; none of them is opened, and no command is run.
 
     Args:
         place: a folder with `cuts.*.jsonl.gz` and `recording.*.tar` (Shar), or with tars (WebDataset); or the files
             themselves, `cuts…` or tars, with `*` in local names and with `{000000..000127}` or `{a,b}` in any.
+        allow_commands: whether `pipe:COMMAND` may be run when the shards are read. A manifest is data, not a program,
+            so somebody has to say so.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it is a command that may not run.
     """
     text = str(place)
+    if text.startswith("pipe:") and not allow_commands:
+        raise DataError(
+            f"{place}: a command is run only where `allow_commands: true` stands in a recipe, by the training itself; "
+            "write what it gives into a file, and name that."
+        )
     if Path(text).is_dir():
         names = sorted(str(path) for path in Path(text).glob("cuts.*.jsonl*"))
         sounds = any(Path(text).glob("recording.*.tar*"))
@@ -201,10 +209,24 @@ def _with_sound(cut: Row, recording: Any, path: Path | None, sounds: bool) -> Ro
 def _lines(url: str) -> list[bytes]:
     """The lines of a shard's cuts; what comes out of a pipe may still be packed."""
     with closing(_opened(url)) as file:
-        content = file.read()
+        content = _bounded(file, "the cuts of one shard")
     if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)
-    return [line for line in content.splitlines() if line.strip()]
+        content = _bounded(gzip.GzipFile(fileobj=io.BytesIO(content)), "the cuts of one shard")
+    return [line for line in content.split(b"\n") if line.strip()]
+
+
+def _bounded(file: Any, what: str) -> bytes:
+    """All of a file that memory has to hold at once.
+
+    Raises:
+        ValueError: it is longer than any that was meant.
+    """
+    content = bytearray()
+    while chunk := file.read(1 << 20):  # a read of the most that is allowed would take that much memory at once
+        content += chunk
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"{what} have over {MOST_BYTES >> 20} MiB; make smaller ones")
+    return bytes(content)
 
 
 def _opened(url: str) -> BinaryIO:
@@ -264,7 +286,7 @@ def _samples(file: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
                 yield current, sample
                 sample = {}
             current = f"{folder}{slash}{stem}"
-            sample[extension] = content.read()
+            sample[extension] = _bounded(content, f"the bytes of {member.name}")
     if sample:
         yield current, sample
 

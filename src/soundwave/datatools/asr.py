@@ -16,8 +16,8 @@ import numpy as np
 
 from soundwave.data.example import AudioSpan
 from soundwave.data.probe import samples_of
-from soundwave.data.rows import growing
 from soundwave.errors import AudioError, DataError
+from soundwave.files import JsonLines
 
 Recogniser = Callable[[np.ndarray], str]  # (samples,) float32 at 16 kHz to text
 
@@ -60,8 +60,8 @@ def hearing(recogniser: Recogniser, name: str, notes: Path) -> Iterator[Callable
         name: of the recogniser; notes of another one do not count.
         notes: a JSON-lines file that is added to; spans that it holds are not heard again.
     """
-    with growing(notes) as noted:
-        known = {row["key"]: row["asr_text"] for row in noted.before if {"key", "asr_text"} <= row.keys()}
+    with JsonLines(notes) as noted:
+        known = {row["key"]: row["asr_text"] for row in noted.earlier if {"key", "asr_text"} <= row.keys()}
 
         def hear(span: AudioSpan) -> str | None:
             key = span_key(span, name)

@@ -16,9 +16,9 @@ from typing import Any
 
 from soundwave.data.example import AudioSpan, Example
 from soundwave.data.extras import extras_of, lost, with_details
-from soundwave.data.manifests import parse_row
-from soundwave.data.rows import Progress, Row, read_examples, relative, write_rows
-from soundwave.data.writers import WRITERS, UnwritableRow
+from soundwave.data.manifests import Progress, Row, read_examples, write_rows
+from soundwave.data.readers import parse_row
+from soundwave.data.writers import WRITERS, UnwritableRow, relative
 from soundwave.datatools.sound_files import with_files
 from soundwave.errors import DataError
 

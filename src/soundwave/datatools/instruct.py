@@ -17,8 +17,8 @@ from typing import Any
 
 from soundwave.data.example import AUDIO_PART, Example, text_part
 from soundwave.data.extras import extras_of
-from soundwave.data.rows import Progress, Row, read_rows, relative, without_text, write_rows
-from soundwave.data.writers import write_messages
+from soundwave.data.manifests import Progress, Row, read_rows, without_text, write_rows
+from soundwave.data.writers import relative, write_messages
 from soundwave.datatools.wordings import Wording
 from soundwave.errors import ConfigurationError, DataError
 

@@ -25,11 +25,12 @@ import soundfile
 from soundwave.audio import SAMPLE_RATE
 from soundwave.data.example import Example
 from soundwave.data.extras import extras_of, lost, with_details, without_reserved
-from soundwave.data.manifests import parse_row
+from soundwave.data.manifests import Progress, Row, read_examples
 from soundwave.data.probe import samples_of
-from soundwave.data.rows import Progress, Row, claim, read_examples
+from soundwave.data.readers import parse_row
 from soundwave.data.writers import UnwritableRow, cut_of_recording, write_messages
 from soundwave.errors import AudioError, DataError
+from soundwave.files import claim_folder
 
 ENCODINGS = ("flac", "opus", "wav")
 LAYOUTS = ("shar", "webdataset")
@@ -87,7 +88,7 @@ def shard(
     rows = [(number, row, example) for number, (row, example) in enumerate(read_examples(source))]
     digest = hashlib.sha256(json.dumps([row.fields for _, row, _ in rows], default=str).encode()).hexdigest()[:16]
     unfinished = target.with_name(target.name + ".unfinished")
-    claim(unfinished, {"rows": digest, "layout": layout, "encoding": encoding, "shard_size": shard_size})
+    claim_folder(unfinished, {"rows": digest, "layout": layout, "encoding": encoding, "shard_size": shard_size})
     write = _Writer(unfinished, layout, encoding, len(rows), progress, on_bad)
     parts = [rows[start : start + shard_size] for start in range(0, len(rows), shard_size)]
     try:

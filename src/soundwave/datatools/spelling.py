@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +53,12 @@ class Spelling:
     config: dict[str, Any]
     ctc: CtcTokenizer
     inference: InferenceConfig = field(default_factory=InferenceConfig)
+
+    @cached_property
+    def reserved(self) -> tuple[str, ...]:
+        """The tokens that mean more than their text: ends of turns, placeholders, marks of the vocabulary's own."""
+        added = self.ctc.tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+        return tuple(token.content for token in added if token.special)
 
     def tokens(self, text: str) -> list[int]:
         """The language model's own tokens of a text, without special ones."""
@@ -101,8 +107,3 @@ def load_spelling(
             f"{DEFAULT_MODEL}."
         )
     return Spelling(folder, config, CtcTokenizer(_Words(Tokenizer.from_file(str(file))), vocabulary), inference)
-
-
-def ctc_frames_needed(classes: list[int]) -> int:
-    """Frames that CTC needs at least: one a token, and a blank between two equal ones."""
-    return len(classes) + sum(one == other for one, other in pairwise(classes))

@@ -19,9 +19,10 @@ import soundfile
 from soundwave.audio import SAMPLE_RATE
 from soundwave.data.example import PLACEHOLDER, AudioSpan
 from soundwave.data.extras import extras_of
+from soundwave.data.manifests import Progress, read_examples, read_rows
 from soundwave.data.probe import MAX_SECONDS, samples_of
-from soundwave.data.rows import Progress, growing, read_examples, read_rows
 from soundwave.errors import AudioError, DataError
+from soundwave.files import JsonLines
 
 SOUND_PROMPT = "What does the person say, and which sounds are heard?"
 SPEAKERS_PROMPT = "What do the two speakers say?"
@@ -83,8 +84,8 @@ def splice(
         raise DataError(f"{speech}: two speakers are needed; add the field `speaker`, or join sounds only.")
     plan = [(f"sound-{n:06d}.flac", True) for n in range(sound_clips)]
     plan += [(f"speakers-{n:06d}.flac", False) for n in range(speaker_clips)]
-    with growing(out / "manifest.jsonl") as clips:
-        done = {row["audio"] for row in clips.before}
+    with JsonLines(out / "manifest.jsonl") as clips:
+        done = {row["audio"] for row in clips.earlier}
         result = Spliced(before=len(done))
         for number, (name, with_sound) in enumerate(plan, 1):
             if name not in done:

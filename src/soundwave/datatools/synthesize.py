@@ -22,11 +22,11 @@ import numpy as np
 import soundfile
 
 from soundwave.audio import SAMPLE_RATE
+from soundwave.data.manifests import numbered_lines
 from soundwave.data.noise import NOISE_SLOPES, with_noise
-from soundwave.data.readers import decode_line, decode_text, numbered_lines
-from soundwave.data.rows import growing
 from soundwave.datatools.voices import OWN_RANGES, Range, Ranges, Take, draw_take, speak
 from soundwave.errors import DataError
+from soundwave.files import JsonLines, decode_line, decode_text
 
 SHORTEST, LONGEST = 0.4, 20.0  # seconds; clips outside are dropped
 QUIET = 1e-3  # a clip whose loudest sample is below this holds no speech
@@ -116,8 +116,8 @@ def synthesise(
         on_dropped: called for a text that gave no usable clip.
     """
     clips = (_clip(index, line, voices, seed, ranges, noise) for index, line in enumerate(lines))
-    with growing(out / "manifest.jsonl") as rows, _pool(jobs, voices) as pool:
-        done = {row["audio"]: row["duration"] for row in rows.before}
+    with JsonLines(out / "manifest.jsonl") as rows, _pool(jobs, voices) as pool:
+        done = {row["audio"]: row["duration"] for row in rows.earlier}
         made = Made(before=len(done))
         results = _in_order(clips, out, done, pool, jobs)
         for clip, result in results:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundwave.data.example import AudioSpan
-from soundwave.data.readers import Example, read_manifest
+from soundwave.data.example import AudioSpan, Example
+from soundwave.data.manifests import read_manifest
 from soundwave.errors import DataError
 from soundwave.model.splice import IGNORED
 from soundwave.processing import SoundwaveProcessor

@@ -18,8 +18,8 @@ import numpy as np
 
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.data.example import AudioSpan
+from soundwave.data.manifests import read_manifest
 from soundwave.data.noise import mixed, noise
-from soundwave.data.readers import read_manifest
 from soundwave.data.shards import AUDIO_SUFFIXES
 from soundwave.errors import AudioError, DataError
 from soundwave.training.augmentation import (

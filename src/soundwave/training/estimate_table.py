@@ -16,7 +16,7 @@ from statistics import fmean
 from soundwave.checkpoints.catalog import SHIPPED
 from soundwave.checkpoints.native import start_config
 from soundwave.configuration import SoundwaveConfig, split_model_settings
-from soundwave.data.readers import read_manifest
+from soundwave.data.manifests import read_manifest
 from soundwave.errors import CheckpointError, ConfigurationError, DataError
 from soundwave.training.estimate import (
     PAPER_AUDIO,

@@ -27,7 +27,7 @@ from soundwave.checkpoints.native import (
 )
 from soundwave.checkpoints.weights import empty_model, fill
 from soundwave.configuration import SoundwaveConfig, split_model_settings
-from soundwave.data.readers import check_audio_files
+from soundwave.data.manifests import check_audio_files
 from soundwave.data.shards import is_sharded
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
 from soundwave.inference_config import InferenceConfig

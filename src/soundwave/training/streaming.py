@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from soundwave.data.example import Example
-from soundwave.data.manifests import parse_row
-from soundwave.data.readers import read_manifest, read_shards
+from soundwave.data.manifests import read_manifest
+from soundwave.data.readers import parse_row
 from soundwave.data.shards import Shard, find_shards, is_sharded, read_shard
 from soundwave.errors import ConfigurationError, DataError, TrainingError
 from soundwave.text.ctc_tokenizer import CtcTokenizer
@@ -87,7 +87,7 @@ class StreamSource:
         if not is_sharded(source.manifest):
             examples = list(read_manifest(source.manifest))
             return cls(source, [], examples, len(examples), number)
-        shards = find_shards(source.manifest)
+        shards = find_shards(source.manifest, allow_commands=True)
         problem = ""
         for shard in shards:
             try:
@@ -346,6 +346,6 @@ class _Lane:
 
 def some_transcripts(source: DataSource, most: int) -> Iterator[str]:
     """Transcripts of a source, of shards the first `most` examples' only."""
-    sharded = is_sharded(source.manifest)
-    found = islice(read_shards(source.manifest, sounds=False), most) if sharded else read_manifest(source.manifest)
+    found = read_manifest(source.manifest, sounds=False, allow_commands=True)
+    found = islice(found, most) if is_sharded(source.manifest) else found
     return (example.transcript for example in found if example.transcript)

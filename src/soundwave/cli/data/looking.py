@@ -40,7 +40,7 @@ def check(
     from soundwave.datatools import tables
 
     spelling = spelling_of(model, quiet) if ctc else None
-    with count_progress("listening", quiet) as progress:
+    with count_progress("checking", quiet) as progress:
         report = checks.check(
             manifests, spelling, decode=decode, tolerance=tolerance, jobs=jobs, strict=strict, progress=progress
         )

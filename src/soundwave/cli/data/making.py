@@ -37,11 +37,9 @@ def synth(
     They are piper, flite and espeak-ng. The same command again goes on where it was stopped. With piper, clips
     repeat only in one run from the start with one job.
     """
-    import hashlib
-
-    from soundwave.data import rows
     from soundwave.datatools import synthesize as synthesis
     from soundwave.datatools.voices import Ranges, check_variants, check_voices
+    from soundwave.files import claim_folder, hash_json
 
     names = [name.strip() for name in voices.split(",")]
     check_voices(names)
@@ -50,9 +48,9 @@ def synth(
     loudness = _range("--noise", noise, above=None)
     mixed = synthesis.Noise(loudness, noise_share) if loudness else None
     lines = [line for line in synthesis.read_lines(texts, field) for _ in range(takes)]
-    digest = hashlib.sha256("\n".join(line.text for line in lines).encode()).hexdigest()[:16]
-    settings = {"texts": digest, "voices": names, "speed": speed, "pitch": pitch, "tract": tract, "noise": noise}
-    rows.claim(out, {**settings, "noise_share": noise_share, "seed": seed, "takes": takes})
+    settings = {"voices": names, "speed": speed, "pitch": pitch, "tract": tract, "noise": noise, "takes": takes}
+    digest = hash_json([line.text for line in lines])[:16]
+    claim_folder(out, {**settings, "texts": digest, "noise_share": noise_share, "seed": seed})
     with count_progress("speaking", quiet) as bar:
         made = synthesis.synthesise(
             lines, out, names, hours=hours, seed=seed, jobs=jobs, ranges=ranges, noise=mixed,
@@ -87,12 +85,12 @@ def answer(
     forgotten. The same command again goes on; --limit may grow then, and other manifests add their rows.
     """
     from soundwave.checkpoints.catalog import part_folder
-    from soundwave.data import rows
     from soundwave.datatools import answer as answers
+    from soundwave.files import claim_file
 
     name = str(Path(language_model).resolve()) if Path(language_model).is_dir() else language_model
     settings = {"language_model": name, "prompt": prompt, "max_new_tokens": max_new_tokens}
-    rows.claim_file(out, {**settings, "kind": kind, "questions": questions})
+    claim_file(out, {**settings, "kind": kind, "questions": questions})
     folder = Path(language_model) if Path(language_model).is_dir() else part_folder(language_model)
     with count_progress("answering", quiet) as progress:
         done = answers.answer_manifest(
@@ -158,12 +156,12 @@ def splice(
     A sound, with its `<tag>` in the text, between two utterances; two speakers in turn. The same command again goes
     on where it was stopped; more clips may be asked for then.
     """
-    from soundwave.data import rows
     from soundwave.datatools import splice as splicing
+    from soundwave.files import claim_folder
 
     without = sounds == "-"
     sources = {"speech": _absolute(speech), "sounds": "-" if without else _absolute(sounds)}
-    rows.claim(out, {"seed": seed, "sound_seconds": sound_seconds, **sources})
+    claim_folder(out, {"seed": seed, "sound_seconds": sound_seconds, **sources})
     with count_progress("splicing", quiet) as progress:
         done = splicing.splice(
             speech, None if without else sounds, out, sound_clips=0 if without else clips, speaker_clips=speakers,

@@ -13,16 +13,16 @@ from dataclasses import dataclass
 
 from soundwave.audio import SAMPLE_RATE, is_silent, load_audio
 from soundwave.data.example import AudioSpan
+from soundwave.data.manifests import Row
 from soundwave.data.probe import MAX_SECONDS, facts_of
-from soundwave.data.rows import Row
 from soundwave.errors import AudioError
 
 ROWS_AHEAD = 4  # for each job
 
 
 @dataclass(frozen=True)
-class Heard:
-    """What was found in one audio file: its length, whether anything is audible, or what is wrong with it."""
+class Decoded:
+    """One audio file: its length in seconds, whether it is silent, or which rule it breaks and why."""
 
     seconds: float = 0.0
     silent: bool = False
@@ -31,8 +31,8 @@ class Heard:
 
 
 @dataclass(frozen=True)
-class Attention:
-    """How recordings are listened to.
+class DecodeOptions:
+    """How recordings are opened.
 
     Attributes:
         decode: decode them; else their header is read only.
@@ -47,42 +47,42 @@ class Attention:
     stated: bool = False
 
 
-def heard_rows(rows: Iterable[Row], attention: Attention) -> Iterator[tuple[Row, list[Heard]]]:
-    """The rows, in order, each with what was heard in each of its recordings; none for rows that were not opened."""
-    known: dict[tuple[str, bool], Future[Heard]] = {}
-    waiting: deque[tuple[Row, list[Future[Heard]]]] = deque()
-    with ThreadPoolExecutor(attention.jobs) as pool:
+def decoded_rows(rows: Iterable[Row], options: DecodeOptions) -> Iterator[tuple[Row, list[Decoded]]]:
+    """The rows, in order, each with what is known of each of its recordings; none for rows that were not opened."""
+    known: dict[tuple[str, bool], Future[Decoded]] = {}
+    waiting: deque[tuple[Row, list[Future[Decoded]]]] = deque()
+    with ThreadPoolExecutor(options.jobs) as pool:
 
-        def begin(span: AudioSpan) -> Future[Heard]:
+        def begin(span: AudioSpan) -> Future[Decoded]:
             key = span.path, span.end is None  # a file that is cut may have any length
             if span.path.startswith("data:"):
-                return pool.submit(listen, *key, attention)
+                return pool.submit(decode, *key, options)
             if key not in known:
-                known[key] = pool.submit(listen, *key, attention)
+                known[key] = pool.submit(decode, *key, options)
             return known[key]
 
         for row in rows:
-            skipped = row.example is None or (attention.stated and row.example.duration is not None)
+            skipped = row.example is None or (options.stated and row.example.duration is not None)
             spans = () if skipped or row.example is None else row.example.audios
             waiting.append((row, [begin(span) for span in spans]))
-            if len(waiting) > ROWS_AHEAD * attention.jobs:
-                first, heard = waiting.popleft()
-                yield first, [one.result() for one in heard]
-        for row, heard in waiting:
-            yield row, [one.result() for one in heard]
+            if len(waiting) > ROWS_AHEAD * options.jobs:
+                first, begun = waiting.popleft()
+                yield first, [future.result() for future in begun]
+        for row, begun in waiting:
+            yield row, [future.result() for future in begun]
 
 
-def listen(path: str, whole: bool, attention: Attention) -> Heard:
+def decode(path: str, whole: bool, options: DecodeOptions) -> Decoded:
     """One audio file or data: text, opened; what is wrong with it is said, not raised."""
     inside = path.startswith("data:")
     if not inside and not os.path.isfile(path):
-        return Heard(rule="audio-missing", detail=f"{path} does not exist")
+        return Decoded(rule="audio-missing", detail=f"{path} does not exist")
     try:
-        if not (inside and attention.decode):  # a data: text has to be decoded for its length
+        if not (inside and options.decode):  # a data: text has to be decoded for its length
             seconds = facts_of(path).seconds
-            if not attention.decode or (whole and seconds > attention.longest):
-                return Heard(seconds)
+            if not options.decode or (whole and seconds > options.longest):
+                return Decoded(seconds)
         samples = load_audio(path, max_seconds=None)
-        return Heard(len(samples) / SAMPLE_RATE, is_silent(samples))
+        return Decoded(len(samples) / SAMPLE_RATE, is_silent(samples))
     except AudioError as problem:
-        return Heard(rule="audio-broken", detail=str(problem))
+        return Decoded(rule="audio-broken", detail=str(problem))
