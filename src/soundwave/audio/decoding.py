@@ -37,7 +37,12 @@ STATED_LENGTH_SLACK = 0.5  # s; a stated length this near to the limit is left f
 BARE_CODECS = ("aac", "mp3", "ac3", "eac3", "amr", "loas")  # formats that cannot say what their encoder added
 STREAMED_FORMATS = ("wav", "au", "aiff")  # their last packet is short, and flagged as corrupt, at a wrong size
 TIMED_FORMATS = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "flv", "avi", "asf")
+CONTINUOUS_FORMATS = ("flac", "ogg")  # whose times tell when something is missing
 ZERO_BASED_FORMATS = TIMED_FORMATS[:2]  # whose times count from the file's beginning and not from the first track
+MP3_BIT_RATES = (  # of layer III in kbit/s, MPEG-2 and MPEG-1; 0 is not stated
+    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
+    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
+)
 FIRST_BYTES = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b"\x1aE\xdf\xa3": "webm"}
 
 MIN_GAP = Fraction(1, 10)  # s; a shorter one is how exact times are written
@@ -79,13 +84,29 @@ def decode(link: Link, track: int | None, reading: Reading) -> Iterator[Block]:
         if reading.limit is not None and (decoding.stated or 0) > reading.limit + STATED_LENGTH_SLACK:
             raise too_long(link.label, decoding.stated, reading.limit)
         if reading.start == 0:
-            yield from decoding.blocks()
+            yield from gathered(decoding.blocks())
             return
         if decoding.seek(reading.start):
-            yield from without(decoding.blocks(), reading.start - decoding.position)
+            yield from without(gathered(decoding.blocks()), reading.start - decoding.position)
             return
     with _opened(link) as container:
-        yield from without(_Decoding(link, container, track, reading.skip_damage).blocks(), Fraction(reading.start))
+        blocks = _Decoding(link, container, track, reading.skip_damage).blocks()
+        yield from without(gathered(blocks), Fraction(reading.start))
+
+
+def gathered(blocks: Iterator[Block]) -> Iterator[Block]:
+    """The same sound in blocks of about half a second: a codec's frames are so short that each costs more than it is."""
+    waiting: list[NDArray[Any]] = []
+    size, kind = 0, (0, np.dtype(np.float32), 0)
+    for samples, rate in blocks:
+        if waiting and (kind != (len(samples), samples.dtype, rate) or size >= rate // 2):
+            yield np.concatenate(waiting, axis=1), kind[2]
+            waiting, size = [], 0
+        kind = (len(samples), samples.dtype, rate)
+        waiting.append(samples)
+        size += samples.shape[1]
+    if waiting:
+        yield np.concatenate(waiting, axis=1), kind[2]
 
 
 def without(blocks: Iterator[tuple[NDArray[S], int]], seconds: Fraction) -> Iterator[tuple[NDArray[S], int]]:
@@ -155,6 +176,7 @@ class _Decoding:
         self.position = Fraction(0)
         self.quiet_until = Fraction(0)  # before this, what cannot be decoded is not missed
         self._others = 0.0  # end of the latest picture or subtitle: a film may go on after its sound
+        self._cut_frame = False  # whether the last packet lacks a part
         self._from: Iterator[av.AudioFrame | Fraction] | None = None  # what a seek led to
         self._lost: list[list[Fraction]] = []  # begin and end of each stretch that could not be decoded
         if self.format in BARE_CODECS:
@@ -182,7 +204,7 @@ class _Decoding:
         self._from = itertools.chain([there], frames)
         samples = (there.pts - first) * base * rate
         sizes = {frame.samples for frame in head[1:]}
-        if samples.denominator > 1 and len(sizes) == 1:  # times in ms, frames of one size: a whole number of frames
+        if base * rate > 1 and len(sizes) == 1:  # times in ms, frames of one size: a whole number of frames
             samples = Fraction(round(samples / max(sizes)) * max(sizes))
         self.position = start + Fraction(round(samples), rate)
         return MIN_PREROLL_SECONDS <= second - self.position <= MAX_LEAD_SECONDS
@@ -200,7 +222,10 @@ class _Decoding:
                 continue
             samples, rate = _samples(frame, self.link.label), frame.sample_rate
             shape = (len(samples), samples.dtype, rate)
-            yield from self._silence(self._gap(frame), *shape)
+            gap = self._gap(frame)
+            if gap and (self.format == "flac" or (self.format == "ogg" and self.link.span.cut)):
+                self._lose(gap, ValueError("a frame is missing"))
+            yield from self._silence(gap, *shape)
             held = samples, rate
             self.position += Fraction(samples.shape[1], rate)
         if held is not None:
@@ -225,6 +250,8 @@ class _Decoding:
             try:
                 if packet.is_corrupt and self.format not in STREAMED_FORMATS:
                     raise av.InvalidDataError(0, "corrupt packet")
+                if packet.size and self.format == "mp3":
+                    self._cut_frame = packet.size < _mp3_frame_bytes(bytes(packet)[:4])
                 frames = self.decoder.decode(packet if packet.size else None)  # an empty packet ends the stream
             except av.FFmpegError as error:
                 data = bytes(packet)
@@ -249,10 +276,14 @@ class _Decoding:
 
     def _gap(self, frame: av.AudioFrame) -> Fraction:
         """Seconds between the sound so far and a frame, where the format tells times."""
-        if self.zero is None or frame.pts is None or self.stream.time_base is None:
+        if frame.pts is None or self.stream.time_base is None:
+            return Fraction(0)
+        if self.zero is None and self.format in CONTINUOUS_FORMATS:
+            self.zero = frame.pts * self.stream.time_base - self.position
+        if self.zero is None:
             return Fraction(0)
         gap = frame.pts * self.stream.time_base - self.zero - self.position
-        return gap if MIN_GAP <= gap <= MAX_GAP else Fraction(0)
+        return gap if (MIN_GAP if self.format != "flac" else 0) < gap <= MAX_GAP else Fraction(0)
 
     def _silence(self, seconds: Fraction, channels: int, kind: np.dtype[Any], rate: int) -> Iterator[Block]:
         left = round(seconds * rate)
@@ -273,7 +304,7 @@ class _Decoding:
         """Say, or refuse, that the sound ends before it should."""
         label, tolerance = self.link.label, STATED_LENGTH_TOLERANCE.get(self.format, math.inf)
         short = self.stated is not None and max(float(self.position), self._others) < self.stated - tolerance
-        if self.link.span.cut and (short or self.stated is None or self.format == "ogg"):
+        if (self.link.span.cut and (short or self.stated is None or self.format == "ogg")) or self._cut_frame:
             if not self.skip_damage:
                 raise self._broken()
             self.link.recording.warn(f"{label} is cut off after {self.position:.1f} s; copy it again")
@@ -369,6 +400,16 @@ def _mp3_stated_seconds(link: Link, rate: int) -> float | None:
         return None
     samples = 1152 if rate >= 32_000 else 576  # a frame, MPEG-1 or MPEG-2
     return int.from_bytes(header[8:], "big") * samples / rate
+
+
+def _mp3_frame_bytes(header: bytes) -> int:
+    """The size of the layer III frame with this header; 0 where it is none."""
+    if len(header) < 4 or header[0] != 0xFF or header[1] & 6 != 2 or header[2] >> 4 == 15 or header[2] >> 2 & 3 == 3:
+        return 0
+    mpeg1 = header[1] >> 3 & 3 == 3
+    hertz = (44_100, 48_000, 32_000)[header[2] >> 2 & 3] // {3: 1, 2: 2}.get(header[1] >> 3 & 3, 4)
+    bits_per_second = 1000 * MP3_BIT_RATES[mpeg1][header[2] >> 4]
+    return (144 if mpeg1 else 72) * bits_per_second // hertz + (header[2] >> 1 & 1) if bits_per_second else 0
 
 
 def _unreadable(link: Link) -> AudioError:

@@ -11,6 +11,7 @@ import io
 import math
 import re
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import BinaryIO, Literal, NamedTuple
@@ -36,9 +37,9 @@ CHUNKED_START = re.compile(
 )
 FLAC_START = re.compile(rb"fLaC[\x00\x80]\x00\x00\x22")
 EBML_START = re.compile(rb"\x1aE\xdf\xa3.{0,50}?(?:webm|matroska)", re.DOTALL)
-OGG_FIRST_PAGE = re.compile(rb"OggS\x00[\x02\x03\x06\x07]")
+OGG_PAGE = re.compile(rb"OggS\x00")
 OGG_PAGE_HEADER = 27  # bytes, the last of which counts the one-byte lengths that follow
-OGG_PAGE_MAX = 65_307  # bytes, header and lengths included
+REVERSED_BITS = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 SEGMENT = b"\x18\x53\x80\x67"  # the element of a webm or mkv file that holds everything
 
 
@@ -48,7 +49,7 @@ class Span(NamedTuple):
     Attributes:
         start, end: Offsets of its bytes.
         head: Stands before them in place of the file's own header.
-        cut: Whether an element of the format reaches over the end of the file.
+        cut: Whether an element of the format reaches over the end of the file, or is damaged.
         note: What the header states wrongly, after the recording's name.
     """
 
@@ -175,7 +176,7 @@ def _spans(recording: Recording, start: int) -> Iterator[Span]:
     elif head[:4] == b"fLaC":
         spans = list(_split(recording, start, list(recording.marks(FLAC_START, start))[1:]))
     elif head[:4] == b"OggS":
-        spans = list(_split(recording, start, _ogg_starts(recording, start)[1:], _ogg_cut(recording)))
+        spans = list(_ogg(recording, start))
     elif head[:4] == b"\x1aE\xdf\xa3":
         spans = list(_ebml(recording, start))
     elif head[4:8] in (b"ftyp", b"moov", b"mdat", b"wide", b"styp"):
@@ -183,11 +184,11 @@ def _spans(recording: Recording, start: int) -> Iterator[Span]:
     yield from spans or [Span(start, recording.size)]
 
 
-def _split(recording: Recording, start: int, starts: list[int], cut: bool = False) -> Iterator[Span]:
-    """Links that begin at start and at starts; cut is said of the last one."""
+def _split(recording: Recording, start: int, starts: list[int]) -> Iterator[Span]:
+    """Links that begin at start and at starts."""
     ends = [*starts[: MAX_LINKS - 1], recording.size]
     for begin, end in zip([start, *ends], ends, strict=False):
-        yield Span(begin, end, cut=cut and end == recording.size)
+        yield Span(begin, end)
 
 
 def id3_end(tag: bytes, start: int) -> int:
@@ -290,29 +291,37 @@ def _wrong_size(facts: bytes, stated: int, present: int) -> str:
     return ""
 
 
-def _ogg_starts(recording: Recording, start: int) -> list[int]:
-    """Where links begin: at a first page of a track that does not follow another track's first page."""
-    starts, behind = [], -1
-    for at in recording.marks(OGG_FIRST_PAGE, start):
-        page = recording.bytes_at(at, OGG_PAGE_HEADER + 255)
-        if len(page) < OGG_PAGE_HEADER:
-            break
-        if at != behind:
-            starts.append(at)
-        count = page[OGG_PAGE_HEADER - 1]
-        behind = at + OGG_PAGE_HEADER + count + sum(page[OGG_PAGE_HEADER : OGG_PAGE_HEADER + count])
-    return starts
+def _ogg(recording: Recording, start: int) -> Iterator[Span]:
+    """A first page that does not follow another track's first page begins a link; every page has a checksum."""
+    at = begin = start
+    first, cut, holes = True, False, 0
+    while at < recording.size and holes < MAX_CHUNKS:
+        page = _ogg_page(recording, at)
+        if not page:
+            behind = next(recording.marks(OGG_PAGE, at + 1), recording.size)
+            between = recording.bytes_at(at, min(behind - at, MARK_BYTES))
+            cut = cut or (any(between) and not between.startswith(TAGS))
+            at, holes = behind, holes + 1
+            continue
+        if page[5] & 2 and not first:
+            yield Span(begin, at, cut=cut)
+            begin, cut = at, False
+        first = bool(page[5] & 2)
+        at += len(page)
+    yield Span(begin, recording.size, cut=cut or at < recording.size)
 
 
-def _ogg_cut(recording: Recording) -> bool:
-    """Whether the last page has fewer bytes than it says."""
-    tail = recording.bytes_at(max(0, recording.size - OGG_PAGE_MAX), OGG_PAGE_MAX)
-    page = tail[max(0, tail.rfind(b"OggS")) :]
-    if len(page) < OGG_PAGE_HEADER:
-        return True
-    count = page[OGG_PAGE_HEADER - 1]
-    lengths = page[OGG_PAGE_HEADER : OGG_PAGE_HEADER + count]
-    return len(lengths) < count or len(page) < OGG_PAGE_HEADER + count + sum(lengths)
+def _ogg_page(recording: Recording, at: int) -> bytes:
+    """The page that begins at an offset; nothing where it is not whole."""
+    head = recording.bytes_at(at, OGG_PAGE_HEADER + 255)
+    if len(head) < OGG_PAGE_HEADER or head[:4] != b"OggS":
+        return b""
+    count = head[OGG_PAGE_HEADER - 1]
+    size = OGG_PAGE_HEADER + count + sum(head[OGG_PAGE_HEADER : OGG_PAGE_HEADER + count])
+    page = recording.bytes_at(at, size)
+    summed = (page[:22] + bytes(4) + page[26:]).translate(REVERSED_BITS)  # zlib's checksum with bits in reverse
+    checksum = zlib.crc32(summed, 0xFFFFFFFF) ^ 0xFFFFFFFF
+    return page if checksum.to_bytes(4, "big").translate(REVERSED_BITS) == page[22:26] else b""
 
 
 def _boxes(recording: Recording, start: int) -> Iterator[Span]:

@@ -117,7 +117,7 @@ class Mixer:
             self.rows = self.rows or count
             if count not in (1, self.rows):
                 raise AudioError(
-                    f"{self.label} changes from {self.rows} to {count} channels; read it with channels 'mix', or split it"
+                    f"{self.label} changes from {self.rows} to {count} channels; read it with channels 'mix'"
                 )
             return samples if count == self.rows else np.repeat(samples, self.rows, axis=0)
         self.rows = max(self.rows, count)
