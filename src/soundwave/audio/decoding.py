@@ -34,7 +34,7 @@ STATED_LENGTH_TOLERANCE = {
     "mov,mp4,m4a,3gp,3g2,mj2": 0.5,  # edit lists
 }
 STATED_LENGTH_SLACK = 0.5  # s; a stated length this near to the limit is left for the decoded sound to settle
-BARE_CODECS = ("aac", "mp3", "ac3", "eac3", "amr", "loas")  # formats that cannot say what their encoder added
+USUAL_FRAME = 1152  # samples, of a codec that states no size
 STREAMED_FORMATS = ("wav", "au", "aiff")  # their last packet is short, and flagged as corrupt, at a wrong size
 TIMED_FORMATS = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "flv", "avi", "asf")
 CONTINUOUS_FORMATS = ("flac", "ogg")  # whose times tell when something is missing
@@ -179,9 +179,10 @@ class _Decoding:
         self._cut_frame = False  # whether the last packet lacks a part
         self._from: Iterator[av.AudioFrame | Fraction] | None = None  # what a seek led to
         self._lost: list[list[Fraction]] = []  # begin and end of each stretch that could not be decoded
-        if self.format in BARE_CODECS:
-            rate, size = self.stream.codec_context.sample_rate, self.stream.codec_context.frame_size or 1152
-            link.recording.padding = 3 * size / max(rate, 1)  # two frames before the sound, up to one behind it
+        codec = self.stream.codec_context
+        if codec.codec.lossy and not codec.name.startswith(("pcm", "adpcm")):
+            # Two frames before the sound and up to one behind it; many files cannot, or do not, say how much it was.
+            link.recording.padding = 3 * (codec.frame_size or USUAL_FRAME) / max(codec.sample_rate, 1)
 
     def seek(self, second: int) -> bool:
         """Go to some seconds before a second of the link; False where the format cannot tell where that led."""

@@ -246,7 +246,7 @@ def _check_values(samples: Samples, rate: int, seconds: float, label: str) -> No
 def _without_padding(samples: Samples, over: AudioTooLongError) -> Samples:
     """Samples cut to the limit by what an encoder added at both ends, which is quiet; else they are over the limit.
 
-    Bare AAC and mp3 cannot say how much that is: up to two frames before the sound, and one behind it.
+    It is what makes 30.016 s of a recording of exactly 30 s.
     """
     excess = samples.shape[-1] - round(over.limit * SAMPLE_RATE)
     level = np.abs(samples).reshape(-1, samples.shape[-1]).max(axis=0)
