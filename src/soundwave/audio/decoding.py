@@ -303,21 +303,23 @@ class _Decoding:
 
     def _check_end(self) -> None:
         """Say, or refuse, that the sound ends before it should."""
-        label, tolerance = self.link.label, STATED_LENGTH_TOLERANCE.get(self.format, math.inf)
-        short = self.stated is not None and max(float(self.position), self._others) < self.stated - tolerance
-        if (self.link.span.cut and (short or self.stated is None or self.format == "ogg")) or self._cut_frame:
-            if not self.skip_damage:
-                raise self._broken()
-            self.link.recording.warn(f"{label} is cut off after {self.position:.1f} s; copy it again")
+        label, warn, seconds = self.link.label, self.link.recording.warn, float(self.position)
+        tolerance = STATED_LENGTH_TOLERANCE.get(self.format, math.inf)
+        short = self.stated is not None and max(seconds, self._others) < self.stated - tolerance
+        cut = (self.link.span.cut and (short or self.stated is None or self.format == "ogg")) or self._cut_frame
+        if cut and not self.skip_damage:
+            raise self._broken()
+        if cut and (short or not self._lost):
+            warn(f"{label} is cut off after {seconds:.1f} s; copy it again")
         elif short:
-            self.link.recording.warn(
-                f"{label} ends after {float(self.position):.1f} s, before the {self.stated:.1f} s that its header "
-                "states: if it was cut off in copying, copy it again"
+            warn(
+                f"{label} ends after {seconds:.1f} s, before the {self.stated:.1f} s that its header states: "
+                "if it was cut off in copying, copy it again"
             )
         for begin, end in self._lost[:MAX_NAMED_STRETCHES]:
-            self.link.recording.warn(f"{label} cannot be decoded from {begin:.2f} to {end:.2f} s; silence stands there")
+            warn(f"{label} cannot be decoded from {float(begin):.2f} to {float(end):.2f} s; silence stands there")
         if len(self._lost) > MAX_NAMED_STRETCHES:
-            self.link.recording.warn(f"{label} cannot be decoded in {len(self._lost)} places; silence stands there")
+            warn(f"{label} cannot be decoded in {len(self._lost)} places; silence stands there")
 
     def _broken(self) -> AudioError:
         seconds = float(self.position)
