@@ -41,7 +41,6 @@ def export(model: str, out: Path, dtype: str = "auto", merge: bool = False, lora
         CheckpointError: the model or a LoRA cannot be read.
         WriteError: `out` holds something, or it cannot be written.
         ConfigurationError: an unknown dtype, or nothing to merge.
-        WriteError: `out` cannot be written.
     """
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigurationError(f"dtype={dtype!r} is not known; choose auto, {', '.join(DTYPES)}.")
