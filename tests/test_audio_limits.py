@@ -162,8 +162,14 @@ def test_a_header_that_promises_ten_hours_and_holds_a_second():
 
 
 LOSSY = [
-    ("adts", "aac", 44_100), ("adts", "aac", 16_000), ("ipod", "aac", 16_000), ("matroska", "aac", 22_050),
-    ("mpegts", "aac", 48_000), ("mp3", "libmp3lame", 44_100), ("ogg", "vorbis", 44_100), ("ogg", "libopus", 48_000),
+    ("adts", "aac", 44_100),
+    ("adts", "aac", 16_000),
+    ("ipod", "aac", 16_000),
+    ("matroska", "aac", 22_050),
+    ("mpegts", "aac", 48_000),
+    ("mp3", "libmp3lame", 44_100),
+    ("ogg", "vorbis", 44_100),
+    ("ogg", "libopus", 48_000),
 ]
 
 
