@@ -95,7 +95,7 @@ def decode(link: Link, track: int | None, reading: Reading) -> Iterator[Block]:
 
 
 def gathered(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same sound in blocks of about half a second: a codec's frames are so short that each costs more than it is."""
+    """The same sound in blocks of about half a second: one of a codec's short frames costs more than it is."""
     waiting: list[NDArray[Any]] = []
     size, kind = 0, (0, np.dtype(np.float32), 0)
     for samples, rate in blocks:

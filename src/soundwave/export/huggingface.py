@@ -5,6 +5,7 @@ A trained folder names the public parts it stands on; an exported one holds them
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path

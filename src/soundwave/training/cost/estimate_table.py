@@ -99,7 +99,7 @@ def model_config(recipe: Recipe) -> tuple[SoundwaveConfig, str]:
     if start == RELEASED_9B:
         return _switched(released_9b(), recipe), f"{start}, its published sizes"
     if (folder := local_start(recipe)) is not None:
-        with contextlib.suppress(CheckpointError, ConfigurationError):  # no model: the recipe itself says enough, or not
+        with contextlib.suppress(CheckpointError, ConfigurationError):  # no model: the recipe itself says enough
             return _switched(start_config(folder, start or "")[0], recipe), f"{start}, its config.json"
     if start in SHIPPED:
         return _switched(mini(), recipe), f"{start}, the sizes of its recipe; its weights are not at hand"
