@@ -18,13 +18,11 @@ from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.augmentation import (
     Augmentation,
     CodecAugmentation,
+    Effects,
     NoiseAugmentation,
     ReverberationAugmentation,
     TelephoneAugmentation,
     VolumeAugmentation,
-)
-from soundwave.training.effects import (
-    Effects,
     add_noise,
     add_room,
     change_volume,
@@ -38,8 +36,8 @@ from soundwave.training.effects import (
 )
 from soundwave.training.features import Clip
 from soundwave.training.loop import train
-from soundwave.training.preparation import prepare
-from soundwave.training.recipe import read_recipe
+from soundwave.training.prepare import prepare
+from soundwave.training.recipe_io import read_recipe
 
 SPEECH = tiny.sound(1.5, seed=3)
 EVERYTHING = Augmentation(

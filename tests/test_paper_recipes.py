@@ -10,9 +10,10 @@ from accelerate.commands.config.config_args import load_config_from_file
 
 from soundwave.checkpoints.native import resolve_part
 from soundwave.errors import CheckpointError
-from soundwave.training.preparation import SWITCH_NAMES
-from soundwave.training.processes import accumulation
-from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.build import SWITCH_NAMES
+from soundwave.training.distributed import accumulation
+from soundwave.training.recipe import Recipe
+from soundwave.training.recipe_io import read_recipe
 
 ROOT = Path(__file__).parents[1]
 GPUS = 32

@@ -14,12 +14,12 @@ import torch
 from soundwave.checkpoints.native import load_native
 from soundwave.data.example import AUDIO_PART, AudioSpan, Example, text_part
 from soundwave.errors import ConfigurationError
-from soundwave.training.dataset import Batch, said_in, with_words
+from soundwave.training.collate import Batch, said_in, with_words
 from soundwave.training.loop import train
-from soundwave.training.losses import kl_to_teacher, matched_loss, next_token_loss
-from soundwave.training.modules import StageModule
-from soundwave.training.preparation import Prepared, prepare
-from soundwave.training.recipe import DataSource, Recipe, read_recipe
+from soundwave.training.objective import StageModule, kl_to_teacher, matched_loss, next_token_loss
+from soundwave.training.prepare import Prepared, prepare
+from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.recipe_io import read_recipe
 
 LOG3 = math.log(3.0)
 HALF, QUARTER = [0.0, 0.0], [0.0, LOG3]  # logits of (1/2, 1/2) and of (1/4, 3/4)

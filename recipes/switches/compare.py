@@ -42,9 +42,10 @@ from soundwave.evaluation.runner import Notebook, evaluate
 from soundwave.evaluation.tasks import TASKS
 from soundwave.inference.engine import load
 from soundwave.text.ctc_tokenizer import CtcTokenizer
-from soundwave.training.logs import read_metrics
 from soundwave.training.loop import train
-from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.recipe import Recipe
+from soundwave.training.recipe_io import read_recipe
+from soundwave.training.reporting import read_metrics
 
 HERE = Path(__file__).parent
 GIVEN = "$WORK/switches/questions/given.jsonl"

@@ -10,7 +10,8 @@ Knows nothing about models: classes come from a `Lexicon`, log-probabilities as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,22 +19,14 @@ from numpy.typing import NDArray
 from soundwave.ctc.beams import Beams
 from soundwave.ctc.history import Costs
 from soundwave.ctc.hotwords import HotWords
-from soundwave.ctc.lexicon import Lexicon
+from soundwave.ctc.lexicon import Lexicon, plain_word
 from soundwave.ctc.ngram import Ngram
 from soundwave.errors import ConfigurationError
 
-RANGES: dict[str, tuple[float, float]] = {
-    "beams": (1, 10_000),
-    "language_weight": (0, 10),
-    "word_bonus": (-20, 20),
-    "unknown_word": (0, 1000),
-    "unknown_letter": (0, 100),
-    "hotword_bonus": (0, 100),
-    "beam_width": (0, 1000),
-    "class_width": (0, 1000),
-    "open_width": (0, 1000),
-    "sure_blank": (0.5, 1),
-}
+
+def _number(default: float | None, least: float, most: float) -> Any:
+    """A field with the range of its value."""
+    return field(default=default, metadata={"range": (least, most)})
 
 
 @dataclass(frozen=True)
@@ -56,24 +49,23 @@ class BeamSearchOptions:
         ConfigurationError: a value is out of its range.
     """
 
-    beams: int = 128
-    language_weight: float = 0.6
-    word_bonus: float = 1.5
-    unknown_word: float | None = 4.0
-    unknown_letter: float = 0.5
-    hotword_bonus: float = 4.0
-    beam_width: float = 16.0
-    class_width: float = 7.0
-    open_width: float = 3.0
-    sure_blank: float = 0.999
+    beams: int = _number(128, 1, 10_000)
+    language_weight: float = _number(0.8, 0, 10)
+    word_bonus: float = _number(2.5, -20, 20)
+    unknown_word: float | None = _number(8.0, 0, 1000)
+    unknown_letter: float = _number(0.5, 0, 100)
+    hotword_bonus: float = _number(4.0, 0, 100)
+    beam_width: float = _number(14.0, 0, 1000)
+    class_width: float = _number(7.0, 0, 1000)
+    open_width: float = _number(3.0, 0, 1000)
+    sure_blank: float = _number(0.999, 0.5, 1)
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, (least, most) = getattr(self, field.name), RANGES[field.name]
-            if value is None and field.name == "unknown_word":
-                continue
-            if not least <= value <= most:
-                raise ConfigurationError(f"{field.name} is {value}; it must be from {least} to {most}.")
+        for option in fields(self):
+            value, (least, most) = getattr(self, option.name), option.metadata["range"]
+            forbidden = option.name == "unknown_word" and value is None
+            if not forbidden and not least <= value <= most:
+                raise ConfigurationError(f"{option.name} is {value}; it must be from {least} to {most}.")
 
 
 @dataclass(frozen=True)
@@ -155,15 +147,13 @@ class BeamSearchDecoder:
     def _with_hotwords(self, phrases: Sequence[str]) -> Costs:
         hot = HotWords(phrases, self.options.hotword_bonus)
         new = [written for plain, written in hot.written.items() if plain not in self.lexicon.number_of]
-        unspelt = [word for word in new if not all(len(spell([word.lower()])[0]) for spell in self.lexicon.spells[:1])]
-        if unspelt:
-            raise ConfigurationError(
-                f"The hot word '{unspelt[0]}' has no letters that this model spells; write it as it is spoken."
-            )
-        lexicon = self.lexicon.extended(new)
-        for plain, written in hot.written.items():
-            lexicon.words[lexicon.number_of[plain]] = written  # as the caller writes it
-        return Costs(lexicon, self.ngram, self.options, hot)
+        known = set("".join(self.lexicon.pieces))
+        for word in new:
+            if not known.issuperset(plain_word(word)):
+                raise ConfigurationError(
+                    f"The hot word '{word}' has signs that this model cannot spell; write it as it is spoken."
+                )
+        return Costs(self.lexicon.extended(new) if new else self.lexicon, self.ngram, self.options, hot)
 
 
 def greedy(logprobs: NDArray[np.floating], blank: int) -> list[int]:

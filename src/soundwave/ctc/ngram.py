@@ -1,4 +1,4 @@
-"""A back-off n-gram of words in sorted arrays: looked up for many (state, word) pairs at once, stored in a few megabytes.
+"""A back-off n-gram of words in sorted arrays: looked up for many (state, word) pairs at once, stored in few megabytes.
 
 Knows nothing about speech. Reads and writes ARPA, the format of SRILM, KenLM and kaldingram; a model of its own is an
 `.npz` without pickled objects in which probabilities take one byte.
@@ -55,24 +55,18 @@ class Ngram:
         self.start = 1 + SPECIAL.index(START)  # the state before the first word
         self.end = SPECIAL.index(END)
         size = len(self.words)
-        self._keys = np.concatenate(
-            [context * size + word for context, word in zip(contexts, last, strict=True)] or [[]]
-        )
-        self._keys = np.append(self._keys, np.iinfo(np.int64).max).astype(np.int64)  # so that a search ends inside
+        keys = [context * size + word for context, word in zip(contexts, last, strict=True)]
+        end = np.full(1, np.iinfo(np.int64).max)  # so that a search ends inside
+        self._keys = np.concatenate([*keys, end])
         self._logprobs = np.concatenate([[0.0], *logprobs]).astype(np.float32)
-        self._backoffs = np.concatenate([[0.0], *backoffs, np.zeros(self.counts[-1] if self.order > 1 else 0)])
-        self._backoffs = self._backoffs.astype(np.float32)
+        self._backoffs = np.concatenate([[0.0], *backoffs, np.zeros(self.counts[-1])]).astype(np.float32)
         self._index: dict[str, int] = {}
-        self.shorter = np.zeros(len(self._logprobs), np.int32)  # the node of the n-gram without its first word
+        self._highest = 1 + sum(self.counts[:-1])  # first node of the last order
+        self.shorter = np.zeros(self._highest, np.int64)  # the node of the n-gram without its first word
         first = 1 + size
-        for context, word in zip(contexts, last, strict=True):
-            self.shorter[first : first + len(word)] = self._longest(self.shorter[context].astype(np.int64), word)
+        for context, word in zip(contexts[:-1], last[:-1], strict=True):
+            self.shorter[first : first + len(word)] = self._longest(self.shorter[context], word)
             first += len(word)
-        self._states = np.arange(len(self._logprobs), dtype=np.int32)
-        if self.order > 1:
-            self._states[-self.counts[-1] :] = self.shorter[-self.counts[-1] :]
-        else:
-            self._states[:] = 0
 
     def ids(self, words: Iterable[str]) -> Ints:
         """The number of each word; that of `<unk>` for one that the model does not know."""
@@ -104,8 +98,13 @@ class Ngram:
             miss = ~hit
             left, at, word = left[miss], at[miss], word[miss]
             scores[left] += self._backoffs[at]
-            at = self.shorter[at].astype(np.int64)
-        return scores + self._logprobs[nodes], self._states[nodes].astype(np.int64)
+            at = self.shorter[at]
+        logprobs = scores + self._logprobs[nodes]
+        full = np.flatnonzero(nodes >= self._highest)  # nothing follows them: the state is a shorter n-gram
+        if len(full) and self.order > 1:
+            contexts = self._keys[nodes[full] - 1 - len(self.words)] // len(self.words)
+            nodes[full] = self._longest(self.shorter[contexts], words[full])
+        return logprobs, nodes if self.order > 1 else np.zeros_like(nodes)
 
     def score_sentence(self, words: Iterable[str]) -> float:
         """Natural log-probability of a sentence with its end: one word after the other, for single looks."""
@@ -126,7 +125,7 @@ class Ngram:
         """The node of the longest known n-gram that ends with each word after each context."""
         nodes = self._find(contexts, words)
         while (missing := np.flatnonzero(nodes == 0)).size:
-            contexts = self.shorter[contexts].astype(np.int64)
+            contexts = self.shorter[contexts]
             nodes[missing] = self._find(contexts[missing], words[missing])
         return nodes
 

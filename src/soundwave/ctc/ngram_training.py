@@ -162,7 +162,7 @@ def _assembled(words: Sequence[str], orders: Sequence[_Order], keep: Sequence[np
         model = Ngram(words, contexts[: n - 1], last[: n - 1], logprobs[:n], backoffs[: n - 1])
         base = 1 + sum(len(values) for values in logprobs[: n - 2])
         context = contexts[n - 2]
-        lower, _ = model.score(model.shorter[context].astype(np.int64), last[n - 2])
+        lower, _ = model.score(model.shorter[context], last[n - 2])
         size = len(logprobs[n - 2])
         seen = np.bincount(context - base, minlength=size)
         free = 1 - np.bincount(context - base, np.exp(logprobs[n - 1]), size)

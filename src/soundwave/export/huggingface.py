@@ -5,6 +5,7 @@ A trained folder names the public parts it stands on; an exported one holds them
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.lora import fold_lora, load_lora
 from soundwave.checkpoints.native import resolve_part
 from soundwave.checkpoints.weights import opened, weight_files
-from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.errors import ConfigurationError
 from soundwave.files import atomic_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -38,26 +39,27 @@ def export(model: str, out: Path, dtype: str = "auto", merge: bool = False, lora
         `out`.
 
     Raises:
-        CheckpointError: the model or a LoRA cannot be read, or `out` holds something.
+        CheckpointError: the model or a LoRA cannot be read.
+        WriteError: `out` holds something, or it cannot be written.
         ConfigurationError: an unknown dtype, or nothing to merge.
-        WriteError: `out` cannot be written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} is there already; give a folder that is new or empty.")
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigurationError(f"dtype={dtype!r} is not known; choose auto, {', '.join(DTYPES)}.")
-    folder = resolve_model(model)
-    loaded, processor, _ = load_checkpoint(folder, "cpu", DTYPES.get(dtype) or stored_dtype(folder))
-    if merge:
-        if not loaded.has_lora and not loras:
-            raise ConfigurationError(f"{model} has no LoRA to merge; `soundwave export` writes it as it is.")
-        fold_lora(loaded)
-        for lora in loras:
-            load_lora(loaded, lora)
-            fold_lora(loaded)
     with atomic_folder(out) as draft:
+        folder = resolve_model(model)
+        loaded, processor, _ = load_checkpoint(folder, "cpu", DTYPES.get(dtype) or stored_dtype(folder))
+        if merge:
+            if not loaded.has_lora and not loras:
+                raise ConfigurationError(f"{model} has no LoRA to merge; `soundwave export` writes it as it is.")
+            fold_lora(loaded)
+            for lora in loras:
+                load_lora(loaded, lora)
+                fold_lora(loaded)
         loaded.save_pretrained(draft)
         processor.save_pretrained(draft)
+        for name in (processor.inference.transcribe.ngram, processor.inference.transcribe.words):
+            if name is not None and (folder / name).is_file():
+                shutil.copyfile(folder / name, draft / name)
     return out
 
 

@@ -18,7 +18,7 @@ from soundwave.cli.data.options import (
     SpellingOption,
     spelling_of,
 )
-from soundwave.cli.display import count_progress, print_json, print_table
+from soundwave.cli.display import count_progress, note, print_answer, print_json, print_table
 from soundwave.cli.options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError
 from soundwave.files import refuse_existing
@@ -94,8 +94,8 @@ def convert(
             overwrite=overwrite, progress=progress,
         )
     for meaning, count in done.losses.most_common():
-        typer.echo(f"lost in {count} rows: {meaning}", err=True)
-    print(f"{done.rows} rows in {target}" + (f", {done.skipped} skipped" if done.skipped else ""))
+        note(f"lost in {count} rows: {meaning}", quiet=False)
+    print_answer(f"{done.rows} rows in {target}" + (f", {done.skipped} skipped" if done.skipped else ""))
 
 
 def filter_rows(
@@ -151,7 +151,7 @@ def filter_rows(
         print_json(outcome)
     else:
         print_table(tables.filter_table(outcome, limits.skipped))
-        print(f"{target}, dropped rows in {aside}")
+        print_answer(f"{target}, dropped rows in {aside}")
 
 
 def shard(
@@ -173,9 +173,9 @@ def shard(
     with count_progress("sharding", quiet) as progress:
         done = shard_manifest(
             source, target, layout=to.value, encoding=encoding.value, shard_size=shard_size, jobs=jobs,
-            progress=progress, on_bad=lambda told: typer.echo(f"skipped: {told}", err=True),
+            progress=progress, on_bad=lambda told: note(f"skipped: {told}", quiet=False),
         )
-    print(f"{done.made} shards made now, {done.before} before, {done.skipped} rows skipped; {target}")
+    print_answer(f"{done.made} shards made now, {done.before} before, {done.skipped} rows skipped; {target}")
     if done.skipped:
         raise typer.Exit(1)
 

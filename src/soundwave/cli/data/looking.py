@@ -16,7 +16,7 @@ from soundwave.cli.data.options import (
     SpellingOption,
     spelling_of,
 )
-from soundwave.cli.display import count_progress, print_json, print_table, say
+from soundwave.cli.display import count_progress, print_answer, print_json, print_table, say
 from soundwave.cli.options import JsonOption, QuietOption
 from soundwave.files import refuse_existing
 
@@ -53,11 +53,11 @@ def check(
         if report.findings:
             print_table(tables.findings_table(report, show or None))
             if show and len(report.findings) > show:
-                print(f"… and {len(report.findings) - show} more; --show 0 lists all")
-            print()
+                print_answer(f"… and {len(report.findings) - show} more; --show 0 lists all")
+            print_answer("")
             print_table(tables.rules_table(report))
-            print()
-        print(f"{report.rows} rows, {report.bad_rows} bad")
+            print_answer("")
+        print_answer(f"{report.rows} rows, {report.bad_rows} bad")
     if report.bad_rows:
         raise typer.Exit(1)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, OverwriteOption, SeedOption
-from soundwave.cli.display import count_progress
+from soundwave.cli.display import count_progress, note, print_answer
 from soundwave.cli.options import QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
 
@@ -55,10 +55,10 @@ def synth(
         made = synthesis.synthesise(
             lines, out, names, hours=hours, seed=seed, jobs=jobs, ranges=ranges, noise=mixed,
             progress=lambda made: bar(made.clips + made.before, len(lines)),
-            on_dropped=lambda clip, why: typer.echo(f"dropped: {clip.line.text[:80]!r}: {why}", err=True),
+            on_dropped=lambda clip, why: note(f"dropped: {clip.line.text[:80]!r}: {why}", quiet=False),
         )
     told = f"{made.clips} clips made now, {made.before} before, {made.dropped} dropped"
-    print(f"{made.seconds / 3600:.3f} h in {out / 'manifest.jsonl'}: {told}")
+    print_answer(f"{made.seconds / 3600:.3f} h in {out / 'manifest.jsonl'}: {told}")
     if made.dropped and not made.clips + made.before:
         raise SoundwaveError("no text gave a usable clip; see the lines above.")
 
@@ -97,7 +97,7 @@ def answer(
             manifests, out, answers.plain_model(folder, max_new_tokens), prompt=prompt, kind=kind,
             only_questions=questions, limit=limit, batch_size=batch_size, progress=progress,
         )
-    print(f"{done.made} answers now, {done.before} before, {done.without} without a whole sentence; {out}")
+    print_answer(f"{done.made} answers now, {done.before} before, {done.without} without a whole sentence; {out}")
 
 
 def instruct(
@@ -141,7 +141,7 @@ def instruct(
         )
     told = ", ".join(f"{count} {name}" for name, count in sorted(done.formats.items()))
     left = f"; {done.without} rows without a label" if done.without else ""
-    print(f"{done.rows} rows in {out}: {told}{left}")
+    print_answer(f"{done.rows} rows in {out}: {told}{left}")
 
 
 def splice(
@@ -170,7 +170,7 @@ def splice(
             speech, None if without else sounds, out, sound_clips=0 if without else clips, speaker_clips=speakers,
             seed=seed, sound_seconds=sound_seconds, progress=progress,
         )
-    print(f"{done.made} clips made now, {done.before} before, {done.failed} failed; {out / 'manifest.jsonl'}")
+    print_answer(f"{done.made} clips made now, {done.before} before, {done.failed} failed; {out / 'manifest.jsonl'}")
     if done.failed:
         raise typer.Exit(1)
 
