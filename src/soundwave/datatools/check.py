@@ -27,6 +27,7 @@ RULES = {
     "audio-missing": (ERROR, "the audio file does not exist"),
     "audio-broken": (ERROR, "the audio cannot be decoded"),
     "audio-silent": (ERROR, "words are said to be spoken, but the audio is silent"),
+    "audio-odd": (WARNING, "the audio is not as it should be: channels that cancel, a part that is missing"),
     "duration": (ERROR, "the stated duration is not the audio's, or a cut ends after it"),
     "too-long": (ERROR, f"more than {MAX_SECONDS:g} s of audio in one piece"),
     "text-empty": (ERROR, "the reply is empty although words are spoken, or there is no audio"),
@@ -158,6 +159,7 @@ def _sound_of(example: Example, recordings: Sequence[Decoded], tolerance: float)
             broken.append(("duration", f"the cut {_cut(span)} lies outside of {_named(span)}, which has {whole:.2f} s"))
     if not broken and example.duration is not None and abs(example.duration - total) > tolerance:
         broken.append(("duration", f"stated {example.duration:g} s, the audio has {total:.2f} s"))
+    broken += [("audio-odd", told) for recording in recordings for told in recording.warnings]
     if example.transcript and all(recording.silent for recording in recordings):
         broken.append(("audio-silent", f"the audio is silent where {example.transcript[:60]!r} is said"))
     return broken
