@@ -352,5 +352,5 @@ def test_a_cut_that_lies_outside_its_recording_is_an_error_not_silence(tmp_path:
 
     clip(tmp_path / "a.wav", 1.0)
     assert len(samples_of(AudioSpan(str(tmp_path / "a.wav"), 0.25, 0.75))) == RATE // 2
-    with pytest.raises(AudioError, match=r"has nothing from 2 s on; it is 1.0 s long"):
+    with pytest.raises(AudioError, match=r"has nothing from 2 s on"):
         samples_of(AudioSpan(str(tmp_path / "a.wav"), 2.0, 3.0))

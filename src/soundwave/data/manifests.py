@@ -14,7 +14,7 @@ import os
 import sys
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,13 @@ Progress = Callable[[int, int], None]  # what is done, how much there is
 SAVED_DATASET_FILES = ("dataset_info.json", "dataset_dict.json")
 MISSING_SHOWN = 5
 LONGEST_LINE = 1 << 28  # bytes: a row that holds half an hour of sound as base64 has a third of that
-# A packed manifest is refused where it grows beyond both: text packs to a tenth, only a bomb to a thousandth.
+# A packed manifest is refused where it grows beyond both: text packs to a tenth, a bomb to a thousandth.
 MOST_UNPACKED = 1 << 28  # bytes
-MOST_UNPACKED_RATIO = 200
+MOST_UNPACKED_RATIO = 100
+
+
+class UnboundedError(DataError):
+    """A manifest that no memory should hold: a packed one that unpacks to many times its size, or an endless line."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +109,8 @@ def read_rows(
                 yield Row(manifest, number, {}, problem=_without_place(problem, f"{manifest}:{number}"))
                 continue
             yield _parsed(manifest, number, fields)
+    except UnboundedError:
+        raise
     except DataError as problem:  # a packed file breaks off
         number, empty = number + 1, False
         yield Row(manifest, number, {}, problem=_without_place(problem, f"{manifest}:{number}"))
@@ -181,8 +187,12 @@ def total_rows(manifests: Iterable[str | os.PathLike[str]]) -> int:
             known = False
         else:
             _require(Path(manifest))
-            with suppress(DataError):  # a packed file that breaks off: its rows are read, and that is told, later
+            try:
                 total += sum(bool(line.strip()) for _, line in numbered_lines(Path(manifest)))
+            except UnboundedError:
+                raise
+            except DataError:  # a packed file that breaks off: its rows are read, and that is told, later
+                known = False
     return total if known else 0
 
 
@@ -259,7 +269,8 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
     A .gz is told by its content: one that was unpacked on download keeps its name.
 
     Raises:
-        DataError: a .gz that breaks off or is a bomb, a line that no memory should hold, or a file that cannot be read.
+        DataError: a .gz that breaks off, or a file that cannot be read.
+        UnboundedError: a .gz that is a bomb, or a line that no memory should hold.
     """
     number = unpacked = 0
     try:
@@ -270,12 +281,13 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
             while line := lines.readline(LONGEST_LINE):
                 number, unpacked = number + 1, unpacked + len(line)
                 if unpacked > most:
-                    raise DataError(
+                    raise UnboundedError(
                         f"{path}:{number}: the .gz unpacks to over {most >> 20} MiB, more than {MOST_UNPACKED_RATIO} "
                         "times its size; if that is meant, unpack it first (gunzip)."
                     )
                 if len(line) == LONGEST_LINE:
-                    raise DataError(f"{path}:{number}: a line of over {LONGEST_LINE >> 20} MiB; write one row a line.")
+                    told = f"a line of over {LONGEST_LINE >> 20} MiB; write one row a line."
+                    raise UnboundedError(f"{path}:{number}: {told}")
                 yield number, line.removeprefix(codecs.BOM_UTF8)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise DataError(f"{path}:{number + 1}: the .gz file is cut off or broken; copy it again.") from error

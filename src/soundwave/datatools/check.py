@@ -140,8 +140,10 @@ def _of_row(
     if example is None:
         return [("format", row.problem or "")]
     broken = _sound_of(example, recordings, tolerance) + (_reserved_in(example, spelling) or _words_of(example))
-    if spelling and len(recordings) == 1 and recordings[0].rule is None and example.transcript:
-        broken += _ctc_of(example.transcript, seconds_of_span(example.audios[0], recordings[0].seconds), spelling)
+    if spelling and len(recordings) == 1 and example.transcript:
+        known = recordings[0].rule is None
+        seconds = seconds_of_span(example.audios[0], recordings[0].seconds) if known else None
+        broken += _ctc_of(example.transcript, seconds, spelling)
     return broken
 
 
@@ -191,14 +193,17 @@ def _reserved_in(example: Example, spelling: Spelling | None) -> list[tuple[str,
     return []
 
 
-def _ctc_of(transcript: str, seconds: float, spelling: Spelling) -> list[tuple[str, str]]:
-    """Whether CTC can spell the transcript, and whether the recording has the frames for it."""
-    classes, frames = spelling.ctc.encode(transcript), spelling.frames(seconds)
+def _ctc_of(transcript: str, seconds: float | None, spelling: Spelling) -> list[tuple[str, str]]:
+    """Whether CTC can spell the transcript, and whether the recording, if its length is known, has frames for it."""
+    classes = spelling.ctc.encode(transcript)
     spelt = spelling.ctc.decode(classes)
     if spelt != transcript:
         return [("ctc-spelling", f"{transcript[:60]!r} would be spelt {spelt[:60]!r}")]
     if len(classes) > MAX_CTC_TOKENS:
         return [("ctc-tokens", f"{len(classes)} tokens, at most {MAX_CTC_TOKENS} are learnt")]
+    if seconds is None:
+        return []
+    frames = spelling.frames(seconds)
     if (needed := ctc_frames_needed(classes)) > frames:
         return [("ctc-frames", f"{len(classes)} tokens need {needed} frames, {seconds:.2f} s of audio give {frames}")]
     # Pieces may be whole words, and fit where no mouth can be so fast: frames are 25 a second.

@@ -43,7 +43,7 @@ def rules_table(report: Report) -> Table:
     table = plain_table("rows", "rule", "severity", "meaning")
     for rule, (severity, meaning) in RULES.items():
         if counts[rule]:
-            table.add_row(str(counts[rule]), rule, severity, meaning)
+            table.add_row(str(counts[rule]), rule, severity, Text(meaning))
     return table
 
 
