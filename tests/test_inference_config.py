@@ -74,7 +74,7 @@ def test_older_files_are_translated_and_it_is_said_once(tmp_path: Path, caplog: 
         name: tuple(OLD[name]) if name == "transcript_prefixes" else OLD[name] for name in MOVED  # type: ignore[arg-type]
     }
     assert read[0].via == "transcript"  # an answer prompt was one that words were found for
-    assert not read[0].transcribe.llm
+    assert read[0].transcribe == InferenceConfig().transcribe
     (said,) = caplog.messages
     assert all(name in said for name in (str(tmp_path / "config.json"), "inference.json", *DELETED))
     config = SoundwaveConfig.from_dict(json.loads((tmp_path / "config.json").read_text()))

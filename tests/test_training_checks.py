@@ -118,7 +118,7 @@ def test_bad_audio_can_stop_a_run(recipe: Recipe, tmp_path: Path) -> None:
         ({"start_from": "gone"}, ConfigurationError, "start_from=gone: no config.json there; train the stage before"),
         ({"model": {"alignment_layer": 2}}, ConfigurationError, "'alignment_layer' is not a known setting; did you"),
         ({"model": {"zzz": 2}}, ConfigurationError, "'zzz' is not a known setting; known are frames_per"),
-        ({"model": {"run_pooling": "last"}}, ConfigurationError, "run_pooling='last' is not known; choose one of"),
+        ({"model": {"run_pooling": "last"}}, ConfigurationError, "run_pooling is 'last'; give one of"),
         ({"language_model": "gpt-9"}, CheckpointError, "gpt-9"),
     ],
 )
