@@ -49,13 +49,11 @@ class CtcTokenizer:
         ids = self._pieces.encode(" " + self._spellable(text), add_special_tokens=False).ids
         return [self.class_of[token] for token in ids if token in self.class_of]
 
-    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """Classes of each of several words, as they are inside a text; none of one without letters, such as 42."""
-        if self.vocabulary is None:
-            return [self.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
-        found = self._pieces.encode_batch([f" {self._spellable(word)}" for word in words], add_special_tokens=False)
-        classes = [[self.class_of[token] for token in one.ids if token in self.class_of] for one in found]
-        return [[] if one == self._space else one for one in classes]
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each class in small letters; a leading space begins a word."""
+        ids = list(range(len(self.tokenizer))) if self.vocabulary is None else self.vocabulary
+        return [name.replace(SPACE_BYTE, " ").lower() for name in self.tokenizer.convert_ids_to_tokens(ids)]
 
     def _spellable(self, text: str) -> str:
         """The text with letters that have no classes replaced by their base letters, where those have some."""
