@@ -20,7 +20,7 @@ from soundwave.inference.options import AskOptions, TranscribeOptions, Via
 LlmOption = Annotated[bool | None, typer.Option(help=TranscribeOptions.__dataclass_fields__["llm"].metadata["help"])]
 ViaOption = Annotated[Via, typer.Option(help=AskOptions.__dataclass_fields__["via"].metadata["help"])]
 CascadeOption = Annotated[
-    Path | None, typer.Option(help="A folder of faster-whisper: its own decoder hears, in place of the model's encoder.")
+    Path | None, typer.Option(help="A folder of faster-whisper: its decoder hears, in place of the model's encoder.")
 ]
 
 
