@@ -25,7 +25,7 @@ CascadeOption = Annotated[
 
 
 def evaluate(
-    manifests: Annotated[list[Path], typer.Argument(help="JSON-lines files: audio, and text or answers.")],
+    manifests: Annotated[list[str], typer.Argument(help="As for training: audio, and text or answers.")],
     task: Annotated[TaskName, typer.Option(help="What is measured.")] = TaskName.transcribe,
     model: ModelOption = "mini",
     device: DeviceOption = "auto",
@@ -34,6 +34,9 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer; default: the task's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips that are asked at once.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many clips of each manifest.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of rows that state none: chooses normaliser and measure; default: en.")
+    ] = None,
     via: ViaOption = "auto",
     llm: LlmOption = None,
     cascade: CascadeOption = None,
@@ -51,7 +54,7 @@ def evaluate(
 
     chosen = tasks.TASKS[task]
     asking = chosen.ask_with(None if prompt is None else text_argument("--prompt", prompt), max_new_tokens, via, llm)
-    lines = clips.read_clips(manifests, chosen.needs, limit)
+    lines = clips.read_clips(manifests, chosen.needs, limit, language)
     earlier = _earlier_result(out, overwrite)
     engine = load(model, device, dtype, quiet)
     settings = provenance.settings_of(engine)
@@ -60,7 +63,7 @@ def evaluate(
         settings["cascade"] = cascade.name
     kept = out.with_name(out.name + ".predictions.jsonl") if out else None
     notebook = runner.Notebook(kept, {"task": task.value, **as_plain(asking), **settings})
-    result: dict[str, Any] = {"settings": notebook.settings, "limit": limit}
+    result: dict[str, Any] = {"settings": notebook.settings, "limit": limit, "language": language}
     manifest_hashes = sorted({line.manifest.sha256 for line in lines})
     if out and earlier is not None and not _is_same(earlier, result, manifest_hashes):
         raise ConfigurationError(

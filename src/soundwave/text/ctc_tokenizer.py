@@ -40,7 +40,8 @@ class CtcTokenizer:
             self.class_of = {token: i for i, token in enumerate(self.vocabulary)}
             self._pieces = _restricted(tokenizer, set(self.vocabulary))
             self._letters: dict[str, str] = {}
-            self._space = [one for token, one in self.class_of.items() if self._pieces.id_to_token(token) == SPACE_BYTE]
+            spaces = (token for token in self.vocabulary if self._pieces.id_to_token(token) == SPACE_BYTE)
+            self._space = [self.class_of[token] for token in spaces]
 
     def encode(self, text: str) -> list[int]:
         """Text to classes. A letter outside a restricted vocabulary is spelt without its marks, é as e, or left out."""
@@ -79,7 +80,7 @@ def ctc_frames_needed(classes: Sequence[int]) -> int:
 
     With fewer, no alignment exists: the loss is infinite, and PyTorch's `zero_infinity` makes it 0.
     """
-    return len(classes) + sum(one == other for one, other in pairwise(classes))
+    return len(classes) + sum(ctc_class == other for ctc_class, other in pairwise(classes))
 
 
 def _definition(tokenizer: Any) -> dict[str, Any]:
@@ -105,7 +106,8 @@ def _restricted(tokenizer: Any, allowed: set[int]) -> Tokenizer:
             kept.append(merge)
     definition["model"]["merges"] = kept
     # single characters stay, so that one without a class still parts what is around it
-    definition["model"]["vocab"] = {piece: one for piece, one in ids.items() if one in allowed or len(piece) == 1}
+    kept_ids = {piece: number for piece, number in ids.items() if number in allowed or len(piece) == 1}
+    definition["model"]["vocab"] = kept_ids
     definition["added_tokens"] = []
     definition["post_processor"] = None
     return Tokenizer.from_str(json.dumps(definition))
