@@ -17,6 +17,8 @@ from soundwave.errors import AudioError, ConfigurationError
 
 Track = Literal["mix"] | int | None
 
+ONE_TRACK = (b"fLaC", b"ID3", b"\xff")  # how files begin that cannot have several: flac, mp3, aac; and wav, aiff
+
 
 def check_track(track: Track, channels: Channels) -> None:
     """Refuse a choice of tracks that means nothing.
@@ -61,7 +63,8 @@ def _rows(links: list[Link], track: Track, channels: Channels, reading: Reading)
 
 def _wanted(link: Link, track: Track) -> list[int]:
     """The streams to decode."""
-    tracks = sound_tracks(link)
+    one = bool(link.span.head) or link.bytes_at(0, 4).startswith(ONE_TRACK)
+    tracks = [(0, "")] if one else sound_tracks(link)  # finding them takes as long as opening the file again
     if isinstance(track, int):
         if track > len(tracks):
             have = "one sound track" if len(tracks) == 1 else f"{len(tracks)} sound tracks"
