@@ -31,7 +31,6 @@ ZERO_BASED_FORMATS = TIMED_FORMATS[:2]  # whose times count from the file's begi
 FIRST_BYTES = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b"\x1aE\xdf\xa3": "webm"}
 
 MIN_GAP = Fraction(1, 10)  # s; a shorter one is how exact times are written
-MAX_GAP = 6 * 3600  # s; a longer one is a clock that was set, as in a stream that joins a programme
 LATEST_ZERO = 30.0  # s; a single track that starts later was cut out of a stream
 PREROLL_SECONDS = 3  # decoded before a cut, since codecs build on what came before
 MIN_PREROLL_SECONDS = 1  # what it may have become where a seek led: Opus, the slowest, needs half a second
@@ -269,7 +268,10 @@ class _Decoding:
         if self.zero is None:
             return Fraction(0)
         gap = frame.pts * self.stream.time_base - self.zero - self.position
-        return gap if (MIN_GAP if self.format != "flac" else 0) < gap <= MAX_GAP else Fraction(0)
+        if not (MIN_GAP if self.format != "flac" else 0) < gap <= self.link.recording.silence_left:
+            return Fraction(0)  # a longer one is a clock that was set
+        self.link.recording.silence_left -= float(gap)
+        return gap
 
     def _silence(self, seconds: Fraction, channels: int, kind: np.dtype[Any], rate: int) -> Iterator[Block]:
         left = round(seconds * rate)

@@ -19,6 +19,7 @@ from typing import BinaryIO, Literal, NamedTuple
 MAX_LINKS = 10_000
 MAX_CHUNKS = 1_000  # of a wav or aiff; boxes of an mp4
 MAX_OPENING_SECONDS = 10.0  # for all links; a crafted header can keep FFmpeg busy for minutes
+MAX_SILENCE = 3 * 3600.0  # s, in all gaps between time stamps: a small crafted file must not become days of silence
 KNOWN_FILES = 64  # whose links are remembered: training reads thousands of cuts from one recording
 SCAN_BYTES = 2**20
 MARK_BYTES = 64  # no mark below is longer
@@ -77,6 +78,7 @@ class Recording:
         file.seek(0, io.SEEK_END)
         self.size = file.tell()
         self.opening_left = MAX_OPENING_SECONDS
+        self.silence_left = MAX_SILENCE  # s, where tracks pause
         self.padding = 0.0  # s; what its codec may add at both ends without saying so
 
     def bytes_at(self, offset: int, count: int) -> bytes:
@@ -241,12 +243,20 @@ def _sound_end(recording: Recording, begin: int, stated: int) -> int:
     if end <= recording.size and (end + stated % 2 >= recording.size or _something_follows(recording, end, stated % 2)):
         return end
     limit = next(recording.marks(CHUNKED_START, begin), recording.size)
-    first = max(begin, limit - TAIL_BYTES)
-    tail = recording.bytes_at(first, limit - first)
-    for match in KNOWN_CHUNKS.finditer(tail):
-        if limit == recording.size and _chunks_reach(recording, first + match.start()):
-            return first + match.start()
-    return limit
+    return limit if limit < recording.size else _last_chunks(recording, begin)
+
+
+def _last_chunks(recording: Recording, begin: int) -> int:
+    """Where a row of known chunks begins that leads exactly to the end of the file; else that end."""
+    first = max(begin, recording.size - TAIL_BYTES)
+    tail = recording.bytes_at(first, recording.size - first)
+    leads = {len(tail), len(tail) + 1}  # the last one may lack its byte of padding
+    for match in reversed(list(KNOWN_CHUNKS.finditer(tail))):
+        at = match.start()
+        size = int.from_bytes(tail[at + 4 : at + 8], "little")
+        if at + 8 + size + size % 2 in leads:
+            leads.add(at)
+    return first + min(leads)
 
 
 def _something_follows(recording: Recording, end: int, pad: int) -> bool:
@@ -295,7 +305,8 @@ def _ogg(recording: Recording, start: int) -> Iterator[Span]:
     """A first page that does not follow another track's first page begins a link; every page has a checksum."""
     at = begin = start
     first, cut, holes = True, False, 0
-    while at < recording.size and holes < MAX_CHUNKS:
+    until = time.monotonic() + MAX_OPENING_SECONDS  # crafted pages may be tiny
+    while at < recording.size and holes < MAX_CHUNKS and time.monotonic() < until:
         page = _ogg_page(recording, at)
         if not page:
             behind = next(recording.marks(OGG_PAGE, at + 1), recording.size)
@@ -308,7 +319,7 @@ def _ogg(recording: Recording, start: int) -> Iterator[Span]:
             begin, cut = at, False
         first = bool(page[5] & 2)
         at += len(page)
-    yield Span(begin, recording.size, cut=cut or at < recording.size)
+    yield Span(begin, recording.size, cut=cut or holes == MAX_CHUNKS)
 
 
 def _ogg_page(recording: Recording, at: int) -> bytes:
