@@ -18,8 +18,9 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
+from soundwave.audio.chunks import TAGS
 from soundwave.audio.headers import STATED_LENGTH_TOLERANCE, mp3_frame_bytes, stated_seconds
-from soundwave.audio.links import TAGS, Link
+from soundwave.audio.recording import Link
 from soundwave.errors import AudioError, AudioTooLongError
 
 STATED_LENGTH_SLACK = 0.5  # s; a stated length this near to the limit is left for the decoded sound to settle
@@ -35,6 +36,7 @@ LATEST_ZERO = 30.0  # s; a single track that starts later was cut out of a strea
 PREROLL_SECONDS = 3  # decoded before a cut, since codecs build on what came before
 MIN_PREROLL_SECONDS = 1  # what it may have become where a seek led: Opus, the slowest, needs half a second
 MAX_LEAD_SECONDS = 600  # a seek that led further before the cut did not understand the file
+USUAL_OPENING_SECONDS = 0.1  # do not count: a radio programme of a day has hundreds of links
 MAX_NAMED_STRETCHES = 5  # of damage; then they are counted
 
 S = TypeVar("S", bound=np.generic)
@@ -136,7 +138,7 @@ def _opened(link: Link) -> Iterator[InputContainer]:
     except av.FFmpegError as error:
         raise _unreadable(link) from error
     finally:
-        link.recording.opening_left -= time.monotonic() - started
+        link.recording.opening_left -= max(0.0, time.monotonic() - started - USUAL_OPENING_SECONDS)
     file.opening_ends = math.inf
     with cast(InputContainer, container):
         yield cast(InputContainer, container)

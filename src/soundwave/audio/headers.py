@@ -5,7 +5,8 @@ from fractions import Fraction
 import av
 from av.container import InputContainer
 
-from soundwave.audio.links import Link, id3_end
+from soundwave.audio.links import id3_end
+from soundwave.audio.recording import Link
 
 # Containers that state their length, with how far (s) the sound may end before it without a warning.
 # Of all others FFmpeg may guess the length from the bit rate, which proves nothing.

@@ -10,8 +10,9 @@ from typing import Literal
 import numpy as np
 
 from soundwave.audio.decoding import Reading, decode, sound_tracks, without
-from soundwave.audio.links import Link, Recording
+from soundwave.audio.links import links_of
 from soundwave.audio.mixing import SILENCE_PEAK, Channels, Mixer, as_floats
+from soundwave.audio.recording import Link, Recording
 from soundwave.audio.resampling import SAMPLE_RATE, Rows, rechunked, resampled
 from soundwave.errors import AudioError, ConfigurationError
 
@@ -39,7 +40,7 @@ def file_rows(recording: Recording, track: Track, channels: Channels, reading: R
     Raises:
         AudioError: As `decode`; or it has fewer tracks or channels.
     """
-    links = recording.links()
+    links = links_of(recording)
     if len(links) > 1:  # nobody knows how long each is before it is decoded
         whole = _rows(links, track, channels, Reading(0, reading.limit, reading.skip_damage))
         yield from without(whole, Fraction(reading.start))
