@@ -40,8 +40,6 @@ class CtcTokenizer:
             self.class_of = {token: i for i, token in enumerate(self.vocabulary)}
             self._pieces = _restricted(tokenizer, set(self.vocabulary))
             self._letters: dict[str, str] = {}
-            spaces = (token for token in self.vocabulary if self._pieces.id_to_token(token) == SPACE_BYTE)
-            self._space = [self.class_of[token] for token in spaces]
 
     def encode(self, text: str) -> list[int]:
         """Text to classes. A letter outside a restricted vocabulary is spelt without its marks, é as e, or left out."""
