@@ -1,6 +1,7 @@
 """An engine without a model: what the tests of the command line run instead of seconds of loading.
 
-It has the shape of `soundwave.inference.engine.Engine`, hears what a file's name says, and keeps what it was asked.
+It has the shape of `soundwave.inference.engine.Engine`, finds in a recording what the file's name says, and keeps what
+it was asked.
 """
 
 from __future__ import annotations
@@ -8,12 +9,12 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundwave.errors import AudioError
+from soundwave.errors import AudioError, SoundwaveError
 
 
 @dataclass
@@ -39,7 +40,8 @@ class Reply:
     finish_reason: str = "stop"
     usage: Usage = field(default_factory=Usage)
     timings: Timings = field(default_factory=Timings)
-    heard: str | None = "What colour is it?"
+    via: str = "audio"
+    transcript: str | None = None
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Transcript:
     duration: float = 2.0
     language: str | None = "en"
     segments: list[dict[str, Any]] = field(default_factory=list)
+    source: str = "ctc+llm"
 
 
 class FakeEngine:
@@ -64,15 +67,22 @@ class FakeEngine:
 
     default_prompt = "the model's own prompt"
 
-    def __init__(self, finish_reason: str = "stop", gate: Path | None = None, end: str = "") -> None:
+    def __init__(
+        self, finish_reason: str = "stop", gate: Path | None = None, end: str = "", text: str = "", prints: str = ""
+    ) -> None:
         self.finish_reason = finish_reason
         self.gate = gate  # the second piece is held back until this file exists
         self.end = end  # "interrupt": Ctrl-C comes after the first piece
-        self.asked: list[tuple[Any, str, dict[str, Any]]] = []
+        self.text = text  # of every transcript; default: the recording's name
+        self.prints = prints  # to standard output, as a library might, from Python and from below it
+        self.asked: list[tuple[Any, str | None, dict[str, Any]]] = []
+        self.batches: list[tuple[list[Any], dict[str, Any]]] = []
 
-    def stream(self, audio: Any, prompt: str, **options: Any) -> Iterator[Chunk]:
-        self.asked.append((audio, prompt, options))
-        hear(audio)
+    def stream(self, audio: Any, prompt: str | None = None, *, via: str = "auto", **options: Any) -> Iterator[Chunk]:
+        self.asked.append((audio, prompt, {"via": via, **options}))
+        words = None if audio is None else words_of(audio)
+        taken = "text" if words is None else "transcript" if via == "auto" else via
+        self._print()
         yield Chunk("The answer", [1])
         while self.gate and not self.gate.exists():
             time.sleep(0.01)
@@ -80,26 +90,50 @@ class FakeEngine:
             os.kill(os.getpid(), signal.SIGINT)
             time.sleep(5)
         yield Chunk(" is", [2])
-        yield Chunk(" blue.", [3], self.finish_reason, Reply("The answer is blue.", [1, 2, 3], self.finish_reason))
+        reply = Reply("The answer is blue.", [1, 2, 3], self.finish_reason, via=taken)
+        reply.transcript = words if taken == "transcript" else None
+        yield Chunk(" blue.", [3], self.finish_reason, reply)
 
-    def ask(self, audio: Any, prompt: str, on_chunk: Callable[[Chunk], None] | None = None, **options: Any) -> Reply:
+    def ask(
+        self, audio: Any, prompt: str | None = None, on_chunk: Callable[[Chunk], None] | None = None, **options: Any
+    ) -> Reply:
         for chunk in self.stream(audio, prompt, **options):
             if on_chunk is not None:
                 on_chunk(chunk)
         assert chunk.reply is not None
         return chunk.reply
 
-    def transcribe(self, audio: Any) -> Transcript:
-        heard = hear(audio)
-        return Transcript(heard, heard.lower())
+    def transcribe(self, audio: Any, *, llm: bool | None = None, hotwords: Sequence[str] = ()) -> Transcript:
+        (result,) = self.transcribe_batch([audio], llm=llm, hotwords=hotwords)
+        assert isinstance(result, Transcript)
+        return result
 
-    def read(self, audio: Any) -> Transcript:
-        return Transcript(f"ctc: {hear(audio)}", "")
+    def transcribe_batch(
+        self, audios: Sequence[Any], *, llm: bool | None = None, hotwords: Sequence[str] = (),
+        return_errors: bool = False,
+    ) -> list[Transcript | SoundwaveError]:
+        self.batches.append((list(audios), {"llm": llm, "hotwords": hotwords}))
+        self._print()
+        results: list[Transcript | SoundwaveError] = []
+        for audio in audios:
+            try:
+                words = self.text or words_of(audio)
+                results.append(Transcript(f"ctc: {words}" if llm is False else words, words.lower()))
+            except SoundwaveError as problem:
+                if not return_errors:
+                    raise
+                results.append(problem)
+        return results
+
+    def _print(self) -> None:
+        if self.prints:
+            print(self.prints)
+            os.write(1, self.prints.encode())
 
 
-def hear(audio: Any) -> str:
-    if isinstance(audio, bytes):
-        return f"{len(audio)} bytes"
-    if "bad" in audio:
+def words_of(audio: Any) -> str:
+    if hasattr(audio, "read"):
+        return f"{len(audio.read())} bytes"
+    if "bad" in str(audio):
         raise AudioError(f"{audio} is not a recording: FFmpeg\nfinds no sound in it")
     return f"Words of {Path(audio).stem}"

@@ -6,6 +6,8 @@ Files that are damaged or too long are in test_audio_limits.py.
 import base64
 import io
 import os
+import tempfile
+import tracemalloc
 
 import av
 import numpy as np
@@ -13,8 +15,8 @@ import pytest
 import torch
 from recordings import add_picture, refusal, tone, wav
 
-from soundwave.audio import SAMPLE_RATE, decode_base64
-from soundwave.audio import loading as loading_module
+from soundwave.audio import SAMPLE_RATE, decode_base64, load_audio
+from soundwave.audio import sources as sources_module
 from soundwave.errors import AudioError
 
 SILENCE = np.zeros(SAMPLE_RATE, np.int16)
@@ -53,10 +55,10 @@ def test_a_file_that_may_not_be_read(tmp_path, monkeypatch):
     path.chmod(0)
     if os.access(path, os.R_OK):  # the superuser may read anything
 
-        def forbidden(*_):
+        def forbidden(*_, **__):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(loading_module, "open", forbidden, raising=False)
+        monkeypatch.setattr(sources_module, "open", forbidden, raising=False)
     assert refusal(str(path)).endswith("may not be read by this user; allow it, for instance with chmod +r")
 
 
@@ -95,8 +97,107 @@ def test_an_endless_stream_is_given_up(monkeypatch):
         def seekable(self):
             return False
 
-    monkeypatch.setattr(loading_module, "MAX_STREAM_BYTES", 2**20)
+    monkeypatch.setattr(sources_module, "MAX_SHORT_STREAM_BYTES", 2**20)
     assert refusal(Endless()) == "the audio stream is over 1 MB; save it and give its path"
+    monkeypatch.setattr(sources_module, "MAX_STREAM_BYTES", 2**21)
+    assert refusal(Endless(), max_seconds=None) == "the audio stream is over 2 MB; save it and give its path"
+
+
+class Upload:
+    """An object with no more than a read(), as web frameworks and archives give."""
+
+    def __init__(self, read=None):
+        self.file = io.BytesIO(wav(SILENCE, SAMPLE_RATE))
+        self.read = read or self.file.read
+
+
+class OldSpooled(Upload):
+    """`tempfile.SpooledTemporaryFile` of Python 3.10: seek() returns nothing, and there is no seekable()."""
+
+    def tell(self):
+        return self.file.tell()
+
+    def seek(self, *where):
+        self.file.seek(*where)
+
+
+class UnseekableAfterAll(Upload):
+    def tell(self):
+        return 0
+
+    def seek(self, *_):
+        raise RuntimeError("not yet")
+
+
+class AsyncUpload(Upload):
+    """As FastAPI's UploadFile."""
+
+    async def read(self, _=-1):
+        return b""
+
+    async def seek(self, _):
+        return None
+
+    def __init__(self):
+        pass
+
+
+def bytes_by(size):
+    file = io.BytesIO(wav(SILENCE, SAMPLE_RATE))
+    return lambda count: bytearray(file.read(min(count, size)))
+
+
+def whole_once():
+    file = io.BytesIO(wav(SILENCE, SAMPLE_RATE))
+    return lambda: file.read()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [Upload, OldSpooled, UnseekableAfterAll, lambda: Upload(bytes_by(7)), lambda: Upload(whole_once())],
+    ids=["only a read()", "SpooledTemporaryFile of 3.10", "cannot seek after all", "short bytearrays", "no size"],
+)
+def test_an_object_that_keeps_to_half_an_interface_is_read(make):
+    assert len(load_audio(make())) == SAMPLE_RATE
+
+
+def test_a_spooled_temporary_file_is_read_and_left_where_it_was():
+    with tempfile.SpooledTemporaryFile() as file:
+        file.write(wav(SILENCE, SAMPLE_RATE))
+        assert len(load_audio(file)) == len(load_audio(file)) == SAMPLE_RATE
+        assert file.tell() == 44 + 2 * SAMPLE_RATE
+
+
+@pytest.mark.filterwarnings("error")  # a coroutine that nobody awaited
+def test_an_object_that_cannot_be_read_is_refused_by_what_it_does():
+    def fails(_):
+        raise KeyError("gone")
+
+    assert "asynchronous; give its bytes: await file.read()" in refusal(AsyncUpload())
+    assert "cannot be read ('gone')" in refusal(Upload(fails))
+    assert "has nothing to read yet" in refusal(Upload(lambda _: None))
+    assert "gives int, not bytes" in refusal(Upload(lambda _: 5))
+    assert "cannot be read" in refusal(io.BytesIO)  # the class, not an object of it
+
+
+def test_a_file_object_that_fails_late_with_an_error_of_its_own():
+    class Failing(io.BytesIO):
+        def read(self, size=-1):
+            if size and self.tell() > 100_000:
+                raise KeyError("part 7")
+            return super().read(size)
+
+    assert "part 7" in refusal(Failing(wav(np.zeros(10 * SAMPLE_RATE, np.int16), SAMPLE_RATE)))
+
+
+def test_a_large_stream_lies_on_the_disk_and_not_in_memory():
+    sound = wav(np.zeros(1000 * SAMPLE_RATE, np.int16), SAMPLE_RATE)  # 32 MB
+    file = io.BytesIO(sound)
+    tracemalloc.start()
+    assert len(load_audio(Upload(file.read), start=900.0, end=901.0)) == SAMPLE_RATE
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 20 * 2**20
 
 
 def test_a_disk_that_fails_while_reading():

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from test_data import CUT, REPLY, USER, parts, write
 
-from soundwave.data.readers import read_manifest
+from soundwave.data.manifests import read_manifest
 from soundwave.errors import DataError
 
 BAD_ROWS: dict[str, tuple[Any, str]] = {

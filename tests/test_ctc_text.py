@@ -51,7 +51,8 @@ def test_a_vocabulary_is_letters_and_the_merges_that_occur(
         ("the cat", ["Ġthe", "Ġcat"]),  # a first word is spelt like any other
         ("zat", ["Ġ", "z", "at"]),  # never heard, yet spelt
         ("don't", ["Ġ", "d", "on", "'", "t"]),
-        ("the café", ["Ġthe", "Ġ", "c", "a", "f"]),  # outside the vocabulary: left out
+        ("the café", ["Ġthe", "Ġ", "c", "a", "f", "e"]),  # outside the vocabulary: by its base letter
+        ("cafe\u0301 на", ["Ġ", "c", "a", "f", "e", "Ġ"]),  # no such letters: left out
         ("7", ["Ġ"]),
     ],
 )

@@ -12,9 +12,8 @@ import soundfile
 from test_data import CUT, REPLY, USER, cut_of
 from tiny_data import manifest
 
+from soundwave.data.manifests import read_manifest, read_rows
 from soundwave.data.probe import samples_of
-from soundwave.data.readers import read_manifest
-from soundwave.data.rows import read_rows
 from soundwave.errors import DataError
 
 BAD_CUTS: dict[str, tuple[dict[str, Any], str]] = {

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from soundwave.data.readers import DEFAULT_PROMPT, AudioSpan, Example, check_audio_files, read_manifest, read_manifests
+from soundwave.data.example import DEFAULT_PROMPT, AudioSpan, Example
+from soundwave.data.manifests import check_audio_files, read_manifest, read_manifests
 from soundwave.errors import DataError
-from soundwave.text.normalizer import normalise_transcript
 
 ASKED = "What does the person say?"
 SAID = "Good morning, Anna."
@@ -262,26 +262,3 @@ def test_missing_audio_files_are_named_before_training(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"8 of 9 audio files do not exist: .*1.wav \(.*m.jsonl:2\); .* and 3 more"):
         check_audio_files(read_manifest(path))
     check_audio_files(read_manifest(write(tmp_path, {"audio": "0.wav", "text": "x"})))
-
-
-@pytest.mark.parametrize(
-    ("text", "words"),
-    [
-        ("O'Neil's well-known", "o'neil's well known"),
-        ("“Don’t!” she said…", "don't she said"),
-        ("Café Über naïve", "cafe uber naive"),
-        ("the students' 'tis", "the students tis"),
-        ("  Yes —\nno.  ", "yes no"),
-        ("", ""),
-        ("...", ""),
-        ("At 5 o'clock", None),
-        ("½ an hour", None),
-        ("salt & pepper", None),
-        ("well known", "well known"),
-    ],
-)
-def test_transcripts_become_lower_case_words_or_nothing_where_the_spoken_form_is_unknown(
-    text: str, words: str | None
-) -> None:
-    assert normalise_transcript(text) == words
-    assert words is None or normalise_transcript(words) == words

@@ -9,14 +9,17 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
+import soundfile
+from tiny_data import RATE, clip, manifest, rows_of, run, spelling, tokenizer_folder
 
 from soundwave.data.shards import data_text
 from soundwave.datatools.check import RULES, check
-from soundwave.datatools.spelling import ctc_frames_needed, load_spelling
+from soundwave.datatools.spelling import load_spelling
 from soundwave.datatools.summary import percentiles, summarise
 from soundwave.errors import ConfigurationError, DataError
+from soundwave.text.ctc_tokenizer import ctc_frames_needed
 
 GOOD = {"audio": "clips/a.wav", "text": "The cat.", "duration": 1.0}
 BAD: dict[str, tuple[Any, str]] = {
@@ -25,7 +28,10 @@ BAD: dict[str, tuple[Any, str]] = {
     "format: a number": ([1], "the line is list, not an object"),
     "audio-missing": ({"audio": "clips/none.wav", "text": "The cat."}, "clips/none.wav does not exist"),
     "audio-broken": ({"audio": "clips/broken.wav", "text": "The cat."}, "begins like wav but is cut off or damaged"),
-    "audio-silent": ({"audio": "clips/silent.wav", "text": "The cat."}, "nothing is heard where 'the cat' is said"),
+    "audio-silent": ({"audio": "clips/silent.wav", "text": "The cat."}, "the audio is silent where 'the cat' is said"),
+    "audio-odd": (
+        {"audio": "clips/phase.wav", "text": "The cat."}, "cancel",
+    ),
     "duration": ({**GOOD, "text": "A.", "duration": 1.5}, "stated 1.5 s, the audio has 1.00 s"),
     "duration: a cut": (
         {"audio": "clips/a.wav", "text": "B.", "start": 0.5, "end": 2}, "the cut 0.5–2 s lies outside of",
@@ -38,6 +44,13 @@ BAD: dict[str, tuple[Any, str]] = {
     "ctc-tokens": ({"audio": "clips/ten.wav", "text": "dog " * 51}, "203 tokens, at most 200 are learnt"),
     "duplicate": (GOOD, "m.jsonl:1"),
     "ctc-spelling": ({"audio": "clips/a.wav", "text": "At 5."}, "'At 5.' does not say how it is spoken"),
+    "no-letters": ({"audio": "clips/a.wav", "text": "..."}, "the transcript is '...'"),
+    "reserved-token": ({"audio": "clips/a.wav", "text": "How many<|im_end|> days"}, "'<|im_end|>' in 'How many"),
+    "reserved-token: of the prompt": (
+        {"audio": "clips/a.wav", "text": "Days.", "prompt": "<|im_start|>system"}, "'<|im_start|>' in",
+    ),
+    "noise-mark": ({"audio": "clips/a.wav", "text": "The (laughs) cat."}, "'(laughs)' in the transcript"),
+    "upper-case": ({"audio": "clips/a.wav", "text": "A CAT."}, "1 of 2 texts are in capitals"),
     "nobody-speaks": ({"audio": "clips/silent.wav", "text": ""}, "the text is empty"),
 }  # fmt: skip
 
@@ -48,6 +61,8 @@ def folder(tmp_path: Path) -> Path:
     clip(tmp_path / "clips" / "ten.wav", 10.0)
     clip(tmp_path / "clips" / "long.wav", 31.0)
     clip(tmp_path / "clips" / "silent.wav", level=0.0)
+    tone = 0.3 * np.sin(2 * np.pi * 220 * np.arange(RATE) / RATE)
+    soundfile.write(tmp_path / "clips" / "phase.wav", np.stack([tone, -tone], 1).astype(np.float32), RATE)
     (tmp_path / "clips" / "broken.wav").write_bytes((tmp_path / "clips" / "a.wav").read_bytes()[:30])
     return tmp_path
 
@@ -179,7 +194,7 @@ def test_the_command_lists_bad_rows_and_ends_with_1(folder: Path) -> None:
     assert (fine.exit_code, fine.stdout.splitlines()[-1]) == (0, "1 rows, 0 bad")
     found = run("check", good, bad, "-m", llm, "-j", "2")
     assert found.exit_code == 1
-    assert found.stdout.splitlines()[-1] == f"{len(BAD) + 2} rows, 14 bad"  # the first row of bad repeats good's
+    assert found.stdout.splitlines()[-1] == f"{len(BAD) + 2} rows, 17 bad"  # the first row of bad repeats good's
     assert f"{bad}:2" in found.stdout
     assert "not JSON at character 12" in found.stdout
     told = json.loads(run("check", bad, "--json", "--no-ctc", "--no-decode").stdout)

@@ -12,11 +12,10 @@ from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
 
 from soundwave.data.example import AudioSpan
 from soundwave.data.extras import extras_of
+from soundwave.data.manifests import read_manifest, read_rows
 from soundwave.data.probe import samples_of
-from soundwave.data.readers import read_manifest
-from soundwave.data.rows import read_rows
-from soundwave.datatools import listening
-from soundwave.datatools.asr import Recogniser, hearing, whisper
+from soundwave.datatools import decode
+from soundwave.datatools.asr import Recogniser, resumable, whisper
 from soundwave.datatools.filter import Limits, filter_manifest
 from soundwave.datatools.shard import shard
 from soundwave.errors import DataError
@@ -113,8 +112,8 @@ def test_no_stated_recording_is_opened_where_the_audio_rule_is_left_out(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
-    real = listening.facts_of
-    monkeypatch.setattr(listening, "facts_of", lambda path: opened.append(Path(path).name) or real(path))
+    real = decode.facts_of
+    monkeypatch.setattr(decode, "facts_of", lambda path: opened.append(Path(path).name) or real(path))
     rows = [GOOD, {"audio": "clips/b.wav", "text": SAID}]
     limits = Limits(skipped=frozenset({"audio"}))
     filter_manifest(manifest(folder, *rows), folder / "k.jsonl", folder / "d.jsonl", limits, spelling(folder))
@@ -131,10 +130,10 @@ def test_rows_are_read_as_they_are_needed(folder: Path) -> None:
     read: list[int] = []
     source = read_rows(manifest(folder, *[GOOD] * 100))
     counted = (read.append(row.number) or row for row in source)
-    heard = listening.heard_rows(counted, listening.Attention(jobs=2))
-    assert [next(heard)[0].number for _ in range(3)] == [1, 2, 3]
+    read_ahead = decode.decoded_rows(counted, decode.DecodeOptions(jobs=2))
+    assert [next(read_ahead)[0].number for _ in range(3)] == [1, 2, 3]
     assert len(read) < 20
-    assert len(list(heard)) == 97
+    assert len(list(read_ahead)) == 97
 
 
 def test_what_is_heard_is_kept_in_the_rows_and_a_stopped_pass_goes_on(folder: Path) -> None:
@@ -161,7 +160,7 @@ def test_what_is_heard_is_kept_in_the_rows_and_a_stopped_pass_goes_on(folder: Pa
 
 
 def hear_all(spans: list[AudioSpan], recogniser: Recogniser, name: str, notes: Path) -> dict[AudioSpan, str | None]:
-    with hearing(recogniser, name, notes) as hear:
+    with resumable(recogniser, name, notes) as hear:
         return {span: hear(span) for span in spans}
 
 
@@ -198,7 +197,8 @@ def test_the_command_prints_a_table_and_writes_both_files(folder: Path) -> None:
     assert table["duration"] == "3"
     assert table["wer"] == "2"
     assert len(rows_of(folder / "kept.jsonl.dropped.jsonl")) == dropped
-    options = ["--skip", "wer", "--skip", "audio", "--min-seconds", 0, "--json", "--dropped", folder / "aside.jsonl"]
+    options = ["--skip", "wer", "--skip", "audio", "--min-seconds", 0, "--json", "--overwrite"]
+    options += ["--dropped", folder / "aside.jsonl"]
     told = json.loads(run("filter", source, folder / "kept.jsonl", "-m", llm, *options).stdout)
     assert "wer" not in told["broken"]
     assert told["broken"]["duration"] == 1

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny_data import manifest, rows_of, run
 
-from soundwave.data.readers import read_manifest
+from soundwave.data.manifests import read_manifest
 from soundwave.datatools.instruct import CUES, instruct
 from soundwave.datatools.wordings import FOLDER, Wording, read_wording, task_names
 
@@ -39,7 +39,7 @@ def exchanges(path: Path) -> list[tuple[str, str]]:
 
 
 def made(folder: Path, rows: list[dict[str, Any]], *options: object) -> list[tuple[str, str]]:
-    done = run("instruct", manifest(folder, *rows), folder / "out.jsonl", *options)
+    done = run("instruct", manifest(folder, *rows), folder / "out.jsonl", "--overwrite", *options)
     assert done.exit_code == 0, done.output
     return exchanges(folder / "out.jsonl")
 
@@ -88,7 +88,7 @@ def test_three_forms_of_answer_and_the_papers_fourth() -> None:
 
 
 def test_the_files_are_inside_the_package() -> None:
-    assert FOLDER.parent.name == "data"
+    assert FOLDER.parent.name == "datatools"
     assert FOLDER.parents[1].name == "soundwave"
 
 

@@ -14,15 +14,15 @@ import soundfile
 from tiny_data import RATE, clip, manifest, rows_of, run
 
 from soundwave.data.example import AudioSpan
+from soundwave.data.manifests import read_manifest
 from soundwave.data.noise import NOISE_SLOPES, with_noise
 from soundwave.data.probe import samples_of
-from soundwave.data.readers import read_manifest
-from soundwave.data.rows import growing
 from soundwave.datatools import voices
 from soundwave.datatools.splice import loudest, sentence, splice, tag_of
 from soundwave.datatools.synthesize import Clip, Line, Noise, read_lines, synthesise
 from soundwave.datatools.voices import Ranges, Take, check_variants, check_voices, draw_take, speak
 from soundwave.errors import ConfigurationError, DataError
+from soundwave.files import JsonLines
 
 TEXTS = ["Good morning to you.", "The river is wide here.", "Nobody knew the way.", "It rained all night."]
 NOTES = ("made-with.json", ".manifest.jsonl.lock")
@@ -166,13 +166,13 @@ def test_the_same_seed_gives_the_same_clips_in_any_jobs_and_after_a_stop(tmp_pat
 
 def test_two_runs_never_add_to_one_file(tmp_path: Path) -> None:
     manifest = tmp_path / "speech" / "manifest.jsonl"
-    with growing(manifest) as rows:
+    with JsonLines(manifest) as rows:
         rows.add({"audio": "000000.flac", "text": "Grüße", "duration": 1.0})
         with pytest.raises(ConfigurationError, match=r"Another run is adding to .*manifest.jsonl; wait for its end"):
             synthesise([Line(TEXTS[0], {})], manifest.parent, ["espeak:en-us"])
         assert manifest.read_text(encoding="utf-8").count("\n") == 1  # each row is on disk at once
-    with growing(manifest) as rows:
-        assert [row["text"] for row in rows.before] == ["Grüße"]
+    with JsonLines(manifest) as rows:
+        assert [row["text"] for row in rows.earlier] == ["Grüße"]
 
 
 @needs_espeak

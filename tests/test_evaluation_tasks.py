@@ -85,7 +85,7 @@ def test_a_question_is_not_answered_by_being_repeated(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("task", "label"), [("intent", "intent"), ("sounds", "label"), ("translate", "translation")])
 def test_a_line_without_its_label_is_refused(task: str, label: str, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=f"line 1: no '{label}', which this task compares with"):
+    with pytest.raises(DataError, match=f":1: no '{label}', which this task compares with"):
         judge(task, ListeningEngine("x"), manifest_of(tmp_path, {"text": "x", label: 3}))
 
 

@@ -19,10 +19,10 @@ from filelock import FileLock
 from tiny_runs import weights
 
 from soundwave.errors import TrainingError
-from soundwave.training.checkpointing import list_checkpoints
-from soundwave.training.logs import read_metrics
+from soundwave.training.checkpoint import list_checkpoints
 from soundwave.training.loop import train
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.reporting import read_metrics
 
 SCRIPT = Path(__file__).with_name("train_recipes.py")
 STEPS = 60

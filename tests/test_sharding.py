@@ -16,9 +16,8 @@ from tiny_data import clip, manifest, run, served, tokenizer_folder
 
 from soundwave.data.example import Example
 from soundwave.data.extras import extras_of
+from soundwave.data.manifests import read_manifest, read_rows
 from soundwave.data.probe import samples_of
-from soundwave.data.readers import read_manifest
-from soundwave.data.rows import read_rows
 from soundwave.datatools import shard as sharding
 from soundwave.datatools.convert import convert
 from soundwave.datatools.shard import shard
@@ -49,7 +48,7 @@ def heard(example: Example) -> list[np.ndarray]:
 def test_examples_come_out_of_shards_as_they_went_in(folder: Path, layout: str, encoding: str) -> None:
     first = manifest(folder, *ROWS)
     done = shard(first, folder / "shards", layout=layout, encoding=encoding, shard_size=4, jobs=2)
-    assert (done.made, done.before, done.left_out) == (3, 0, 0)
+    assert (done.made, done.before, done.skipped) == (3, 0, 0)
     before, after = list(read_manifest(first)), list(read_manifest(folder / "shards"))
     assert [facts(one) for one in after] == [facts(one) for one in before]
     for one, other in zip(before, after, strict=True):
@@ -150,8 +149,8 @@ def test_audio_that_cannot_be_used_is_named_and_left_out(folder: Path) -> None:
     rows = [{"audio": "clips/bad.wav", "text": "Hi."}, PLAIN["transcript only"]]
     done = run("shard", manifest(folder, *rows), folder / "out", "--quiet")
     assert done.exit_code == 1
-    assert f"left out: {folder / 'm.jsonl'}:1: " in done.stderr
-    assert "1 shards made now, 0 before, 1 rows left out" in done.stdout
+    assert f"skipped: {folder / 'm.jsonl'}:1: " in done.stderr
+    assert "1 shards made now, 0 before, 1 rows skipped" in done.stdout
     assert [example.reply for example in read_manifest(folder / "out")] == ["Good morning, Anna."]
     again = run("shard", folder / "m.jsonl", folder / "out")
     assert (again.exit_code, "out exists; shards are written into a new folder" in again.stderr) == (1, True)
@@ -178,7 +177,7 @@ def test_what_a_stopped_run_left_out_is_told_by_the_run_that_ends(
         assert run("shard", rows, folder / "out", "--to", layout, "--shard-size", 2).exit_code != 0
     done = run("shard", rows, folder / "out", "--to", layout, "--shard-size", 2)
     assert done.exit_code == 1
-    assert "1 shards made now, 1 before, 2 rows left out" in done.stdout
+    assert "1 shards made now, 1 before, 2 rows skipped" in done.stdout
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [f"{rows}:1", f"{rows}:4"]
     assert [example.reply for example in read_manifest(folder / "out")] == ["Good morning, Anna."] * 2
 
@@ -194,20 +193,20 @@ def test_the_other_verbs_read_shards(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("layout", ["shar", "webdataset"])
-def test_every_verb_reads_shards_at_an_address_or_out_of_a_pipe(folder: Path, layout: str) -> None:
+def test_every_verb_reads_shards_at_an_address(folder: Path, layout: str) -> None:
     pytest.importorskip("smart_open", reason="the package smart-open is not installed")
     pytest.importorskip("requests", reason="smart-open reads http with the package requests")
     llm = tokenizer_folder(folder / "llm")
     name = "cuts.{000000..000002}.jsonl.gz" if layout == "shar" else "{000000..000002}.tar"
     shard(manifest(folder, *ROWS), folder / "out", layout=layout, shard_size=4)
     with served(folder / "out") as address:
-        for place in (f"{address}/{name}", f"pipe:cat {folder}/out//{name}"):
-            assert run("check", place, "--no-ctc").stdout.splitlines()[-1] == f"{len(ROWS)} rows, 0 bad"
-            assert json.loads(run("stats", place, "--json").stdout)["rows"] == len(ROWS)
-            assert run("filter", place, folder / "k.jsonl", "-m", llm, "--skip", "duration").exit_code == 0
-            assert run("convert", place, folder / "b.jsonl", "--to", "messages").exit_code == 0
-            assert len(list(read_manifest(folder / "b.jsonl"))) == len(ROWS)
-            assert row_at(place, 5).where.startswith(place.partition("{")[0])
+        place = f"{address}/{name}"
+        assert run("check", place, "--no-ctc").stdout.splitlines()[-1] == f"{len(ROWS)} rows, 0 bad"
+        assert json.loads(run("stats", place, "--json").stdout)["rows"] == len(ROWS)
+        assert run("filter", place, folder / "k.jsonl", "-m", llm, "--skip", "duration").exit_code == 0
+        assert run("convert", place, folder / "b.jsonl", "--to", "messages").exit_code == 0
+        assert len(list(read_manifest(folder / "b.jsonl"))) == len(ROWS)
+        assert row_at(place, 5).where.startswith(place.partition("{")[0])
         gone = run("check", f"{address}/nowhere/{name}", "--no-ctc")
         assert gone.exit_code == 1
         assert f"{address}/nowhere/" in gone.stdout
@@ -243,7 +242,7 @@ def test_a_broken_shard_is_named_and_what_comes_before_is_given(folder: Path, la
     place, found = broken(folder, layout, how), list[Example]()
     if (layout, how) == ("webdataset", "gone"):
         place = place / "{000000..000002}.tar"
-    with pytest.raises(DataError, match=r"/(recording\.)?000001\.tar: .*; copy or make this shard again"):
+    with pytest.raises(DataError, match=r"/(recording\.)?000001\.tar(:\d+)?: .*; copy or make this shard again"):
         found.extend(read_manifest(place))
     assert len(list(read_until(place))) == (2 if how == "gone" else 3)
 

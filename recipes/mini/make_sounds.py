@@ -11,7 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.rows import read_rows, relocated, write_rows
+from soundwave.data.manifests import read_rows, write_rows
+from soundwave.data.writers import relocated
 
 DEV_FOLD = 5
 

@@ -16,9 +16,9 @@ from pathlib import Path
 
 from sentences import KINDS, choose, manifest_texts, read_sentences
 
-from soundwave.data.rows import lines_done
 from soundwave.datatools.synthesize import Clip, Line, Made, synthesise
 from soundwave.datatools.voices import check_voices
+from soundwave.files import rows_of
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -74,7 +74,7 @@ def main() -> None:
     check_voices(voices)
     lines = (Line(one.text, {"kind": one.kind, "language": "en", "source": one.source}) for one in plan)
     began = time.monotonic()
-    began_at = sum(row["duration"] for row in lines_done(manifest))
+    began_at = sum(row["duration"] for row in rows_of(manifest))
 
     def told(made: Made) -> None:
         if made.clips % 200 == 0:

@@ -21,9 +21,9 @@ from pathlib import Path
 from make_commands import DEV_VOICES, digest
 from sentences import PLAIN, UNREADABLE, manifest_texts, tidy
 
-from soundwave.data.rows import claim
 from soundwave.datatools.synthesize import Line, Made, synthesise
 from soundwave.datatools.voices import check_voices
+from soundwave.files import claim_folder
 from soundwave.text.normalizer import normalise_transcript
 
 SOURCE = "translation-en-de.jsonl.gz"
@@ -126,7 +126,7 @@ def main() -> None:
         heard=manifest_texts(arguments.heard), excluded=manifest_texts(arguments.exclude),
     )
     plan = digest([*train, *dev])
-    claim(arguments.out, {"lines": plan, "train_voices": voices["train"], "dev_voices": voices["dev"]})
+    claim_folder(arguments.out, {"lines": plan, "train_voices": voices["train"], "dev_voices": voices["dev"]})
     for name, lines, seed in (("train", train, arguments.seed), ("dev", dev, arguments.seed + 1)):
         def told(made: Made, name: str = name, count: int = len(lines)) -> None:
             if made.clips % 200 == 0:

@@ -35,7 +35,7 @@ from safetensors.torch import save_file
 from soundwave.checkpoints.lora import LORA_FOLDER
 from soundwave.checkpoints.native import TRAINED_FILE, adapter_tensors, load_processor
 from soundwave.configuration import SoundwaveConfig
-from soundwave.data.readers import read_manifest
+from soundwave.data.manifests import read_manifest
 from soundwave.evaluation import TaskName
 from soundwave.evaluation.clips import read_clips
 from soundwave.evaluation.runner import Notebook, evaluate
@@ -43,9 +43,10 @@ from soundwave.evaluation.tasks import TASKS
 from soundwave.inference.engine import load
 from soundwave.inference_config import InferenceConfig
 from soundwave.text.ctc_tokenizer import CtcTokenizer
-from soundwave.training.logs import read_metrics
 from soundwave.training.loop import train
-from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.recipe import Recipe
+from soundwave.training.recipe_io import read_recipe
+from soundwave.training.reporting import read_metrics
 
 HERE = Path(__file__).parent
 GIVEN = "$WORK/switches/questions/given.jsonl"

@@ -79,6 +79,10 @@ def load(
         CheckpointError: The model cannot be found, downloaded, verified or read.
         ConfigurationError: A device, dtype or backend that does not exist here.
     """
+    from soundwave.inference.processes import compute_after_fork, wait_as_fits
+
+    wait_as_fits()
+    compute_after_fork()
     from soundwave.inference.engine import load as load_engine
 
     return load_engine(model, device=device, dtype=dtype, backend=backend)

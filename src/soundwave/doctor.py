@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from soundwave.checkpoints.catalog import HUB_ID, models_cache, part_folder, resolve_model
 from soundwave.checkpoints.parts import PARTS
 from soundwave.errors import SoundwaveError
+from soundwave.inference.processes import is_busy, running_neighbours, usable_cores
 
 if TYPE_CHECKING:
     from soundwave.configuration import SoundwaveConfig
@@ -126,13 +127,15 @@ def _devices() -> list[Finding]:
 def _threads() -> Finding:
     import torch
 
-    used = torch.get_num_threads()
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    details = {"used": used, "usable": usable}
+    used, usable, neighbours = torch.get_num_threads(), usable_cores(), running_neighbours()
+    details = {"used": used, "usable": usable, "running_neighbours": neighbours}
+    value = f"{used} on {usable} usable cores"
+    if is_busy():  # more threads would only wait for each other
+        return Finding("threads", "ok", f"{value}; busy: {neighbours} other threads compute now", details=details)
     if used == 1 and usable > 1:
         advice = "unset OMP_NUM_THREADS, or set it to the number of physical cores"
         return Finding("threads", "warn", f"1 of {usable} cores is used", advice, details)
-    return Finding("threads", "ok", f"{used} on {usable} usable cores", details=details)
+    return Finding("threads", "ok", value, details=details)
 
 
 def _training() -> Finding:
@@ -309,7 +312,7 @@ def memory_of_machine() -> int | None:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     container = Path("/sys/fs/cgroup/memory.max")
-    if container.is_file() and (text := container.read_text().strip()).isdigit():
+    if container.is_file() and (text := container.read_text(encoding="utf-8").strip()).isdigit():
         limits.append(int(text))
     return min(limits, default=None)
 

@@ -15,6 +15,26 @@ class AudioError(SoundwaveError):
     """A recording that cannot be used: not audio, broken, empty, too long, missing, or of a wrong shape or type."""
 
 
+class AudioTooLongError(AudioError):
+    """A recording over a limit, wherever that is met.
+
+    Attributes:
+        seconds: Its length; None where it was not read to the end.
+        limit: The most seconds that are allowed.
+    """
+
+    def __init__(self, message: str, seconds: float | None, limit: float):
+        super().__init__(message)
+        self.seconds, self.limit = seconds, limit
+
+    def __reduce__(self) -> tuple[type, tuple[str, float | None, float]]:  # else it could not leave a worker process
+        return type(self), (str(self), self.seconds, self.limit)
+
+
+class SoundwaveWarning(UserWarning):
+    """What was used all the same, and is not as it should be: a recording whose channels cancel, or that ends early."""
+
+
 class ConfigurationError(SoundwaveError):
     """A setting that does not exist, has a value that is not allowed, or contradicts another one."""
 

@@ -20,13 +20,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from soundwave.errors import ConfigurationError, DataError, WriteError
 
 Row = dict[str, Any]
 
 CHUNK_BYTES = 1 << 20
+LONGEST_KEPT = 120  # bytes of a name that stand in a draft's
 LONGEST_SUFFIX = 20  # bytes; the draft of a file keeps its ending, because some writers choose the format by it
 OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and tokenizers, written in Rust, tell of one
 ADVICE = {
@@ -66,15 +65,16 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             yield path
             return
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = _draft_of(path, secrets.token_hex(4))
+        suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
+        draft = _beside(path, f".{secrets.token_hex(4)}.unfinished{suffix}")
         os.close(os.open(draft, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
         try:
             mode = draft.stat().st_mode & 0o777  # as the umask has it; a library may make the file anew as 0600
             yield draft
             draft.chmod(mode)
-            _sync(draft)
+            sync(draft)
             os.replace(draft, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -109,7 +109,7 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
         WriteError: there is something already, the disk is full, or the place may not be written.
     """
     path = Path(os.path.realpath(path))
-    draft = _draft_of(path, "folder")
+    draft = _beside(path, ".unfinished")
     with written(path):
         if not overwrite and _is_there(path) and not (path.is_dir() and not any(path.iterdir())):
             raise WriteError(f"{path} is there already; give a folder that is new or empty, or remove this one.")
@@ -122,16 +122,16 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
             for file in draft.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     file.chmod(mode | file.stat().st_mode & 0o111)
-                    _sync(file)
+                    sync(file)
             _take_place(draft, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
 
 def _take_place(draft: Path, path: Path) -> None:
     """Two steps where something is there: no system swaps folders at once."""
-    old = _draft_of(path, "old")
+    old = _beside(path, ".old")
     if path.exists():
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
@@ -168,11 +168,12 @@ def _write_error(path: Path, code: int, reason: str) -> WriteError:
     return WriteError(f"{name} could not be written ({reason}); {ADVICE.get(code, 'write to another place')}.")
 
 
-def _draft_of(path: Path, mark: str) -> Path:
-    """A name beside `path` that is short whatever its own is, and that is the same for the same mark."""
-    own = hashlib.sha256(path.name.encode(errors="surrogateescape")).hexdigest()[:12]
-    suffix = path.suffix if len(os.fsencode(path.suffix)) <= LONGEST_SUFFIX else ""
-    return path.with_name(f".{own}-{mark}.unfinished{suffix}")
+def _beside(path: Path, ending: str) -> Path:
+    """A hidden name beside `path`, the same for the same ending; not longer than `path` may be."""
+    name = path.name
+    if len(os.fsencode(name)) > LONGEST_KEPT:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:12]
+    return path.with_name(f".{name}{ending}")
 
 
 def _is_there(path: Path) -> bool:
@@ -184,7 +185,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Has the system write a file or folder to disk before it is relied on; Windows opens no folders."""
     if os.name == "nt":
         return
@@ -245,10 +246,12 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, keep: Callable[[Row], bool] | None = None):
+        from filelock import FileLock, Timeout  # a tenth of a second to import
+
         self.path = path
         with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._lock = FileLock(path.with_name(f".{_draft_of(path, 'lock').stem}.lock"), timeout=0)
+            self._lock = FileLock(_beside(path, ".lock"), timeout=0)
             try:
                 self._lock.acquire()
             except Timeout as error:
@@ -259,7 +262,7 @@ class JsonLines:
                 self.earlier = rows_of(path)
                 if keep is not None and not all(map(keep, self.earlier)):
                     self.earlier = [row for row in self.earlier if keep(row)]
-                    write_bytes(path, b"".join(_line(row) for row in self.earlier))
+                    write_bytes(path, b"".join(encode_line(row) for row in self.earlier))
                 self._file = path.open("ab")
             except BaseException:
                 self._lock.release()
@@ -272,7 +275,7 @@ class JsonLines:
             WriteError: the disk is full.
         """
         with written(self.path):
-            self._file.write(_line(row))
+            self._file.write(encode_line(row))
             self._file.flush()
 
     def close(self) -> None:
@@ -306,8 +309,8 @@ def rows_of(path: Path) -> list[Row]:
     return [decode_line(line, f"{path}:{number}") for number, line in enumerate(complete.split(b"\n")[:-1], 1)]
 
 
-def _line(row: Row) -> bytes:
-    """JSON as people read it; in ASCII where it holds half a surrogate pair, which UTF-8 has no bytes for."""
+def encode_line(row: Row) -> bytes:
+    """A row as a line of JSON; in ASCII where it holds half a surrogate pair, which UTF-8 has no bytes for."""
     try:
         return (json.dumps(row, ensure_ascii=False) + "\n").encode("utf-8")
     except UnicodeEncodeError:
@@ -320,7 +323,7 @@ def claim_folder(folder: Path, settings: dict[str, Any]) -> None:
     Raises:
         ConfigurationError: the folder holds what was made with others.
     """
-    _claim(folder / "made-with.json", settings, f"{folder} holds what was", "another folder")
+    _claim(folder / "made-with.json", settings, f"{folder} holds clips", "another folder")
 
 
 def claim_file(path: Path, settings: dict[str, Any]) -> None:

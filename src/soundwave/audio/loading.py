@@ -1,44 +1,79 @@
-"""From a path, bytes, a stream, base64 text or an array to float32 mono samples at 16 kHz.
+"""From a recording or an array to float32 samples at 16 kHz: a whole, a cut, or a stream of blocks.
 
-Files and arrays go through the same mixing (the mean of the channels) and the same resampler. Nothing is ever cut,
-padded or skipped: what cannot be used whole is refused with an `AudioError`.
+Files and arrays go through the same mixing and the same resampler. Nothing is cut off, padded or skipped without a
+word: what cannot be used whole is refused with an `AudioError`, and what is used otherwise than it says is named in a
+`SoundwaveWarning`.
 """
 
-import base64
-import io
-import operator
+from __future__ import annotations
+
+import math
 import os
-import stat
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, BinaryIO
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, BinaryIO, Literal
 
-import av
 import numpy as np
-from numpy.typing import NDArray
 
-from soundwave.audio.decoding import Block, Recording, decode, too_long
-from soundwave.errors import AudioError
+from soundwave.audio.arrays import ARRAY_LABEL, array_blocks, check_rate
+from soundwave.audio.decoding import Reading, too_long
+from soundwave.audio.mixing import SILENCE_PEAK, Channels, Mixer, Samples, check_channels
+from soundwave.audio.recording import Recording
+from soundwave.audio.resampling import SAMPLE_RATE, Rows, rechunked, resampled
+from soundwave.audio.sources import opened
+from soundwave.audio.tracks import Track, check_track, file_rows
+from soundwave.errors import AudioError, AudioTooLongError, ConfigurationError, SoundwaveWarning
 
-SAMPLE_RATE = 16_000  # Hz; what Whisper encoders hear
-ALLOWED_RATES = (4_000, 768_000)  # Hz; outside of it a rate is a mistake, not a recording of speech
-MAX_CHANNELS = 64  # of an array, whose shorter axis they are
 MIN_SECONDS = 0.01  # half an encoder frame; the resampler itself needs a few milliseconds
-MAX_STREAM_BYTES = 256 * 2**20  # of a stream that cannot seek, which is held in memory
-SILENCE_PEAK = 1e-3  # -60 dBFS
 MAX_FLOAT_PEAK = 10.0  # lossy codecs overshoot 1.0 a little; 16-bit numbers stored as floats overshoot it by far
+LEAD_SECONDS = 1  # read before a cut: the resampler looks back, and mixing fades from the second before
+END_TOLERANCE = 0.1  # s; a cut may end this far behind the recording, as stated lengths are rounded
+PADDING_LEVEL = 0.1  # of the peak; an encoder's padding is quieter
 
-# Integer samples by (kind, bytes): the value of silence and the distance from it to full scale.
-INTEGER_SCALES = {("u", 1): (128.0, 2.0**7), ("i", 2): (0.0, 2.0**15), ("i", 4): (0.0, 2.0**31)}
-
-Samples = NDArray[np.float32]
 AudioInput = str | os.PathLike[str] | bytes | BinaryIO | tuple[Any, int]
 
-ARRAY_LABEL = "the audio array"
+
+@dataclass(frozen=True)
+class _Request:
+    """What is to be read; the fields are those of `iter_audio` and `load_audio`."""
+
+    start: float
+    end: float | None
+    channels: Channels
+    track: Track
+    damage: Literal["refuse", "skip"]
+    max_seconds: float | None
+    warn: Callable[[str], None]
+
+    def check(self) -> None:
+        check_channels(self.channels)
+        check_track(self.track, self.channels)
+        if self.damage not in ("refuse", "skip"):
+            raise ConfigurationError(f"damage is {self.damage!r}; allowed are 'refuse' and 'skip'")
+        start, end = self.start, self.end
+        if not (math.isfinite(start) and start >= 0 and (end is None or (math.isfinite(end) and end > start))):
+            raise AudioError(
+                f"the cut from {start} to {end} s is none; start must be at least 0, and end greater than start"
+            )
+        if end is not None and self.max_seconds is not None and end - start > self.max_seconds + 1e-6:
+            raise too_long(f"the cut from {start:g} to {end:g} s", end - start, self.max_seconds)
 
 
-def load_audio(source: AudioInput, *, max_seconds: float | None = 30.0) -> Samples:
-    """Read a recording of any format, rate and number of channels.
+def load_audio(
+    source: AudioInput,
+    *,
+    max_seconds: float | None = 30.0,
+    start: float = 0.0,
+    end: float | None = None,
+    channels: Channels = "mix",
+    track: Track = None,
+    damage: Literal["refuse", "skip"] = "refuse",
+    on_warning: Callable[[str], None] | None = None,
+) -> Samples:
+    """Read a recording of any format, rate and number of channels, or a cut of it.
+
+    A cut is the same, sample by sample, as that part of the whole, but little more than it is decoded.
 
     Args:
         source: A path; the bytes of a file; a binary file object (one that can seek is read from its beginning and
@@ -46,36 +81,65 @@ def load_audio(source: AudioInput, *, max_seconds: float | None = 30.0) -> Sampl
             anything NumPy understands, torch tensors included, of shape (samples,), (channels, samples) or
             (samples, channels) (the shorter axis is the channels), as uint8, int16, int32, or floats in -1 ... 1.
         max_seconds: Refuse what is longer, without decoding much more than this; None allows any length.
+        start, end: The cut, in seconds of the recording; None: to its end.
+        channels: "mix": their mean, or the loudest where they cancel; "each"; or a channel's number, from 1.
+        track: A sound track's number, from 1; "mix": all of them; None: the first that is not silent.
+        damage: "refuse" what cannot be decoded, or "skip" it: silence stands there, and a warning says where.
+        on_warning: Called with each warning's text; None: Python's `warnings`, as `SoundwaveWarning`.
 
     Returns:
-        (samples,) float32, mono, 16 kHz.
+        (samples,) float32 at 16 kHz; (channels, samples) with channels="each".
 
     Raises:
-        AudioError: The recording is missing, unreadable, not audio, empty, damaged, or too long.
+        AudioError: The recording is missing, unreadable, not audio, empty, damaged, or ends before the cut does.
+        AudioTooLongError: It is longer than max_seconds.
+        ConfigurationError: An option has a value that is not allowed.
     """
-    if isinstance(source, tuple):
-        return _at_16_khz(_array_blocks(source, max_seconds), ARRAY_LABEL, max_seconds)
-    with _opened(source) as recording:
-        try:
-            return _at_16_khz(decode(recording, max_seconds), recording.label, max_seconds)
-        except OSError as error:
-            raise AudioError(f"{recording.label} cannot be read ({error}); check the disk or connection") from error
+    request = _Request(start, end, channels, track, damage, max_seconds, _told_once(on_warning))
+    request.check()
+    reader = _Reader(request)
+    if channels == "each":
+        samples = np.concatenate(list(reader.pieces(source)), axis=1)
+    else:
+        data = bytearray()  # grows in place: parts that are joined at the end would need the memory twice
+        for piece in reader.pieces(source):
+            data += piece[0].tobytes()
+        samples = np.frombuffer(data, np.float32)
+    return samples if reader.over is None else _without_padding(samples, reader.over)
 
 
-def decode_base64(text: str) -> bytes:
-    """The bytes of a recording sent as base64 text, bare or as a `data:...;base64,` address.
+def iter_audio(
+    source: AudioInput,
+    block_seconds: float = 30.0,
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    channels: Channels = "mix",
+    track: Track = None,
+    damage: Literal["refuse", "skip"] = "refuse",
+    on_warning: Callable[[str], None] | None = None,
+) -> Iterator[Samples]:
+    """Read a recording of any length as a stream of blocks; their join is what `load_audio` returns.
+
+    Memory does not grow with the recording. A stream that cannot seek, as standard input, is first copied to a
+    temporary file.
+
+    Args:
+        source, start, end, channels, track, damage, on_warning: As of `load_audio`.
+        block_seconds: The length of each block but the last.
+
+    Yields:
+        (samples,) float32 at 16 kHz; (channels, samples) with channels="each".
 
     Raises:
-        AudioError: The text is not base64.
+        AudioError, ConfigurationError: As `load_audio`; what is wrong with the options is raised by the call itself.
     """
-    if text.startswith("data:"):
-        header, comma, text = text.partition(",")
-        if not comma or not header.endswith(";base64"):
-            raise AudioError(f"a data address must begin like 'data:audio/wav;base64,', not {_short(header)}")
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except ValueError as error:  # binascii.Error, or characters beyond ASCII
-        raise AudioError(f"the audio text {_short(text)} is not base64 ({error}); encode the whole file") from error
+    request = _Request(start, end, channels, track, damage, None, _told_once(on_warning))
+    request.check()
+    if not (math.isfinite(block_seconds) and block_seconds * SAMPLE_RATE >= 1):
+        raise ConfigurationError(f"block_seconds is {block_seconds}; it must be a positive number of seconds")
+    blocks = rechunked(_Reader(request).pieces(source), round(block_seconds * SAMPLE_RATE))
+    return blocks if channels == "each" else (block[0] for block in blocks)
 
 
 def is_silent(samples: Samples) -> bool:
@@ -83,64 +147,93 @@ def is_silent(samples: Samples) -> bool:
     return samples.size == 0 or bool(np.abs(samples - samples.mean()).max() < SILENCE_PEAK)
 
 
-# --- From blocks of sound to the one array ---------------------------------------------------------------------------
+class _Reader:
+    """One reading of one source.
 
+    Attributes:
+        over: The error to raise if the sound is over the limit by more than its encoder's padding, which is in it.
+    """
 
-def _at_16_khz(blocks: Iterator[Block], label: str, max_seconds: float | None) -> Samples:
-    """Mix, check, resample and join blocks; the rate may change between them, as in joined mp3 and ogg files."""
-    parts: list[Samples] = []
-    resampler, resampler_rate = None, 0
-    seconds = 0.0
-    for block, rate in blocks:
-        _check_rate(rate, label)
-        samples = _mono(block, label)
-        _check_values(samples, rate, seconds, label)
-        seconds += len(samples) / rate
-        if max_seconds is not None and seconds > max_seconds + 1e-6:  # the sum rounds
-            raise too_long(label, None, max_seconds)
-        if rate != resampler_rate:
-            parts += _resampled(resampler, None)
-            resampler, resampler_rate = av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE), rate
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(samples[None]), format="flt", layout="mono")
-        frame.sample_rate = rate
-        parts += _resampled(resampler, frame)
-    if seconds == 0:
-        raise AudioError(f"{label} holds no sound at all (0 samples); record or copy it again")
-    if seconds < MIN_SECONDS:
-        raise AudioError(f"{label} is only {seconds * 1000:.3g} ms long; at least {MIN_SECONDS * 1000:g} ms are needed")
-    return np.concatenate(parts + _resampled(resampler, None))
+    def __init__(self, request: _Request):
+        self.request = request
+        self.over: AudioTooLongError | None = None
+        self._begin = max(0, math.floor(request.start) - LEAD_SECONDS)  # the second from which on it is read
+        self._seconds = float(self._begin)  # where reading stands
 
+    def pieces(self, source: AudioInput) -> Iterator[Samples]:
+        """(rows, T) at 16 kHz, which together are the cut.
 
-def _resampled(resampler: av.AudioResampler | None, frame: av.AudioFrame | None) -> list[Samples]:
-    """What the resampler gives for a frame; None as the frame drains it."""
-    return [] if resampler is None else [out.to_ndarray()[0] for out in resampler.resample(frame)]
+        Raises:
+            AudioError: As `load_audio`.
+        """
+        request = self.request
+        whole = request.start == 0 and request.end is None
+        limit = request.max_seconds if whole else None  # of a cut, its own length is what matters
+        if isinstance(source, tuple):
+            mixer = Mixer(request.channels, ARRAY_LABEL, request.warn, start=self._begin)
+            rows = mixer.rows_of(array_blocks(source, self._begin, limit))
+            yield from self._cut(self._checked(rows, ARRAY_LABEL), ARRAY_LABEL)
+            return
+        with opened(source, request.warn, short=request.max_seconds is not None) as recording:
+            try:
+                reading = Reading(self._begin, limit, request.damage == "skip")
+                rows = file_rows(recording, request.track, request.channels, reading)
+                yield from self._cut(self._checked(rows, recording.label, recording), recording.label)
+            except OSError as error:
+                raise AudioError(f"{recording.label} cannot be read ({error}); check the disk or connection") from error
 
+    def _checked(self, blocks: Iterator[Rows], label: str, recording: Recording | None = None) -> Iterator[Rows]:
+        """Pass on what may be used, and stop soon after the limit."""
+        request = self.request
+        for samples, rate in blocks:
+            check_rate(rate, label)
+            _check_values(samples, rate, self._seconds, label)
+            self._seconds += samples.shape[1] / rate
+            yield samples, rate
+            if request.max_seconds is not None and request.end is None:
+                over = self._seconds - request.start - request.max_seconds
+                if over > 1e-6:  # the sum rounds
+                    self.over = too_long(label, None, request.max_seconds)
+                    if over > (recording.padding if recording else 0.0):
+                        raise self.over
 
-def _mono(samples: NDArray[Any], label: str) -> Samples:
-    """(channels, T) of any sample type -> (T,) float32, the mean of the channels, full scale at 1."""
-    kind, width = samples.dtype.kind, samples.dtype.itemsize
-    if kind != "f" and (kind, width) not in INTEGER_SCALES:
-        raise AudioError(
-            f"{label} has samples of type {samples.dtype}, whose full scale is unknown; "
-            "allowed are uint8, int16, int32 and floats in -1 ... 1"
-        )
-    silence, full_scale = INTEGER_SCALES.get((kind, width), (0.0, 1.0))
-    with np.errstate(over="ignore", invalid="ignore"):  # NaN and Inf are refused by name afterwards
-        floats = (samples.astype(np.float32) - np.float32(silence)) / np.float32(full_scale)
-        return floats[0] if len(floats) == 1 else floats.mean(axis=0, dtype=np.float32)
+    def _cut(self, blocks: Iterator[Rows], label: str) -> Iterator[Samples]:
+        """Resample, and leave out what is before and after the cut."""
+        offset = self._begin * SAMPLE_RATE
+        first = round(self.request.start * SAMPLE_RATE) - offset
+        last = None if self.request.end is None else round(self.request.end * SAMPLE_RATE) - offset
+        count = 0
+        for piece in resampled(blocks):
+            part = piece[:, max(0, first - count) : None if last is None else max(0, last - count)]
+            if part.shape[1]:
+                yield part
+            count += piece.shape[1]
+            if last is not None and count >= last:
+                return
+        self._check_length(count - first, None if last is None else last - first, label)
 
-
-def _check_rate(rate: int, label: str) -> None:
-    lowest, highest = ALLOWED_RATES
-    if not lowest <= rate <= highest:
-        raise AudioError(f"{label} has a sampling rate of {rate} Hz; allowed are {lowest} to {highest} Hz")
+    def _check_length(self, count: int, wanted: int | None, label: str) -> None:
+        """Refuse what is empty, and a cut that ends behind the recording."""
+        start, end, seconds = self.request.start, self.request.end, self._seconds
+        if seconds == 0:
+            raise AudioError(f"{label} holds no sound at all (0 samples); record or copy it again")
+        if start == 0 and seconds < MIN_SECONDS:
+            least = f"at least {MIN_SECONDS * 1000:g} ms are needed"
+            raise AudioError(f"{label} is only {seconds * 1000:.3g} ms long; {least}")
+        if count <= 0:
+            length = f"is {seconds:.1f} s long" if seconds > self._begin else f"ends before {self._begin} s"
+            raise AudioError(f"{label} has nothing from {start:g} s on; it {length}")
+        if wanted is not None and count < wanted - END_TOLERANCE * SAMPLE_RATE:
+            raise AudioError(
+                f"{label} is {seconds:.2f} s long; the cut from {start:g} to {end:g} s ends after it: correct the cut"
+            )
 
 
 def _check_values(samples: Samples, rate: int, seconds: float, label: str) -> None:
     """Refuse what no microphone gives; seconds is the time at which these samples begin."""
     finite = np.isfinite(samples)
     if not finite.all():
-        first = seconds + int(np.argmin(finite)) / rate
+        first = seconds + int(np.argmin(finite.all(axis=0))) / rate
         raise AudioError(f"{label} has NaN or infinite samples, the first after {first:.2f} s; make it again without")
     peak = float(np.abs(samples).max(initial=0.0))
     if peak > MAX_FLOAT_PEAK:
@@ -150,123 +243,31 @@ def _check_values(samples: Samples, rate: int, seconds: float, label: str) -> No
         )
 
 
-# --- Arrays ----------------------------------------------------------------------------------------------------------
+def _without_padding(samples: Samples, over: AudioTooLongError) -> Samples:
+    """Samples cut to the limit by what an encoder added at both ends, which is quiet; else they are over the limit.
+
+    It is what makes 30.016 s of a recording of exactly 30 s.
+    """
+    excess = samples.shape[-1] - round(over.limit * SAMPLE_RATE)
+    level = np.abs(samples).reshape(-1, samples.shape[-1]).max(axis=0)
+    loud = np.flatnonzero(level > PADDING_LEVEL * level.max())
+    behind = min(excess, samples.shape[-1] - 1 - int(loud[-1]) if len(loud) else excess)
+    before = excess - behind
+    if len(loud) and before > loud[0]:
+        raise over
+    return samples[..., before : samples.shape[-1] - behind]
 
 
-def _array_blocks(source: tuple[Any, ...], max_seconds: float | None) -> Iterator[Block]:
-    if len(source) != 2:
-        raise AudioError(f"an array comes as (samples, sampling_rate); this tuple has {len(source)} parts")
-    rate = _whole_rate(source[1])
-    _check_rate(rate, ARRAY_LABEL)
-    samples = _channels_first(_as_numpy(source[0]))
-    total = samples.shape[1]
-    if max_seconds is not None and total > max_seconds * rate:
-        raise too_long(ARRAY_LABEL, total / rate, max_seconds)
-    for start in range(0, total, rate):  # by seconds, so that hours need little memory beside the result
-        yield samples[:, start : start + rate], rate
+def _told_once(tell: Callable[[str], None] | None) -> Callable[[str], None]:
+    """Passes on each warning's text the first time."""
+    told: set[str] = set()
 
+    def warn(text: str) -> None:
+        if text not in told:
+            told.add(text)
+            if tell is None:
+                warnings.warn(text, SoundwaveWarning, stacklevel=2)
+            else:
+                tell(text)
 
-def _whole_rate(rate: Any) -> int:
-    if isinstance(rate, float) and rate.is_integer():
-        return int(rate)
-    try:
-        return operator.index(rate)
-    except TypeError as error:
-        if np.ndim(rate):
-            raise AudioError("this is (sampling_rate, samples); give (samples, sampling_rate)") from error
-        raise AudioError(f"the sampling rate must be a whole number of Hz, not {_short(str(rate))}") from error
-
-
-def _as_numpy(samples: Any) -> NDArray[Any]:
-    if hasattr(samples, "detach"):  # a torch tensor, known by its methods so that torch need not be imported
-        samples = samples.detach().cpu()
-        samples = samples.float() if samples.is_floating_point() else samples  # NumPy has no bfloat16
-    try:
-        return np.asarray(samples)
-    except (TypeError, ValueError) as error:
-        raise AudioError(f"the audio array cannot be read as numbers: {_short(str(error))}") from error
-
-
-def _channels_first(samples: NDArray[Any]) -> NDArray[Any]:
-    """Any allowed shape -> (channels, samples)."""
-    if samples.ndim == 1:
-        return samples[None]
-    if samples.ndim != 2:
-        raise AudioError(f"the audio array has shape {samples.shape}; allowed are (samples,) and (channels, samples)")
-    channels, length = sorted(samples.shape)
-    if channels == 0 and length > MAX_CHANNELS:
-        raise AudioError(f"the audio array has zero channels (shape {samples.shape}); at least one is needed")
-    if channels == 0:  # a few channels without samples
-        return samples.reshape(1, 0)
-    if channels > MAX_CHANNELS:
-        raise AudioError(f"the audio array has shape {samples.shape}; one axis must be at most {MAX_CHANNELS} channels")
-    return samples.T if samples.shape[0] > samples.shape[1] else samples
-
-
-# --- Files, bytes and streams ----------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _opened(source: Any) -> Iterator[Recording]:
-    """Whatever is not an array, as a recording that can be read and searched."""
-    if isinstance(source, str) and source.startswith("data:"):
-        yield _not_empty(Recording(io.BytesIO(decode_base64(source)), "the base64 audio"))
-    elif isinstance(source, bytes | bytearray | memoryview):
-        yield _not_empty(Recording(io.BytesIO(source), "the audio given as bytes"))
-    elif isinstance(source, str | os.PathLike):
-        path = os.fsdecode(source)
-        with _opened_path(path) as file:
-            yield _not_empty(Recording(file, _short(path)))
-    elif hasattr(source, "read"):
-        stream, position = _opened_stream(source)
-        try:
-            yield _not_empty(Recording(stream, "the audio stream"))
-        finally:
-            stream.seek(position)
-    else:
-        kind = type(source).__name__
-        raise AudioError(f"audio cannot be of type {kind}; give a path, bytes, a file or (samples, sampling_rate)")
-
-
-def _not_empty(recording: Recording) -> Recording:
-    if recording.size == 0:
-        raise AudioError(f"{recording.label} is empty (0 bytes); record or copy it again")
-    return recording
-
-
-def _opened_path(path: str) -> BinaryIO:
-    label = _short(path)
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise AudioError(f"{label} is a folder, not a recording; give the path of a file in it")
-        if not stat.S_ISREG(mode):  # opening a pipe could wait for ever
-            raise AudioError(f"{label} is a pipe or a device, not a file; read it yourself and give its bytes")
-        return open(path, "rb")
-    except PermissionError as error:
-        raise AudioError(f"{label} may not be read by this user; allow it, for instance with chmod +r") from error
-    except (OSError, ValueError) as error:
-        if "://" in path:
-            raise AudioError(f"{label} is an address, not a file; download it first") from error
-        hint = "base64 text must begin with 'data:audio/wav;base64,'" if len(path) > 255 else "check the path"
-        raise AudioError(f"there is no file {label}; {hint}") from error
-
-
-def _opened_stream(stream: Any) -> tuple[BinaryIO, int]:
-    """A caller's file object and its position; one that cannot seek is read into memory."""
-    try:
-        if isinstance(stream.read(0), str):
-            raise AudioError("the audio stream is opened as text; open it with mode 'rb'")
-        if stream.seekable():
-            return stream, stream.tell()
-        data = stream.read(MAX_STREAM_BYTES + 1)
-    except (OSError, ValueError) as error:
-        raise AudioError(f"the audio stream cannot be read ({error}); open it again") from error
-    if len(data) > MAX_STREAM_BYTES:
-        raise AudioError(f"the audio stream is over {MAX_STREAM_BYTES // 2**20} MB; save it and give its path")
-    return io.BytesIO(data), 0
-
-
-def _short(text: str) -> str:
-    """Text from outside, quoted, on one line of bearable length."""
-    return repr(text if len(text) <= 100 else f"{text[:60]}...{text[-30:]}")
+    return warn

@@ -1,4 +1,4 @@
-"""What the command line shows: status and bars on standard error, JSON and tables on standard output.
+"""What the command line shows: answers on standard output; status, bars and errors on standard error.
 
 Knows nothing about what is done. rich is imported inside the functions that need it: `soundwave --help` does not.
 """
@@ -6,10 +6,11 @@ Knows nothing about what is done. rich is imported inside the functions that nee
 from __future__ import annotations
 
 import json
-import sys
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
+
+from soundwave.cli import streams
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,21 +22,14 @@ if TYPE_CHECKING:
     from soundwave.doctor import Finding
 
 UNWRAPPED = 400  # columns: wider than any finding of the doctor
-
-
-def with_progress(names: list[str], quiet: bool) -> Iterator[str]:
-    """The same names, with a bar on standard error when there are several and somebody watches."""
-    if quiet or len(names) < 2 or not sys.stderr.isatty():
-        yield from names
-        return
-    with progress_bar() as bar:
-        yield from bar.track(names, description="transcribing")
+# Of control characters a terminal obeys some: a file's name or an answer must not be able to move its cursor.
+OBEYED = dict.fromkeys([*range(9), *range(11, 32), *range(127, 160)], "?")
 
 
 @contextmanager
 def count_progress(description: str, quiet: bool) -> Iterator[Callable[[int, int], None]]:
     """A function of what is done and how much there is, 0: not known; a bar follows it where somebody watches."""
-    if quiet or not sys.stderr.isatty():
+    if quiet or not streams.errors().isatty():
         yield lambda done, total: None
         return
     with progress_bar() as bar:
@@ -43,23 +37,42 @@ def count_progress(description: str, quiet: bool) -> Iterator[Callable[[int, int
         yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
 
-def progress_bar() -> Progress:
-    """A bar on standard error that leaves standard output alone unless both are the same terminal."""
+@contextmanager
+def progress_bar() -> Iterator[Progress]:
+    """A bar on standard error. Answers that go to the same terminal are printed above it."""
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    return Progress(console=Console(stderr=True), redirect_stdout=sys.stdout.isatty())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    bar = Progress(*columns, console=Console(file=streams.errors()), redirect_stdout=False, transient=True)
+    with bar, streams.answers_above(bar.console):
+        yield bar
 
 
 def say(line: str, quiet: bool) -> None:
     """Status, for people who watch: nothing where standard error is a file or a pipe."""
-    if not quiet and sys.stderr.isatty():
-        print(line, file=sys.stderr, flush=True)
+    if streams.errors().isatty():
+        note(line, quiet)
+
+
+def note(line: str, quiet: bool) -> None:
+    """What a reader of the answer should know, whoever watches: on standard error, unless --quiet."""
+    if not quiet:
+        _print(line, streams.errors())
 
 
 def say_error(problem: object) -> None:
     """One line, whatever the message holds."""
-    print("error: " + " ".join(str(problem).split()), file=sys.stderr, flush=True)
+    note("error: " + " ".join(str(problem).split()), quiet=False)
+
+
+def print_answer(text: str, end: str = "\n") -> None:
+    """Writes a text, or a piece of it, to standard output at once."""
+    _print(text, streams.answers(), end)
+
+
+def _print(text: str, stream: TextIO, end: str = "\n") -> None:
+    print(text.translate(OBEYED) if stream.isatty() else text, end=end, file=stream, flush=True)
 
 
 def as_plain(value: Any) -> Any:
@@ -73,8 +86,13 @@ def as_plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else value
 
 
+def to_json(value: Any, indent: int | None = None) -> str:
+    """A result as JSON: one line, or indented for people."""
+    return json.dumps(as_plain(value), ensure_ascii=False, indent=indent)
+
+
 def print_json(value: Any) -> None:
-    print(json.dumps(as_plain(value), ensure_ascii=False, indent=2), flush=True)
+    print_answer(to_json(value, indent=2))
 
 
 def print_findings(findings: list[Finding]) -> None:
@@ -96,4 +114,6 @@ def print_table(table: Table | Group) -> None:
     """On standard output. In a file or a pipe nothing is wrapped: a line of the table is then a line of text."""
     from rich.console import Console
 
-    Console(highlight=False, width=None if sys.stdout.isatty() else UNWRAPPED).print(table)
+    output = streams.answers()
+    Console(file=output, highlight=False, width=None if output.isatty() else UNWRAPPED).print(table)
+    output.flush()

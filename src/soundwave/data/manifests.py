@@ -1,282 +1,338 @@
-"""The manifest formats of the field, each a function from one row to one `Example`.
+"""Manifests: JSON lines (plain or gzip), saved data sets of Hugging Face, and shards, read row by row; and written.
 
-1. ms-swift, LLaMA-Factory: `{"messages": [{"role", "content": "<audio>What …?"}, …], "audios": ["clips/x.mp3"]}`
-2. content parts (OpenAI, Hugging Face): `{"messages": [{"role", "content": [{"type": "audio", "path"}, …]}, …]}`
-3. short: `{"audio": "clips/x.mp3", "text": "…"}`
-4. conversations (released code): `{"conversations": [{"from", "value", "audio"}, {"from", "value", "transcription"}]}`
-5. NeMo: `{"audio_filepath", "duration", "text"}`, and cuts of lhotse: `{"recording", "supervisions", "start", …}`
-
-Knows nothing about reading files: rows come in as dictionaries.
+One reader for training, the data tools and evaluation. It gives every row, good or bad; `read_manifest` and
+`read_examples` refuse bad ones. What a row means is in `readers.py`. No audio is opened here, and no command is run
+unless the caller allows it.
 """
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Callable
+import codecs
+import gzip
+import importlib
+import os
+import sys
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
-from soundwave.data.cuts import recording_of
-from soundwave.data.example import (
-    AUDIO_PART,
-    DEFAULT_PROMPT,
-    PLACEHOLDER,
-    AudioSpan,
-    Example,
-    check_characters,
-    check_conversation,
-    parts_of,
-    require_text,
-    role_of,
-    seconds_of,
-    text_part,
-)
+from soundwave.data.example import Example
+from soundwave.data.readers import parse_row
+from soundwave.data.shards import TEXT_COLUMNS, BrokenShardError, find_shards, is_sharded, read_shard
 from soundwave.errors import DataError
-from soundwave.text.normalizer import normalise_transcript
+from soundwave.files import atomic_file, decode_line, encode_line
 
-Row = dict[str, Any]
-CUSTOM_READ = ("prompt", "transcript", "task")  # under `custom` of a lhotse cut; all else there is the user's own
-PART_TYPES = ("text", "audio", "input_audio", "audio_url")
+Progress = Callable[[int, int], None]  # what is done, how much there is
+
+SAVED_DATASET_FILES = ("dataset_info.json", "dataset_dict.json")
+MISSING_SHOWN = 5
+LONGEST_LINE = 1 << 28  # bytes: a row that holds half an hour of sound as base64 has a third of that
+# A packed manifest is refused where it grows beyond both: text packs to a tenth, only a bomb to a thousandth.
+MOST_UNPACKED = 1 << 28  # bytes
+MOST_UNPACKED_RATIO = 200
 
 
-def parse_row(row: Any, folder: Path, where: str) -> Example:
-    """One row of any known format.
+@dataclass(frozen=True)
+class Row:
+    """One row of a manifest.
+
+    Attributes:
+        manifest: the file that it is in (or saved data set, or shard, which may be an address).
+        number: its line there, from 1.
+        fields: the decoded JSON; empty where the line is no JSON object.
+        example: what the row says; None where it is bad.
+        problem: what is wrong with it; None where nothing is.
+        earlier: rows of the shards before its own, where `number` begins at 1 again.
+    """
+
+    manifest: str
+    number: int
+    fields: dict[str, Any]
+    example: Example | None = None
+    problem: str | None = None
+    earlier: int = 0
+
+    @property
+    def where(self) -> str:
+        return f"{self.manifest}:{self.number}"
+
+    @property
+    def position(self) -> int:
+        """Its line, in shards its number among the rows of all of them: unlike `number`, no two rows share it."""
+        return self.earlier + self.number
+
+    @property
+    def folder(self) -> Path:
+        """What the row's audio paths are relative to."""
+        return _folder_of(self.manifest)
+
+
+def read_rows(
+    manifest: str | os.PathLike[str], *, sounds: bool = True, allow_commands: bool = False
+) -> Iterator[Row]:
+    """The rows of a manifest, good and bad ones, in order, read as they are asked for.
 
     Args:
-        row: the decoded JSON of one line.
-        folder: audio paths are relative to it.
-        where: file and line, for messages.
+        manifest: a `.jsonl`, `.json` or `.jsonl.gz` file with one example a line in any format of `readers.py` (lines
+            may differ), a folder written by `datasets.Dataset.save_to_disk`, or shards (`shards.py`).
+        sounds: whether the sounds inside shards are needed.
+        allow_commands: whether `pipe:` may run its command.
 
     Raises:
-        DataError: no known format, or a value that is not allowed.
+        DataError: there is no such manifest, it has no lines, or it is a command that may not run.
     """
-    if not isinstance(row, dict):
-        raise DataError(f'{where}: the line is {type(row).__name__}, not an object; write {{"audio": …, "text": …}}.')
-    check_characters(row, where)
-    cut = str(row.get("type")).endswith("Cut")  # of lhotse; a mix of tracks, or padding, has no supervisions
-    if cut or "supervisions" in row:
-        _check_cut(row, where)
-    for key, parse in FORMATS.items():
-        if key in row:
-            return parse(row, folder, where)
-    if cut:
-        return _lhotse(row, folder, where)
-    raise DataError(
-        f"{where}: no known manifest format; the keys are {', '.join(map(repr, row)) or 'none'}. A line needs one of "
-        f'{", ".join(FORMATS)}; the short form is {{"audio": "clip.wav", "text": "what is said"}}.'
-    )
+    if is_sharded(manifest := os.fspath(manifest)):
+        yield from _rows_of_shards(manifest, sounds, allow_commands)
+        return
+    path = Path(manifest)
+    if path.is_dir():
+        for number, fields in saved_rows(path):
+            yield _parsed(manifest, number, fields)
+        return
+    _require(path)
+    number, empty = 0, True
+    try:
+        for number, line in numbered_lines(path):
+            if not line.strip():
+                continue
+            empty = False
+            try:
+                fields = decode_line(line, f"{manifest}:{number}")
+            except DataError as problem:
+                yield Row(manifest, number, {}, problem=_without_place(problem, f"{manifest}:{number}"))
+                continue
+            yield _parsed(manifest, number, fields)
+    except DataError as problem:  # a packed file breaks off
+        number, empty = number + 1, False
+        yield Row(manifest, number, {}, problem=_without_place(problem, f"{manifest}:{number}"))
+    if empty:
+        raise DataError(f"{manifest}: the manifest has no lines; there is nothing to learn from.")
 
 
-def _messages(row: Row, folder: Path, where: str) -> Example:
-    listed = row.get("audios") or []
-    if not isinstance(listed, list):
-        raise DataError(f'{where}: audios is {listed!r}; it must be a list of paths, as in ["clips/x.mp3"].')
-    if not isinstance(row["messages"], list):
-        raise DataError(f"{where}: messages is {row['messages']!r}; it must be a list of role and content.")
-    waiting = [_span(one, folder, where) for one in listed]
-    messages, audios = [], []
-    for message in row["messages"]:
-        if not isinstance(message, dict):
-            raise DataError(f"{where}: a message is {message!r}; it must be an object with role and content.")
-        content = message.get("content")
-        sources: list[Any] = [None] * content.count(PLACEHOLDER) if isinstance(content, str) else []
-        parts = parts_of(content, where) if isinstance(content, str) else _parts(content, sources, where)
-        for source in sources:
-            # A part that names no file takes the next of the row's list; what is missing is counted below.
-            if source is not None:
-                audios.append(_span(source, folder, where))
-            elif waiting:
-                audios.append(waiting.pop(0))
-        messages.append({"role": role_of(message.get("role"), where), "content": parts})
-    return _example(row, messages, [*audios, *waiting], row.get("transcript"), where)
+def _rows_of_shards(place: str, sounds: bool, allow_commands: bool) -> Iterator[Row]:
+    """The rows of shards; where one breaks off is a bad row."""
+    earlier = 0
+    for shard in find_shards(place, allow_commands=allow_commands):
+        count = 0
+        try:
+            for number, fields in read_shard(shard, sounds=sounds):
+                count = number + 1
+                yield replace(_parsed(shard.name, count, fields), earlier=earlier)
+        except BrokenShardError as problem:
+            count += 1
+            yield Row(problem.file, count, {}, problem=_without_place(problem, problem.file), earlier=earlier)
+        earlier += count
 
 
-def _parts(content: Any, sources: list[Any], where: str) -> list[dict[str, Any]]:
-    """Content parts in our form; the sound of each audio part (None: not named here) is added to `sources`."""
-    if not isinstance(content, list):
-        raise DataError(f"{where}: a message's content is {content!r}; it must be a text or a list of parts.")
-    parts: list[dict[str, Any]] = []
-    for part in content:
-        kind = part.get("type") if isinstance(part, dict) else None
-        if kind == "text":
-            parts.append(text_part(require_text(part.get("text"), "a text part", where)))
-        elif kind in PART_TYPES:
-            parts.append(AUDIO_PART)
-            sources.append(_part_source(part, where))
+def read_manifest(
+    manifest: str | os.PathLike[str], *, sounds: bool = True, allow_commands: bool = False
+) -> Iterator[Example]:
+    """The examples of one manifest, in order, read as they are asked for; for the arguments see `read_rows`.
+
+    Raises:
+        DataError: no such manifest, or a bad row; the message names file and line.
+
+    Example:
+        >>> [example.reply for example in read_manifest("clips/manifest.jsonl")]  # doctest: +SKIP
+        ['Good morning.', 'How are you?']
+    """
+    for row in read_rows(manifest, sounds=sounds, allow_commands=allow_commands):
+        if row.example is None:
+            raise DataError(f"{row.where}: {row.problem}")
+        yield row.example
+
+
+def read_manifests(paths: Iterable[str | os.PathLike[str]]) -> list[Example]:
+    """All examples of several manifests, in order."""
+    return [example for path in paths for example in read_manifest(path)]
+
+
+def read_examples(manifest: str | os.PathLike[str]) -> list[tuple[Row, Example]]:
+    """All rows with their examples.
+
+    Raises:
+        DataError: a row is bad; the message names the first and how many there are.
+    """
+    rows = list(read_rows(manifest))
+    bad = [row for row in rows if row.example is None]
+    if bad:
+        raise DataError(
+            f"{bad[0].where}: {bad[0].problem} ({len(bad)} of {len(rows)} rows are bad; `soundwave data check` "
+            "lists them all.)"
+        )
+    return [(row, row.example) for row in rows if row.example is not None]
+
+
+def total_rows(manifests: Iterable[str | os.PathLike[str]]) -> int:
+    """How many rows to expect, for a bar; 0 where that cannot be known before they are read (shards, saved data sets).
+
+    Raises:
+        DataError: one of the manifests does not exist, which is better known before the others are gone through.
+    """
+    total, known = 0, True
+    for manifest in [os.fspath(manifest) for manifest in manifests]:
+        if is_sharded(manifest):
+            find_shards(manifest)
+            known = False
+        elif Path(manifest).is_dir():
+            known = False
         else:
-            raise DataError(f"{where}: a content part is {part!r}; its type must be one of {', '.join(PART_TYPES)}.")
-    return parts or [text_part("")]
+            _require(Path(manifest))
+            with suppress(DataError):  # a packed file that breaks off: its rows are read, and that is told, later
+                total += sum(bool(line.strip()) for _, line in numbered_lines(Path(manifest)))
+    return total if known else 0
 
 
-def _part_source(part: Row, where: str) -> Any:
-    if part["type"] == "input_audio":
-        sound = part.get("input_audio")
-        if not isinstance(sound, dict) or not isinstance(sound.get("data"), str):
-            raise DataError(f'{where}: input_audio must be {{"data": base64 text, "format": "wav"}}.')
-        return f"data:audio/{sound.get('format', 'wav')};base64,{sound['data']}"
-    found = next((part[name] for name in ("path", "url", "audio", "audio_url") if part.get(name) is not None), None)
-    if isinstance(found, dict) and "url" in found:
-        found = found["url"]
-    if found is None or isinstance(found, dict):
-        return found
-    return {"path": found, "start": part.get("start"), "end": part.get("end")}
+def without_text(row: Row) -> Example | None:
+    """The example of a row that is bad because nothing says what its recording holds; its reply is empty.
+
+    Raises:
+        DataError: something else is wrong with it as well.
+    """
+    fields, said = row.fields, row.fields.get("supervisions") or []
+    if row.example is not None or not fields or fields.get("text") is not None:
+        return None
+    if "supervisions" not in fields:
+        filled = {**fields, "text": ""}
+    elif isinstance(said, list) and all(isinstance(part, dict) and part.get("text") is None for part in said):
+        filled = {**fields, "supervisions": [{"text": ""}]}
+    else:
+        return None
+    return replace(parse_row(filled, row.folder, row.where), transcript=None, spoken=None)
 
 
-def _short(row: Row, folder: Path, where: str) -> Example:
-    if "text" not in row or row["text"] is None:
+def check_audio_files(examples: Iterable[Example]) -> None:
+    """Every audio file that the examples name is there. Opens none of them.
+
+    Raises:
+        DataError: files are missing; the message names the first few and where they are asked for.
+    """
+    missing: dict[str, str] = {}
+    seen: set[str] = set()
+    for example in examples:
+        for span in example.audios:
+            if span.path in seen or span.path.startswith("data:"):
+                continue
+            seen.add(span.path)
+            if not os.path.isfile(span.path):
+                missing[span.path] = example.where
+    if missing:
+        shown = "; ".join(f"{path} ({where})" for path, where in list(missing.items())[:MISSING_SHOWN])
+        more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
         raise DataError(
-            f"{where}: no text; the short form is audio and text. Transcribe the clip first (soundwave transcribe "
-            "clips/*.wav --json > clips.jsonl), make rows of labels (soundwave data instruct), or remove the line."
+            f"{len(missing)} of {len(seen)} audio files do not exist: {shown}{more}. "
+            "Paths are relative to the manifest's folder."
         )
-    reply = require_text(row["text"], "text", where)
-    prompt = row.get("prompt")
-    given = row["audio"] if isinstance(row["audio"], list) else [row["audio"]]
-    spans = [_span(one, folder, where) for one in given]
-    start, end = seconds_of(row, "start", where), seconds_of(row, "end", where)
-    if start is not None or end is not None:
-        if len(spans) != 1:
-            raise DataError(f"{where}: start and end with {len(spans)} audio files; they need exactly one.")
-        spans = [_cut(spans[0].path, start, end, where)]
-    asked = parts_of(DEFAULT_PROMPT if prompt is None else require_text(prompt, "prompt", where), where)
-    if AUDIO_PART not in asked:
-        asked = [AUDIO_PART] * len(spans) + asked  # The audio comes before the instruction (as in the paper's data).
-    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": [text_part(reply)]}]
-    # Without a prompt of its own the reply is the transcript; under any other prompt it need not be.
-    spoken = row.get("transcript", reply if prompt in (None, DEFAULT_PROMPT) else None)
-    return _example(row, messages, spans, spoken, where)
 
 
-def _conversations(row: Row, folder: Path, where: str) -> Example:
-    turns = row["conversations"]
-    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
-        raise DataError(f"{where}: conversations is {turns!r}; it must be a list of objects with from and value.")
-    messages, audios = [], []
-    spoken = row.get("transcript")
-    for turn in turns:
-        parts = parts_of(require_text(turn.get("value"), "a turn's value", where), where)
-        sound = turn.get("audio")
-        listed = [] if sound is None else sound if isinstance(sound, list) else [sound]
-        if AUDIO_PART not in parts:
-            parts = [AUDIO_PART] * len(listed) + parts
-        audios += [_span(one, folder, where) for one in listed]
-        messages.append({"role": role_of(turn.get("from"), where), "content": parts})
-        spoken = turn.get("transcription", spoken)
-    return _example(row, messages, audios, spoken, where)
+def _require(path: Path) -> None:
+    if not path.exists():
+        raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
+    if not path.is_file():
+        raise DataError(f"{path} is no regular file: a pipe or device is read only once; write it to a file first.")
 
 
-def _nemo(row: Row, folder: Path, where: str) -> Example:
-    offset, duration = seconds_of(row, "offset", where), seconds_of(row, "duration", where)
-    # NeMo's duration is the length of the cut, so it ends the cut only where an offset begins one.
-    cut = {"start": offset, "end": None if duration is None else offset + duration} if offset else {}
-    language = row.get("language", row.get("lang"))
-    return _short({**row, "audio": row["audio_filepath"], "language": language, **cut}, folder, where)
+def _folder_of(manifest: str) -> Path:
+    return Path(manifest) if Path(manifest).is_dir() else Path(manifest).parent
 
 
-def _lhotse(row: Row, folder: Path, where: str) -> Example:
-    custom, supervisions = row.get("custom") or {}, row.get("supervisions") or []
-    if "messages" in custom:
-        return _cut_of_messages(row, custom, folder, where)
-    source, seconds = recording_of(row, where)
-    start, duration = seconds_of(row, "start", where) or 0.0, seconds_of(row, "duration", where)
-    whole = start == 0 and duration == seconds
-    spoken = [one for one in supervisions if one.get("text") is not None]
-    short: Row = {name: custom[name] for name in CUSTOM_READ if name in custom}
-    short |= {"audio": source, "duration": duration, "id": row.get("id")}
-    if spoken:
-        short["text"] = " ".join(require_text(one["text"], "a supervision's text", where) for one in spoken)
-        short["language"] = spoken[0].get("language")
-    if not whole:
-        short |= {"start": start, "end": None if duration is None else start + duration}
-    return _short(short, folder, where)
+def _parsed(manifest: str, number: int, fields: Any) -> Row:
+    where = f"{manifest}:{number}"
+    try:
+        example = parse_row(fields, _folder_of(manifest), where)
+    except DataError as problem:
+        kept = fields if isinstance(fields, dict) else {}
+        return Row(manifest, number, kept, problem=_without_place(problem, where))
+    return Row(manifest, number, fields, example)
 
 
-def _check_cut(row: Row, where: str) -> None:
-    """The parts of a cut of lhotse are objects and lists where lhotse has them; each may also be missing."""
-    custom, recording = row.get("custom") or {}, row.get("recording") or {}
-    if not isinstance(custom, dict):
-        raise DataError(f'{where}: custom is {custom!r}; it must be an object, as in {{"licence": "CC0"}}.')
-    if not isinstance(recording, dict):
-        raise DataError(f"{where}: recording is {recording!r}; it must be an object with sources.")
-    listed = {
-        "supervisions": row.get("supervisions"), "recording's sources": recording.get("sources"),
-        "custom audios": custom.get("audios") if "messages" in custom else None,
-    }
-    for name, values in listed.items():
-        if values is not None and not (isinstance(values, list) and all(isinstance(one, dict) for one in values)):
-            raise DataError(f"{where}: the {name} are {values!r}; they must be a list of objects.")
-    for one in row.get("supervisions") or []:
-        if not isinstance(one.get("custom") or {}, dict):
-            raise DataError(f"{where}: custom of a supervision is {one['custom']!r}; it must be an object.")
+def _without_place(problem: DataError, where: str) -> str:
+    return str(problem).removeprefix(where).removeprefix(":").strip()
 
 
-def _cut_of_messages(row: Row, custom: Row, folder: Path, where: str) -> Example:
-    """A cut that carries a whole conversation (`soundwave data shard`): its sounds are spans of its one recording."""
-    spans = custom.get("audios") or []
-    source = recording_of(row, where)[0] if spans else None
-    fields = {"id": row.get("id"), "duration": row.get("duration") if spans else None}
-    return _messages({**fields, **custom, "audios": [{"path": source, **span} for span in spans]}, folder, where)
+def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    r"""The lines of a file, plain or gzip, counted from 1; only \n ends one. A byte order mark is taken off.
+
+    A .gz is told by its content: one that was unpacked on download keeps its name.
+
+    Raises:
+        DataError: a .gz that breaks off or is a bomb, a line that no memory should hold, or a file that cannot be read.
+    """
+    number = unpacked = 0
+    try:
+        with path.open("rb") as start:
+            packed = start.read(2) == b"\x1f\x8b"
+        most = max(MOST_UNPACKED, MOST_UNPACKED_RATIO * path.stat().st_size) if packed else sys.maxsize
+        with gzip.open(path) if packed else path.open("rb") as lines:
+            while line := lines.readline(LONGEST_LINE):
+                number, unpacked = number + 1, unpacked + len(line)
+                if unpacked > most:
+                    raise DataError(
+                        f"{path}:{number}: the .gz unpacks to over {most >> 20} MiB, more than {MOST_UNPACKED_RATIO} "
+                        "times its size; if that is meant, unpack it first (gunzip)."
+                    )
+                if len(line) == LONGEST_LINE:
+                    raise DataError(f"{path}:{number}: a line of over {LONGEST_LINE >> 20} MiB; write one row a line.")
+                yield number, line.removeprefix(codecs.BOM_UTF8)
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise DataError(f"{path}:{number + 1}: the .gz file is cut off or broken; copy it again.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
-# The key that tells a format, in order of precedence.
-FORMATS: dict[str, Callable[[Row, Path, str], Example]] = {
-    "messages": _messages,
-    "conversations": _conversations,
-    "audio_filepath": _nemo,
-    "supervisions": _lhotse,
-    "audio": _short,
-}
+def saved_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and fields, in the short form, of each row of a folder written by `datasets.Dataset.save_to_disk`.
 
-
-def _span(source: Any, folder: Path, where: str) -> AudioSpan:
-    """A path, a `data:` text, or an object with `path` or `bytes`, with optional start and end."""
-    if isinstance(source, dict):
-        if isinstance(source.get("bytes"), bytes):
-            encoded = base64.b64encode(source["bytes"]).decode()
-            return AudioSpan(f"data:audio/any;base64,{encoded}")
-        path = _span(source.get("path"), folder, where).path
-        return _cut(path, seconds_of(source, "start", where), seconds_of(source, "end", where), where)
-    if not isinstance(source, str) or not source:
-        raise DataError(f"{where}: the audio is {source!r}; it must be a path, relative to the manifest's folder.")
-    if source.startswith("data:"):
-        return AudioSpan(source)
-    if "\0" in source:
-        raise DataError(f"{where}: the audio is {source!r}; no file's name has a NUL character in it.")
-    if source.startswith("file://"):
-        source = unquote(urlsplit(source).path)
-    if "://" in source:
-        raise DataError(f"{where}: the audio is the address {source}; training reads files only. Download it first.")
-    return AudioSpan(str((folder / source).absolute()))
-
-
-def _cut(path: str, start: float | None, end: float | None, where: str) -> AudioSpan:
-    if end is not None and end <= (start or 0.0):
+    Raises:
+        DataError: no such data set, one of several splits, without audio, or the package datasets is not installed.
+    """
+    if not any((folder / name).exists() for name in SAVED_DATASET_FILES):
         raise DataError(
-            f"{where}: end is {end:g} s and start is {start or 0.0:g} s; the end must come after the start."
+            f"{folder}: a folder, but not one saved by datasets (no {' or '.join(SAVED_DATASET_FILES)}); "
+            "give the manifest file in it, or one split's folder."
         )
-    return AudioSpan(path, start, end)
+    try:
+        datasets = importlib.import_module("datasets")  # optional: heavy, and only this format needs it
+    except ImportError as error:
+        raise DataError(
+            f"{folder}: reading a saved data set needs the package datasets; pip install datasets, or write a manifest."
+        ) from error
+    saved = datasets.load_from_disk(str(folder))
+    if isinstance(saved, dict):
+        raise DataError(f"{folder}: a data set of the splits {', '.join(saved)}; give one of them, as {folder}/train.")
+    column = next((name for name, kind in saved.features.items() if isinstance(kind, datasets.Audio)), None)
+    if column is None:
+        raise DataError(f"{folder}: no Audio column; the columns are {', '.join(saved.features)}.")
+    text = next((name for name in TEXT_COLUMNS if name in saved.features), None)
+    classes = {name: kind for name in ("language", "task") if hasattr(kind := saved.features.get(name), "int2str")}
+    for number, row in enumerate(saved.cast_column(column, datasets.Audio(decode=False)), 1):
+        short = {**row, "audio": row[column]}
+        if text is not None:
+            short["text"] = row[text]
+        for name, kind in classes.items():  # stored as numbers, of which -1 is none
+            short[name] = None if row[name] is None or row[name] < 0 else kind.int2str(row[name])
+        yield number, short
 
 
-def _example(row: Row, messages: list[Row], audios: list[AudioSpan], spoken: str | None, where: str) -> Example:
-    check_conversation(messages, len(audios), where)
-    duration = seconds_of(row, "duration", where)
-    if duration is None and len(audios) == 1 and audios[0].end is not None:
-        duration = audios[0].end - (audios[0].start or 0.0)
-    transcript = None if spoken is None else normalise_transcript(require_text(spoken, "transcript", where))
-    name = row.get("id")
-    return Example(
-        messages=messages,
-        audios=tuple(audios),
-        transcript=transcript,
-        duration=duration,
-        task=_named(row, "task", where),
-        language=_named(row, "language", where),
-        id=where if name is None else str(name),
-        where=where,
-        spoken=spoken,
-    )
+# --- written ---------------------------------------------------------------------------------------------------------
 
 
-def _named(row: Row, name: str, where: str) -> str | None:
-    """A field that is one text, or missing."""
-    return None if row.get(name) is None else require_text(row[name], name, where)
+def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
+    """Writes JSON lines, packed where the name ends with .gz, whole or not at all; gives how many there are."""
+    count = 0
+    with writing(path) as write:
+        for row in rows:
+            write(row)
+            count += 1
+    return count
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A function that writes one row; the file appears, packed where its name ends with .gz, when all are written."""
+    opened: Any = gzip.open if path.name.endswith(".gz") else open
+    with atomic_file(path) as draft, opened(draft, "wb") as file:
+        yield lambda row: file.write(encode_line(row))

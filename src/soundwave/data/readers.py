@@ -1,195 +1,355 @@
-"""Read training data: manifests in JSON lines (plain or .gz), saved data sets of Hugging Face, and shards.
+"""Readers of the manifest formats of the field: each a function from one row to one `Example`.
 
-Says where the rows are; what a row means is in `manifests.py`. No audio is opened here.
+1. ms-swift, LLaMA-Factory: `{"messages": [{"role", "content": "<audio>What …?"}, …], "audios": ["clips/x.mp3"]}`
+2. content parts (OpenAI, Hugging Face): `{"messages": [{"role", "content": [{"type": "audio", "path"}, …]}, …]}`
+3. short: `{"audio": "clips/x.mp3", "text": "…"}`
+4. conversations (released code): `{"conversations": [{"from", "value", "audio"}, {"from", "value", "transcription"}]}`
+5. NeMo: `{"audio_filepath", "duration", "text"}`, and cuts of lhotse: `{"recording", "supervisions", "start", …}`
+
+Knows nothing about reading files: rows come in as dictionaries.
 """
 
 from __future__ import annotations
 
-import codecs
-import gzip
-import importlib
-import json
-import os
-import sys
-import zlib
-from collections.abc import Iterable, Iterator
+import base64
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
-from soundwave.data.example import DEFAULT_PROMPT, AudioSpan, Example
-from soundwave.data.manifests import parse_row
-from soundwave.data.shards import TEXT_COLUMNS, find_shards, is_sharded, read_shard
+from soundwave.audio import SAMPLE_RATE
+from soundwave.data.example import (
+    AUDIO_PART,
+    DEFAULT_PROMPT,
+    PLACEHOLDER,
+    AudioSpan,
+    Example,
+    check_characters,
+    check_conversation,
+    parts_of,
+    require_text,
+    role_of,
+    seconds_of,
+    text_part,
+)
 from soundwave.errors import DataError
 from soundwave.text.normalizer import normalise_transcript
 
-__all__ = [
-    "DEFAULT_PROMPT",
-    "AudioSpan",
-    "Example",
-    "check_audio_files",
-    "normalise_transcript",
-    "read_manifest",
-    "read_manifests",
-]
-
-SAVED_DATASET_FILES = ("dataset_info.json", "dataset_dict.json")
-MISSING_SHOWN = 5
+Row = dict[str, Any]
+CUSTOM_READ = ("prompt", "transcript", "task")  # under `custom` of a lhotse cut; all else there is the user's own
+PART_TYPES = ("text", "audio", "input_audio", "audio_url")
+SAVE_FIRST = "Save the cuts' own sound to files first (lhotse: cuts.save_audios(FOLDER).to_file('cuts.jsonl'))."
 
 
-def read_manifest(path: str | os.PathLike[str]) -> Iterator[Example]:
-    """The examples of one manifest, in order, read as they are asked for.
+def parse_row(row: Any, folder: Path, where: str) -> Example:
+    """One row of any known format.
 
     Args:
-        path: a `.jsonl`, `.json` or `.jsonl.gz` file with one example a line in any format of `manifests.py` (lines may
-            differ), a folder written by `datasets.Dataset.save_to_disk`, or shards (`shards.py`), which are read one
-            after the other.
+        row: the decoded JSON of one line.
+        folder: audio paths are relative to it.
+        where: file and line, for messages.
 
     Raises:
-        DataError: no such file, not JSON lines, or a line that is not a known format; the message names file and line.
-
-    Example:
-        >>> [example.reply for example in read_manifest("clips/manifest.jsonl")]  # doctest: +SKIP
-        ['Good morning.', 'How are you?']
+        DataError: no known format, or a value that is not allowed.
     """
-    if is_sharded(str(path)):
-        yield from read_shards(str(path))
-        return
-    path = Path(path)
-    if path.is_dir():
-        for number, row in saved_rows(path):
-            yield parse_row(row, path, f"{path}:{number}")
-        return
-    if not path.exists():
-        raise DataError(f"{path}: no such manifest; give a .jsonl or .jsonl.gz file, or a folder saved by datasets.")
-    count = 0
-    for number, line in numbered_lines(path):
-        if line.strip():
-            count += 1
-            yield parse_row(decode_line(line, f"{path}:{number}"), path.parent, f"{path}:{number}")
-    if not count:
-        raise DataError(f"{path}: the manifest has no lines; there is nothing to learn from.")
+    if not isinstance(row, dict):
+        raise DataError(f'{where}: the line is {type(row).__name__}, not an object; write {{"audio": …, "text": …}}.')
+    check_characters(row, where)
+    cut = str(row.get("type")).endswith("Cut")  # of lhotse; a mix of tracks, or padding, has no supervisions
+    if cut or "supervisions" in row:
+        _check_cut(row, where)
+    for key, parse in FORMATS.items():
+        if key in row:
+            return parse(row, folder, where)
+    if cut:
+        return _lhotse(row, folder, where)
+    raise DataError(
+        f"{where}: no known manifest format; the keys are {', '.join(map(repr, row)) or 'none'}. A line needs one of "
+        f'{", ".join(FORMATS)}; the short form is {{"audio": "clip.wav", "text": "what is said"}}.'
+    )
 
 
-def read_shards(place: str, sounds: bool = True) -> Iterator[Example]:
-    """The examples of all shards of a place, in order; without their sounds where only the words are wanted.
+def _messages(row: Row, folder: Path, where: str) -> Example:
+    listed = row.get("audios") or []
+    if not isinstance(listed, list):
+        raise DataError(f'{where}: audios is {listed!r}; it must be a list of paths, as in ["clips/x.mp3"].')
+    if not isinstance(row["messages"], list):
+        raise DataError(f"{where}: messages is {row['messages']!r}; it must be a list of role and content.")
+    waiting = [_span(source, folder, where) for source in listed]
+    messages, audios = [], []
+    for message in row["messages"]:
+        if not isinstance(message, dict):
+            raise DataError(f"{where}: a message is {message!r}; it must be an object with role and content.")
+        content = message.get("content")
+        sources: list[Any] = [None] * content.count(PLACEHOLDER) if isinstance(content, str) else []
+        parts = parts_of(content, where) if isinstance(content, str) else _parts(content, sources, where)
+        for source in sources:
+            # A part that names no file takes the next of the row's list; what is missing is counted below.
+            if source is not None:
+                audios.append(_span(source, folder, where))
+            elif waiting:
+                audios.append(waiting.pop(0))
+        messages.append({"role": role_of(message.get("role"), where), "content": parts})
+    return _example(row, messages, [*audios, *waiting], row.get("transcript"), where)
 
-    Raises:
-        DataError: a shard is missing or broken, or a row is not a known format.
-    """
-    for shard in find_shards(place):
-        for number, row in read_shard(shard, sounds=sounds):
-            yield parse_row(row, Path(shard.name).parent, f"{shard.name}:{number + 1}")
+
+def _parts(content: Any, sources: list[Any], where: str) -> list[dict[str, Any]]:
+    """Content parts in our form; the sound of each audio part (None: not named here) is added to `sources`."""
+    if not isinstance(content, list):
+        raise DataError(f"{where}: a message's content is {content!r}; it must be a text or a list of parts.")
+    parts: list[dict[str, Any]] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind == "text":
+            parts.append(text_part(require_text(part.get("text"), "a text part", where)))
+        elif kind in PART_TYPES:
+            parts.append(AUDIO_PART)
+            sources.append(_part_source(part, where))
+        else:
+            raise DataError(f"{where}: a content part is {part!r}; its type must be one of {', '.join(PART_TYPES)}.")
+    return parts or [text_part("")]
 
 
-def read_manifests(paths: Iterable[str | os.PathLike[str]]) -> list[Example]:
-    """All examples of several manifests, in order."""
-    return [example for path in paths for example in read_manifest(path)]
+def _part_source(part: Row, where: str) -> Any:
+    if part["type"] == "input_audio":
+        sound = part.get("input_audio")
+        if not isinstance(sound, dict) or not isinstance(sound.get("data"), str):
+            raise DataError(f'{where}: input_audio must be {{"data": base64 text, "format": "wav"}}.')
+        return f"data:audio/{sound.get('format', 'wav')};base64,{sound['data']}"
+    source = next((part[name] for name in ("path", "url", "audio", "audio_url") if part.get(name) is not None), None)
+    if isinstance(source, dict) and "url" in source:
+        source = source["url"]
+    if source is None or isinstance(source, dict):
+        return source
+    return {"path": source, "start": part.get("start"), "end": part.get("end")}
 
 
-def check_audio_files(examples: Iterable[Example]) -> None:
-    """Every audio file that the examples name is there. Opens none of them.
-
-    Raises:
-        DataError: files are missing; the message names the first few and where they are asked for.
-    """
-    missing: dict[str, str] = {}
-    seen: set[str] = set()
-    for example in examples:
-        for span in example.audios:
-            if span.path in seen or span.path.startswith("data:"):
-                continue
-            seen.add(span.path)
-            if not os.path.isfile(span.path):
-                missing[span.path] = example.where
-    if missing:
-        shown = "; ".join(f"{path} ({where})" for path, where in list(missing.items())[:MISSING_SHOWN])
-        more = f" and {len(missing) - MISSING_SHOWN} more" if len(missing) > MISSING_SHOWN else ""
+def _short(row: Row, folder: Path, where: str) -> Example:
+    if "text" not in row or row["text"] is None:
         raise DataError(
-            f"{len(missing)} of {len(seen)} audio files do not exist: {shown}{more}. "
-            "Paths are relative to the manifest's folder."
+            f"{where}: no text; the short form is audio and text. Transcribe the clip first (soundwave transcribe "
+            "clips/*.wav --json > clips.jsonl), make rows of labels (soundwave data instruct), or remove the line."
+        )
+    reply = require_text(row["text"], "text", where)
+    prompt = row.get("prompt")
+    given = row["audio"] if isinstance(row["audio"], list) else [row["audio"]]
+    spans = [_span(source, folder, where) for source in given]
+    start, end = seconds_of(row, "start", where), seconds_of(row, "end", where)
+    offset, duration = seconds_of(row, "offset", where), seconds_of(row, "duration", where)
+    if start is None and offset is not None:
+        # NeMo's duration is the length of the cut, so it ends the cut only where an offset begins one.
+        end = offset + duration if end is None and duration is not None else end
+        start = offset or (None if end is None else 0.0)
+    if start is not None or end is not None:
+        if len(spans) != 1:
+            raise DataError(f"{where}: start and end with {len(spans)} audio files; they need exactly one.")
+        spans = [_cut(spans[0].path, start, end, where)]
+    asked = parts_of(DEFAULT_PROMPT if prompt is None else require_text(prompt, "prompt", where), where)
+    if AUDIO_PART not in asked:
+        asked = [AUDIO_PART] * len(spans) + asked  # The audio comes before the instruction (as in the paper's data).
+    messages = [{"role": "user", "content": asked}, {"role": "assistant", "content": [text_part(reply)]}]
+    # Without a prompt of its own the reply is the transcript; under any other prompt it need not be.
+    spoken = row.get("transcript", reply if prompt in (None, DEFAULT_PROMPT) else None)
+    return _example(row, messages, spans, spoken, where)
+
+
+def _conversations(row: Row, folder: Path, where: str) -> Example:
+    turns = row["conversations"]
+    if not isinstance(turns, list) or not all(isinstance(turn, dict) for turn in turns):
+        raise DataError(f"{where}: conversations is {turns!r}; it must be a list of objects with from and value.")
+    messages, audios = [], []
+    spoken = row.get("transcript")
+    for turn in turns:
+        parts = parts_of(require_text(turn.get("value"), "a turn's value", where), where)
+        sound = turn.get("audio")
+        listed = [] if sound is None else sound if isinstance(sound, list) else [sound]
+        if AUDIO_PART not in parts:
+            parts = [AUDIO_PART] * len(listed) + parts
+        audios += [_span(source, folder, where) for source in listed]
+        messages.append({"role": role_of(turn.get("from"), where), "content": parts})
+        spoken = turn.get("transcription", spoken)
+    return _example(row, messages, audios, spoken, where)
+
+
+def _nemo(row: Row, folder: Path, where: str) -> Example:
+    language = row.get("language", row.get("lang"))
+    return _short({**row, "audio": row["audio_filepath"], "language": language}, folder, where)
+
+
+def _lhotse(row: Row, folder: Path, where: str) -> Example:
+    custom, supervisions = row.get("custom") or {}, row.get("supervisions") or []
+    if "messages" in custom:
+        return _cut_of_messages(row, custom, folder, where)
+    source, seconds = recording_of(row, where)
+    start, duration = seconds_of(row, "start", where) or 0.0, seconds_of(row, "duration", where)
+    whole = start == 0 and duration == seconds
+    spoken = [supervision for supervision in supervisions if supervision.get("text") is not None]
+    short: Row = {name: custom[name] for name in CUSTOM_READ if name in custom}
+    short |= {"audio": source, "duration": duration, "id": row.get("id")}
+    if spoken:
+        short["text"] = " ".join(require_text(part["text"], "a supervision's text", where) for part in spoken)
+        short["language"] = spoken[0].get("language")
+    if not whole:
+        short |= {"start": start, "end": None if duration is None else start + duration}
+    return _short(short, folder, where)
+
+
+def _check_cut(row: Row, where: str) -> None:
+    """The parts of a cut of lhotse are objects and lists where lhotse has them; each may also be missing."""
+    custom, recording = row.get("custom") or {}, row.get("recording") or {}
+    if not isinstance(custom, dict):
+        raise DataError(f'{where}: custom is {custom!r}; it must be an object, as in {{"licence": "CC0"}}.')
+    if not isinstance(recording, dict):
+        raise DataError(f"{where}: recording is {recording!r}; it must be an object with sources.")
+    listed = {
+        "supervisions": row.get("supervisions"), "recording's sources": recording.get("sources"),
+        "custom audios": custom.get("audios") if "messages" in custom else None,
+    }
+    for name, values in listed.items():
+        if values is not None and not (isinstance(values, list) and all(isinstance(part, dict) for part in values)):
+            raise DataError(f"{where}: the {name} are {values!r}; they must be a list of objects.")
+    for part in row.get("supervisions") or []:
+        if not isinstance(part.get("custom") or {}, dict):
+            raise DataError(f"{where}: custom of a supervision is {part['custom']!r}; it must be an object.")
+
+
+def _cut_of_messages(row: Row, custom: Row, folder: Path, where: str) -> Example:
+    """A cut that carries a whole conversation (`soundwave data shard`): its sounds are spans of its one recording."""
+    spans = custom.get("audios") or []
+    source = recording_of(row, where)[0] if spans else None
+    fields = {"id": row.get("id"), "duration": row.get("duration") if spans else None}
+    return _messages({**fields, **custom, "audios": [{"path": source, **span} for span in spans]}, folder, where)
+
+
+# The key that tells a format, in order of precedence.
+FORMATS: dict[str, Callable[[Row, Path, str], Example]] = {
+    "messages": _messages,
+    "conversations": _conversations,
+    "audio_filepath": _nemo,
+    "supervisions": _lhotse,
+    "audio": _short,
+}
+
+
+def _span(source: Any, folder: Path, where: str) -> AudioSpan:
+    """A path, a `data:` text, or an object with `path` or `bytes`, with optional start and end."""
+    if isinstance(source, dict):
+        if isinstance(source.get("bytes"), bytes):
+            encoded = base64.b64encode(source["bytes"]).decode()
+            return AudioSpan(f"data:audio/any;base64,{encoded}")
+        path = _span(source.get("path"), folder, where).path
+        return _cut(path, seconds_of(source, "start", where), seconds_of(source, "end", where), where)
+    if not isinstance(source, str) or not source:
+        raise DataError(f"{where}: the audio is {source!r}; it must be a path, relative to the manifest's folder.")
+    if source.startswith("data:"):
+        return AudioSpan(source)
+    if "\0" in source:
+        raise DataError(f"{where}: the audio is {source!r}; no file's name has a NUL character in it.")
+    if source.startswith("file://"):
+        source = unquote(urlsplit(source).path)
+    if "://" in source:
+        raise DataError(f"{where}: the audio is the address {source}; training reads files only. Download it first.")
+    return AudioSpan(str((folder / source).absolute()))
+
+
+def _cut(path: str, start: float | None, end: float | None, where: str) -> AudioSpan:
+    if end is not None and end <= (start or 0.0):
+        raise DataError(
+            f"{where}: end is {end:g} s and start is {start or 0.0:g} s; the end must come after the start."
+        )
+    return AudioSpan(path, start, end)
+
+
+def _example(row: Row, messages: list[Row], audios: list[AudioSpan], spoken: str | None, where: str) -> Example:
+    check_conversation(messages, len(audios), where)
+    duration = seconds_of(row, "duration", where)
+    if duration is None and len(audios) == 1 and audios[0].end is not None:
+        duration = audios[0].end - (audios[0].start or 0.0)
+    language = _named(row, "language", where)
+    transcript = None if spoken is None else normalise_transcript(require_text(spoken, "transcript", where), language)
+    name = row.get("id")
+    return Example(
+        messages=messages,
+        audios=tuple(audios),
+        transcript=transcript,
+        duration=duration,
+        task=_named(row, "task", where),
+        language=language,
+        id=where if name is None else str(name),
+        where=where,
+        spoken=spoken,
+    )
+
+
+def _named(row: Row, name: str, where: str) -> str | None:
+    """A field that is one text, or missing."""
+    return None if row.get(name) is None else require_text(row[name], name, where)
+
+
+# --- lhotse: the recording of a cut ----------------------------------------------------------------------------------
+# lhotse computes a cut's sound as it loads it: channels are chosen, speed and volume changed, tracks mixed. Training
+# reads files, so a cut that means something else than the sound of its file would teach the wrong text.
+
+
+def recording_of(row: dict[str, Any], where: str) -> tuple[str, float | None]:
+    """Path (or `data:` text) and stated seconds of the recording that a cut is a stretch of.
+
+    Args:
+        row: a line of a CutSet.
+        where: file and line, for messages.
+
+    Raises:
+        DataError: the cut is no MonoCut of a file with one channel, or its sound is changed as it is loaded.
+    """
+    kind = row.get("type", "MonoCut")
+    recording = row.get("recording")
+    sources = recording.get("sources") if isinstance(recording, dict) else None
+    if kind != "MonoCut" or not isinstance(recording, dict) or not sources:
+        raise DataError(
+            f"{where}: a lhotse {kind} without one recording; only plain cuts (MonoCut) of a recording are read. "
+            f"{SAVE_FIRST}"
+        )
+    if not isinstance(sources, list) or not all(isinstance(item, dict) for item in sources):
+        raise DataError(f"{where}: the recording's sources are {sources!r}; they must be a list with one object.")
+    if sources[0].get("type") != "file":
+        raise DataError(
+            f"{where}: the recording's source is of type {sources[0].get('type')!r}; only files are read. {SAVE_FIRST}"
+        )
+    _check_channel(row.get("channel"), recording, where)
+    _check_transforms(recording.get("transforms"), where)
+    return sources[0].get("source"), recording.get("duration")
+
+
+def _check_channel(channel: Any, recording: dict[str, Any], where: str) -> None:
+    """The cut is the only channel of its recording's only file."""
+    sources = recording["sources"]
+    stated = recording.get("channel_ids") or [number for source in sources for number in source.get("channels") or []]
+    if len(sources) > 1 or len(stated) > 1:
+        raise DataError(
+            f"{where}: the cut is channel {channel} of a recording with {len(stated)} channels in {_files(sources)}; "
+            f"only recordings of one channel in one file are read, since channels are mixed here. {SAVE_FIRST}"
+        )
+    wanted = channel if isinstance(channel, list) else [channel]
+    if channel is not None and wanted != (stated or [0]):
+        raise DataError(
+            f"{where}: the cut is channel {channel}, and its recording has only channel {(stated or [0])[0]}; "
+            "correct or remove this line."
         )
 
 
-def numbered_lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """The lines of a file, plain or gzip, counted from 1, as they stand: one that is no text spoils no other.
-
-    Raises:
-        DataError: a .gz that breaks off.
-    """
-    number = 0
-    try:
-        # By content, not by name: a .gz that was unpacked on download keeps its name.
-        with path.open("rb") as start:
-            packed = start.read(2) == b"\x1f\x8b"
-        with gzip.open(path) if packed else path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                yield number, line.removeprefix(codecs.BOM_UTF8)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(f"{path}:{number + 1}: the .gz file is cut off or broken; copy it again.") from error
+def _files(sources: list[Any]) -> str:
+    return "1 file" if len(sources) == 1 else f"{len(sources)} files"
 
 
-def decode_text(line: bytes, where: str) -> str:
-    """The text of one line.
-
-    Raises:
-        DataError: it is not UTF-8.
-    """
-    try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
+def _check_transforms(transforms: Any, where: str) -> None:
+    """Nothing changes the sound but what training does itself: another sampling rate, of at least its own."""
+    for transform in transforms or []:
+        name = transform.get("name") if isinstance(transform, dict) else transform
+        options = (transform.get("kwargs") if isinstance(transform, dict) else None) or {}
+        if name == "Resample" and options.get("target_sampling_rate", 0) >= SAMPLE_RATE:
+            continue
+        told = ", ".join(f"{key} {value}" for key, value in options.items())
         raise DataError(
-            f"{where}: not UTF-8 text at byte {error.start + 1} of the line; save the file as UTF-8."
-        ) from error
-
-
-def decode_line(line: bytes, where: str) -> Any:
-    """The JSON of one line.
-
-    Raises:
-        DataError: it is not UTF-8, or not JSON that can be held.
-    """
-    try:
-        return json.loads(decode_text(line, where))
-    except json.JSONDecodeError as error:
-        raise DataError(
-            f"{where}: not JSON at character {error.pos + 1} ({error.msg}); write one whole JSON object a line."
-        ) from error
-    except ValueError as error:  # Python's guard against numbers that take hours to read
-        most = sys.get_int_max_str_digits()
-        raise DataError(f"{where}: a number of more than {most} digits; write it shorter, or in quotes.") from error
-    except RecursionError as error:
-        raise DataError(f"{where}: lists or objects too deep in one another; write a plain row.") from error
-
-
-def saved_rows(folder: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Number and fields, in the short form, of each row of a folder written by `datasets.Dataset.save_to_disk`.
-
-    Raises:
-        DataError: no such data set, one of several splits, without audio, or the package datasets is not installed.
-    """
-    if not any((folder / name).exists() for name in SAVED_DATASET_FILES):
-        raise DataError(
-            f"{folder}: a folder, but not one saved by datasets (no {' or '.join(SAVED_DATASET_FILES)}); "
-            "give the manifest file in it, or one split's folder."
+            f"{where}: the recording's sound is to be changed by {name}{f' ({told})' if told else ''} as it is loaded; "
+            f"files are read as they are. {SAVE_FIRST}"
         )
-    try:
-        datasets = importlib.import_module("datasets")  # optional: heavy, and only this format needs it
-    except ImportError as error:
-        raise DataError(
-            f"{folder}: reading a saved data set needs the package datasets; pip install datasets, or write a manifest."
-        ) from error
-    found = datasets.load_from_disk(str(folder))
-    if isinstance(found, dict):
-        raise DataError(f"{folder}: a data set of the splits {', '.join(found)}; give one of them, as {folder}/train.")
-    column = next((name for name, kind in found.features.items() if isinstance(kind, datasets.Audio)), None)
-    if column is None:
-        raise DataError(f"{folder}: no Audio column; the columns are {', '.join(found.features)}.")
-    text = next((name for name in TEXT_COLUMNS if name in found.features), None)
-    classes = {name: kind for name in ("language", "task") if hasattr(kind := found.features.get(name), "int2str")}
-    for number, row in enumerate(found.cast_column(column, datasets.Audio(decode=False)), 1):
-        short = {**row, "audio": row[column]}
-        if text is not None:
-            short["text"] = row[text]
-        for name, kind in classes.items():  # stored as numbers, of which -1 is none
-            short[name] = None if row[name] is None or row[name] < 0 else kind.int2str(row[name])
-        yield number, short

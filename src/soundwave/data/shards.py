@@ -1,6 +1,6 @@
 """Data in shards, lhotse's Shar or WebDataset: where the shards are, and the rows of one, read from front to end.
 
-A row comes out in a form that `manifests.py` knows, its sound inside it as a `data:` text. Local files, pipes
+A row comes out in a form that `readers.py` knows, its sound inside it as a `data:` text. Local files, pipes
 (`pipe:curl -s …`) and addresses (`s3://…`) are opened by lhotse. Knows nothing about the order of training.
 """
 
@@ -27,6 +27,7 @@ from soundwave.errors import DataError
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".opus", ".mp3", ".m4a", ".webm", ".aiff", ".au")
 TEXT_COLUMNS = ("text", "transcription", "sentence", "transcript")
+MOST_BYTES = 1 << 28  # of one sound, or of the cuts of one shard; a packed one of a few MB may hold any number
 TAR_BLOCK = 512  # bytes; a whole archive ends with two such blocks of zeros
 TAR_MARK = slice(257, 262)  # of a plain one's first block: "ustar"
 CUTS = re.compile(r"(.*(?:^|[/ ]))cuts(\..*)\.jsonl(?:\.gz)?(.*)", re.S)
@@ -69,31 +70,38 @@ def is_sharded(place: str | Path) -> bool:
     return bool(BRACES.search(text) or "*" in text) and CUTS.fullmatch(text) is not None
 
 
-def find_shards(place: str | Path) -> list[Shard]:
-    """The shards that a place names, in order; none of them is opened.
+def find_shards(place: str | Path, *, allow_commands: bool = False) -> list[Shard]:
+    """The shards that a place names, in order; none of them is opened, and no command is run.
 
     Args:
         place: a folder with `cuts.*.jsonl.gz` and `recording.*.tar` (Shar), or with tars (WebDataset); or the files
             themselves, `cuts…` or tars, with `*` in local names and with `{000000..000127}` or `{a,b}` in any.
+        allow_commands: whether `pipe:COMMAND` may be run when the shards are read. A manifest is data, not a program,
+            so somebody has to say so.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or it is a command that may not run.
     """
     text = str(place)
+    if text.startswith("pipe:") and not allow_commands:
+        raise DataError(
+            f"{place}: a command is run only where `allow_commands: true` stands in a recipe, by the training itself; "
+            "write what it gives into a file, and name that."
+        )
     if Path(text).is_dir():
         names = sorted(str(path) for path in Path(text).glob("cuts.*.jsonl*"))
         sounds = any(Path(text).glob("recording.*.tar*"))
-        found = [Shard(name, _recording(name) if sounds else None) for name in names]
-        found = found or [Shard(None, str(path)) for path in sorted(Path(text).glob("*.tar"))]
+        shards = [Shard(name, _recording(name) if sounds else None) for name in names]
+        shards = shards or [Shard(None, str(path)) for path in sorted(Path(text).glob("*.tar"))]
     else:
         names = [name for pattern in expanded(text) for name in _globbed(pattern)]
-        found = [Shard(name, _recording(name)) if CUTS.fullmatch(name) else Shard(None, name) for name in names]
-    if not found:
+        shards = [Shard(name, _recording(name)) if CUTS.fullmatch(name) else Shard(None, name) for name in names]
+    if not shards:
         raise DataError(
             f"{place}: no shards; give a folder with cuts.*.jsonl.gz and recording.*.tar (lhotse Shar), "
             "or tars (WebDataset), as in tars/{000000..000127}.tar."
         )
-    return found
+    return shards
 
 
 def expanded(pattern: str) -> list[str]:
@@ -103,15 +111,16 @@ def expanded(pattern: str) -> list[str]:
         >>> expanded("s-{08..10}.tar")
         ['s-08.tar', 's-09.tar', 's-10.tar']
     """
-    found = BRACES.search(pattern)
-    if found is None:
+    braces = BRACES.search(pattern)
+    if braces is None:
         return [pattern]
-    numbers = RANGE.fullmatch(found[1])
-    choices = found[1].split(",")
+    numbers = RANGE.fullmatch(braces[1])
+    choices = braces[1].split(",")
     if numbers:
         width = len(numbers[1])
         choices = [str(number).zfill(width) for number in range(int(numbers[1]), int(numbers[2]) + 1)]
-    return [name for choice in choices for name in expanded(pattern[: found.start()] + choice + pattern[found.end() :])]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return [name for choice in choices for name in expanded(before + choice + after)]
 
 
 def _globbed(pattern: str) -> list[str]:
@@ -166,11 +175,11 @@ def _shar_rows(shard: Shard, first: int, sounds: bool) -> Iterator[tuple[int, Ro
     cuts, tar = str(shard.cuts), str(shard.tar)
     with _reading(cuts):
         lines = _lines(cuts)
-    heard: Iterator[Any] = iter(TarIterator(tar)) if shard.tar and sounds else repeat((None, None), len(lines))
+    recordings: Iterator[Any] = iter(TarIterator(tar)) if shard.tar and sounds else repeat((None, None), len(lines))
     for number, line in enumerate(lines):
         with _reading(tar):
             # lhotse itself ends with the shorter of the two, and what is missing would never be known.
-            if (pair := next(heard, None)) is None:
+            if (pair := next(recordings, None)) is None:
                 raise ValueError(f"it ends after {number} of {len(lines)} sounds")
         if number < first:
             continue
@@ -180,7 +189,7 @@ def _shar_rows(shard: Shard, first: int, sounds: bool) -> Iterator[tuple[int, Ro
             recording, path = pair
             yield number, _with_sound(cut, recording, path, sounds)
     with _reading(tar):
-        if next(heard, None) is not None:
+        if next(recordings, None) is not None:
             raise ValueError(f"it has more sounds than there are cuts ({len(lines)})")
 
 
@@ -190,6 +199,8 @@ def _with_sound(cut: Row, recording: Any, path: Path | None, sounds: bool) -> Ro
         raise ValueError(f"the sound of cut {cut['id']!r} is named {str(path)!r}")
     if path is not None and recording is not None:
         held = recording.sources[0]
+        if not isinstance(held.source, bytes):  # a command or an address in the place of the sound
+            raise ValueError(f"the sound of cut {cut['id']!r} is {held.type} {held.source!r}, not in the tar")
         text = data_text(held.source, path.suffix.removeprefix("."))
         source = {"type": "file", "channels": held.channels, "source": text}
         return {**cut, "recording": {**cut["recording"], "sources": [source]}}
@@ -201,10 +212,24 @@ def _with_sound(cut: Row, recording: Any, path: Path | None, sounds: bool) -> Ro
 def _lines(url: str) -> list[bytes]:
     """The lines of a shard's cuts; what comes out of a pipe may still be packed."""
     with closing(_opened(url)) as file:
-        content = file.read()
+        content = _bounded(file, "the cuts of one shard")
     if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)
-    return [line for line in content.splitlines() if line.strip()]
+        content = _bounded(gzip.GzipFile(fileobj=io.BytesIO(content)), "the cuts of one shard")
+    return [line for line in content.split(b"\n") if line.strip()]
+
+
+def _bounded(file: Any, what: str) -> bytes:
+    """All of a file that memory has to hold at once.
+
+    Raises:
+        ValueError: it is longer than any that was meant.
+    """
+    content = bytearray()
+    while chunk := file.read(1 << 20):  # a read of the most that is allowed would take that much memory at once
+        content += chunk
+        if len(content) > MOST_BYTES:
+            raise ValueError(f"{what} have over {MOST_BYTES >> 20} MiB; make smaller ones")
+    return bytes(content)
 
 
 def _opened(url: str) -> BinaryIO:
@@ -264,7 +289,7 @@ def _samples(file: Any) -> Iterator[tuple[str, dict[str, bytes]]]:
                 yield current, sample
                 sample = {}
             current = f"{folder}{slash}{stem}"
-            sample[extension] = content.read()
+            sample[extension] = _bounded(content, f"the bytes of {member.name}")
     if sample:
         yield current, sample
 
@@ -303,9 +328,9 @@ def _is_audio(extension: str) -> bool:
 def _with_sounds(value: Any, sounds: dict[str, str]) -> Any:
     """The same values, with each name of a sound replaced by the sound."""
     if isinstance(value, dict):
-        return {key: _with_sounds(one, sounds) for key, one in value.items()}
+        return {key: _with_sounds(item, sounds) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_sounds(one, sounds) for one in value]
+        return [_with_sounds(item, sounds) for item in value]
     return sounds.get(value, value) if isinstance(value, str) else value
 
 

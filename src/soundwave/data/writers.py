@@ -1,23 +1,28 @@
-"""The manifest formats, written: each a function from one example to one row that `training.manifests` reads back.
+"""The manifest formats, written: each a function from one example to one row that `readers.py` reads back.
+
+And rows as they are, with other paths or more fields.
 
 Knows nothing about files, except that a lhotse cut states facts of its recording.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from soundwave.data.example import DEFAULT_PROMPT, PLACEHOLDER, AudioSpan, Example
 from soundwave.data.extras import OF_SUPERVISION, without_reserved
-from soundwave.data.manifests import CUSTOM_READ
 from soundwave.data.probe import facts_of
+from soundwave.data.readers import CUSTOM_READ
 from soundwave.errors import DataError
 
 Fields = dict[str, Any]
 Place = Callable[[str], str]  # an absolute path, as it is to be written
+PATH_KEYS = ("path", "url", "audio", "audio_url", "source")
 DATA_AUDIO = re.compile(r"data:audio/([\w.+-]+);base64,(.*)", re.S)
 
 
@@ -27,7 +32,7 @@ class UnwritableRow(DataError):
 
 def write_messages(example: Example, extras: Fields, place: Place) -> Fields:
     """ms-swift and LLaMA-Factory: `messages` with `<audio>` marks, and `audios`."""
-    messages = [{"role": one["role"], "content": _marked(one["content"])} for one in example.messages]
+    messages = [{"role": message["role"], "content": _marked(message["content"])} for message in example.messages]
     row: Fields = {"messages": messages}
     if example.audios:
         row["audios"] = [_sound(span, place) for span in example.audios]
@@ -79,8 +84,8 @@ def write_nemo(example: Example, extras: Fields, place: Place) -> Fields:
         raise UnwritableRow(f"a NeMo row holds one audio file, this one holds {_count(spans)}")
     (span,) = spans
     row: Fields = {"audio_filepath": place(span.path), "text": reply}
-    if span.start:
-        row["offset"] = span.start
+    if span.start or span.end is not None:
+        row["offset"] = span.start or 0.0
     seconds = example.duration if span.end is None else span.end - (span.start or 0.0)
     row["duration"] = seconds if seconds is not None else round(facts_of(span.path).seconds - (span.start or 0.0), 4)
     known = {name: value for name, value in _known(example, transcript=False).items() if name != "duration"}
@@ -152,19 +157,19 @@ WRITERS: dict[str, Callable[[Example, Fields, Place], Fields]] = {
 
 def first_exchange(example: Example) -> tuple[list[Fields], str, list[AudioSpan]]:
     """Content of the first user turn that is followed by a reply (with audio, if any turn has), reply, and spans."""
-    heard = 0
-    found: tuple[list[Fields], str, list[AudioSpan]] | None = None
+    first = 0
+    exchange: tuple[list[Fields], str, list[AudioSpan]] | None = None
     for message, following in pairwise(example.messages):
         count = sum(part["type"] == "audio" for part in message["content"])
-        spans = list(example.audios[heard : heard + count])
-        heard += count
-        better = found is None or (spans and not found[2])
+        spans = list(example.audios[first : first + count])
+        first += count
+        better = exchange is None or (spans and not exchange[2])
         if better and message["role"] == "user" and following["role"] == "assistant":
             reply = "".join(part["text"] for part in following["content"] if part["type"] == "text")
-            found = message["content"], reply, spans
-    if found is None:
+            exchange = message["content"], reply, spans
+    if exchange is None:
         raise UnwritableRow("there is no question with a reply right after it")
-    return found
+    return exchange
 
 
 def _asked(example: Example, asked: list[Fields], reply: str, audios: int) -> Fields:
@@ -215,3 +220,67 @@ def _count(spans: Any) -> str:
     if len(spans) == 1:
         return "sound inside the data (--audio-dir DIR writes it to a file)"
     return f"{len(spans)} of them" if spans else "none"
+
+
+# --- rows as they are -------------------------------------------------------------------------------------------------
+
+
+def with_fields(fields: dict[str, Any], **added: Any) -> dict[str, Any]:
+    """The row, which may be a bad one, with more fields where its format keeps them."""
+    custom = fields.get("custom") or {}
+    if "supervisions" in fields and isinstance(custom, dict):
+        return {**fields, "custom": {**custom, **added}}
+    return {**fields, **added}
+
+
+def relocated(fields: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
+    """The row, which may be a bad one, with its audio paths relative to another folder.
+
+    What is no path stays as it is: an address, a data: text, or what should have been a path.
+    """
+
+    def move(source: Any) -> Any:
+        if isinstance(source, list):
+            return [move(item) for item in source]
+        if isinstance(source, dict):
+            return {key: move(value) if key in PATH_KEYS else value for key, value in source.items()}
+        return relative(str((old / source).absolute()), new) if _is_path(source) else source
+
+    def move_part(part: Any) -> Any:
+        return move(part) if isinstance(part, dict) and part.get("type") in ("audio", "audio_url") else part
+
+    moved = dict(fields)
+    for name in ("audio", "audios", "audio_filepath"):
+        if name in moved:
+            moved[name] = move(moved[name])
+    if isinstance(moved.get("messages"), list):
+        moved["messages"] = [
+            {**message, "content": [move_part(part) for part in message["content"]]}
+            if isinstance(message, dict) and isinstance(message.get("content"), list) else message
+            for message in moved["messages"]
+        ]
+    if isinstance(moved.get("conversations"), list):
+        moved["conversations"] = [
+            {**turn, "audio": move(turn["audio"])} if isinstance(turn, dict) and "audio" in turn else turn
+            for turn in moved["conversations"]
+        ]
+    if isinstance(recording := moved.get("recording"), dict) and isinstance(recording.get("sources"), list):
+        moved["recording"] = {**recording, "sources": move(recording["sources"])}
+    return moved
+
+
+def _is_path(source: Any) -> bool:
+    return (
+        isinstance(source, str) and bool(source) and not source.startswith("data:")
+        and "://" not in source and "\0" not in source
+    )
+
+
+def relative(path: str, folder: Path) -> str:
+    """An absolute path as it is written in a manifest of `folder`; a data: text as it is.
+
+    Links among the folders are followed, because `..` is; the file itself may be a link.
+    """
+    if path.startswith("data:"):
+        return path
+    return os.path.relpath(Path(path).parent.resolve() / Path(path).name, folder.resolve())

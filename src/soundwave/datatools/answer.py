@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from soundwave.data.extras import extras_of
-from soundwave.data.rows import Progress, Row, growing, read_rows, relative
+from soundwave.data.manifests import Progress, Row, read_rows
+from soundwave.data.writers import relative
 from soundwave.errors import DataError
+from soundwave.files import JsonLines
 
 PROMPT = "Please answer the question that the person asks."
 SENTENCE_END = re.compile(r"(?<!\b[A-Z])(?<!\bDr)(?<!\bMr)(?<!\bSt)[.!?](?=\s|$)")
@@ -58,15 +60,15 @@ def answer_manifest(
         raise DataError(
             "No row has one recording, a transcript and what the options ask for; there is nothing to answer."
         )
-    with growing(out) as answered:
-        known = _answers_in(answered.before, out)
-        done = {_place(fields) for fields in answered.before}
-        made = {_place(fields): fields for fields in (_fields(row, prompt, out.parent) for row in rows)}
+    with JsonLines(out) as answered:
+        known = _answers_in(answered.earlier, out)
+        done = {_place(fields) for fields in answered.earlier}
+        wanted = {_place(fields): fields for fields in (_fields(row, prompt, out.parent) for row in rows)}
         waiting: dict[str, list[dict[str, Any]]] = {}
-        for place, fields in made.items():
+        for place, fields in wanted.items():
             if place not in done:
                 waiting.setdefault(fields["transcript"], []).append(fields)
-        result = Answered(rows=len(made), before=sum(place in done for place in made))
+        result = Answered(rows=len(wanted), before=sum(place in done for place in wanted))
         for texts, replies in _replies(waiting, known, answerer, batch_size):
             for text, reply in zip(texts, replies, strict=True):
                 for fields in waiting[text]:

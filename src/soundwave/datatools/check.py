@@ -1,22 +1,23 @@
 """Every row of a manifest held against what training needs: which rows are bad, and why.
 
-Opens every recording unless told not to; knows nothing about models but how one spells.
+Opens every recording unless told not to, and runs no command; knows nothing about models but how one spells.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from soundwave.data.example import AudioSpan, Example
-from soundwave.data.probe import MAX_SECONDS, seconds_of_span
-from soundwave.data.rows import Progress, Row, read_rows, total_rows
-from soundwave.datatools.listening import Attention, Heard, heard_rows
-from soundwave.datatools.spelling import Spelling, ctc_frames_needed
+from soundwave.data.manifests import Progress, Row, read_rows, total_rows
+from soundwave.data.probe import END_TOLERANCE, MAX_SECONDS, seconds_of_span
+from soundwave.datatools.decode import Decoded, DecodeOptions, decoded_rows
+from soundwave.datatools.spelling import Spelling
+from soundwave.files import hash_json
+from soundwave.text.ctc_tokenizer import ctc_frames_needed
 from soundwave.text.normalizer import MAX_CTC_TOKENS
 
 ERROR, WARNING = "error", "warning"
@@ -25,16 +26,24 @@ RULES = {
     "format": (ERROR, "no JSON, no known format, or a value that is not allowed"),
     "audio-missing": (ERROR, "the audio file does not exist"),
     "audio-broken": (ERROR, "the audio cannot be decoded"),
-    "audio-silent": (ERROR, "words are said to be spoken, but nothing is heard"),
-    "duration": (ERROR, "the stated duration is not the audio's"),
+    "audio-silent": (ERROR, "words are said to be spoken, but the audio is silent"),
+    "audio-odd": (WARNING, "the audio is not as it should be: channels that cancel, a part that is missing"),
+    "duration": (ERROR, "the stated duration is not the audio's, or a cut ends after it"),
     "too-long": (ERROR, f"more than {MAX_SECONDS:g} s of audio in one piece"),
     "text-empty": (ERROR, "the reply is empty although words are spoken, or there is no audio"),
-    "ctc-frames": (ERROR, "the transcript has more tokens than the audio has frames"),
+    "no-letters": (ERROR, "a transcript without a letter: there is nothing to align and nothing to learn"),
+    "reserved-token": (ERROR, "a text holds a token of the model's own, such as <|im_end|>; it is read as plain text"),
+    "ctc-frames": (ERROR, "the audio is too short for its transcript: CTC has no alignment, its loss is 0"),
     "ctc-tokens": (ERROR, f"the transcript has over {MAX_CTC_TOKENS} tokens"),
     "duplicate": (ERROR, "the same audio and the same conversation as an earlier row"),
     "ctc-spelling": (WARNING, "digits, signs or letters that CTC cannot spell: its term is left out or incomplete"),
+    "noise-mark": (WARNING, "[noise] or (laughs) in a transcript: the model learns to write it"),
+    "upper-case": (WARNING, "texts in capitals, which the model learns to write; recipes/mini/casing.py restores case"),
     "nobody-speaks": (WARNING, "an empty text: the row teaches the model to write nothing"),
 }
+RESERVED_FORM = re.compile(r"<\|[^<>|\s]{1,60}\|>|<audio_patch>")  # of chat templates, and of the released model
+NOISE_MARK = re.compile(r"\[[^\[\]]{1,60}\]|\([^()]{1,60}\)")
+FEWEST_LETTERS = 4  # of a text that is called upper case: "OK" and "I" are not
 
 
 @dataclass(frozen=True)
@@ -58,8 +67,8 @@ class Report:
 
 
 def check(
-    manifests: Iterable[str | Path], spelling: Spelling | None, *, decode: bool = True, tolerance: float = 0.1,
-    jobs: int = 1, strict: bool = False, progress: Progress | None = None,
+    manifests: Iterable[str | Path], spelling: Spelling | None, *, decode: bool = True,
+    tolerance: float = END_TOLERANCE, jobs: int = 1, strict: bool = False, progress: Progress | None = None,
 ) -> Report:
     """Looks at every row of the manifests.
 
@@ -78,49 +87,82 @@ def check(
     total = total_rows(manifests)
     rows = (row for manifest in manifests for row in read_rows(manifest))
     report = Report()
-    seen: dict[bytes, str] = {}
-    for row, heard in heard_rows(rows, Attention(decode, jobs)):
+    seen: dict[str, str] = {}
+    cases: dict[str, _Cases] = {}
+    for row, recordings in decoded_rows(rows, DecodeOptions(decode, jobs)):
         report.rows += 1
-        found = [*_of_row(row, heard, spelling, tolerance), *_duplicate(row, seen)]
-        report.findings += [
-            Finding(row.manifest, row.number, rule, RULES[rule][0], " ".join(detail.split()))
-            for rule, detail in found
-        ]
-        report.bad_rows += any(strict or RULES[rule][0] == ERROR for rule, _ in found)
+        broken = [*_of_row(row, recordings, spelling, tolerance), *_duplicate(row, seen)]
+        report.findings += [_finding(row.manifest, row.number, rule, detail) for rule, detail in broken]
+        report.bad_rows += any(strict or RULES[rule][0] == ERROR for rule, _ in broken)
+        cases.setdefault(row.manifest, _Cases()).add(row)
         if progress:
             progress(report.rows, total)
+    upper = {manifest: counted for manifest, counted in cases.items() if counted.mostly_upper}
+    report.findings += [
+        _finding(manifest, counted.first, "upper-case", f"{counted.upper} of {counted.rows} texts are in capitals")
+        for manifest, counted in upper.items()
+    ]
+    if strict:
+        report.bad_rows += sum(counted.upper for counted in upper.values())
     return report
 
 
+@dataclass
+class _Cases:
+    """Of one manifest the transcribed rows with letters that have a case, those all in capitals, and the first such."""
+
+    rows: int = 0
+    upper: int = 0
+    first: int = 0
+
+    @property
+    def mostly_upper(self) -> bool:
+        return self.upper > 0 and self.upper * 2 >= self.rows
+
+    def add(self, row: Row) -> None:
+        if row.example is None or row.example.spoken is None:
+            return
+        cased = [letter for letter in row.example.reply if letter.islower() or letter.isupper()]
+        upper = len(cased) >= FEWEST_LETTERS and all(letter.isupper() for letter in cased)
+        self.rows += bool(cased)
+        self.upper += upper
+        self.first = self.first or (row.number if upper else 0)
+
+
+def _finding(manifest: str, line: int, rule: str, detail: str) -> Finding:
+    return Finding(manifest, line, rule, RULES[rule][0], " ".join(detail.split()))
+
+
 def _of_row(
-    row: Row, heard: Sequence[Heard], spelling: Spelling | None, tolerance: float
+    row: Row, recordings: Sequence[Decoded], spelling: Spelling | None, tolerance: float
 ) -> list[tuple[str, str]]:
     example = row.example
     if example is None:
         return [("format", row.problem or "")]
-    found = [*_sound_of(example, heard, tolerance), *_words_of(example)]
-    if spelling and len(heard) == 1 and heard[0].rule is None and example.transcript:
-        found += _ctc_of(example.transcript, seconds_of_span(example.audios[0], heard[0].seconds), spelling)
-    return found
+    broken = _sound_of(example, recordings, tolerance) + (_reserved_in(example, spelling) or _words_of(example))
+    if spelling and len(recordings) == 1 and recordings[0].rule is None and example.transcript:
+        broken += _ctc_of(example.transcript, seconds_of_span(example.audios[0], recordings[0].seconds), spelling)
+    return broken
 
 
-def _sound_of(example: Example, heard: Sequence[Heard], tolerance: float) -> list[tuple[str, str]]:
-    found = [(one.rule, one.detail) for one in heard if one.rule]
-    if found or not example.audios:
-        return found
+def _sound_of(example: Example, recordings: Sequence[Decoded], tolerance: float) -> list[tuple[str, str]]:
+    broken = [(recording.rule, recording.detail) for recording in recordings if recording.rule]
+    if broken or not example.audios:
+        return broken
     total = 0.0
-    for span, one in zip(example.audios, heard, strict=True):
-        whole, seconds = one.seconds, seconds_of_span(span, one.seconds)
+    for span, recording in zip(example.audios, recordings, strict=True):
+        whole, seconds = recording.seconds, seconds_of_span(span, recording.seconds)
         total += seconds
         if seconds > MAX_SECONDS + 1e-6:
-            found.append(("too-long", f"{_named(span)} has {seconds:.2f} s"))
+            broken.append(("too-long", f"{_named(span)} has {seconds:.2f} s"))
         if (span.start or 0.0) >= whole or (span.end is not None and span.end > whole + tolerance):
-            found.append(("duration", f"the cut {_cut(span)} lies outside of {_named(span)}, which has {whole:.2f} s"))
-    if not found and example.duration is not None and abs(example.duration - total) > tolerance:
-        found.append(("duration", f"stated {example.duration:g} s, the audio has {total:.2f} s"))
-    if example.transcript and all(one.silent for one in heard):
-        found.append(("audio-silent", f"nothing is heard where {example.transcript[:60]!r} is said"))
-    return found
+            broken.append(("duration", f"the cut {_cut(span)} lies outside of {_named(span)}, which has {whole:.2f} s"))
+    if not broken and example.duration is not None and abs(example.duration - total) > tolerance:
+        broken.append(("duration", f"stated {example.duration:g} s, the audio has {total:.2f} s"))
+    broken += [("audio-odd", told) for recording in recordings for told in recording.warnings]
+    if example.transcript and all(recording.silent for recording in recordings):
+        broken.append(("audio-silent", f"the audio is silent where {example.transcript[:60]!r} is said"))
+    return broken
 
 
 def _words_of(example: Example) -> list[tuple[str, str]]:
@@ -128,32 +170,51 @@ def _words_of(example: Example) -> list[tuple[str, str]]:
         if example.transcript or not example.audios:
             return [("text-empty", "the reply is empty")]
         return [("nobody-speaks", "the text is empty")]
-    if example.transcript is None and example.spoken is not None:
-        return [("ctc-spelling", f"{example.spoken[:80]!r} does not say how it is spoken")]
+    spoken = example.spoken or ""
+    if spoken.strip() and not any(character.isalnum() for character in spoken):
+        return [("no-letters", f"the transcript is {spoken[:80]!r}")]
+    broken = [("noise-mark", f"{mark[0]!r} in the transcript")] if (mark := NOISE_MARK.search(spoken)) else []
+    if spoken and example.transcript is None:
+        broken.append(("ctc-spelling", f"{spoken[:80]!r} does not say how it is spoken"))
+    return broken
+
+
+def _reserved_in(example: Example, spelling: Spelling | None) -> list[tuple[str, str]]:
+    """The first token of the model's own in any text of the row."""
+    parts = [part["text"] for message in example.messages for part in message["content"] if part["type"] == "text"]
+    for text in (*parts, example.spoken or ""):
+        if mark := RESERVED_FORM.search(text):
+            return [("reserved-token", f"{mark[0]!r} in {text[:80]!r}")]
+        named = next((token for token in spelling.reserved if token in text), None) if spelling else None
+        if named:
+            return [("reserved-token", f"{named!r} in {text[:80]!r}")]
     return []
 
 
 def _ctc_of(transcript: str, seconds: float, spelling: Spelling) -> list[tuple[str, str]]:
-    classes = spelling.ctc.encode(transcript)
+    """Whether CTC can spell the transcript, and whether the recording has the frames for it."""
+    classes, frames = spelling.ctc.encode(transcript), spelling.frames(seconds)
     spelt = spelling.ctc.decode(classes)
     if spelt != transcript:
         return [("ctc-spelling", f"{transcript[:60]!r} would be spelt {spelt[:60]!r}")]
     if len(classes) > MAX_CTC_TOKENS:
         return [("ctc-tokens", f"{len(classes)} tokens, at most {MAX_CTC_TOKENS} are learnt")]
-    needed, frames = ctc_frames_needed(classes), spelling.frames(seconds)
-    if needed > frames:
+    if (needed := ctc_frames_needed(classes)) > frames:
         return [("ctc-frames", f"{len(classes)} tokens need {needed} frames, {seconds:.2f} s of audio give {frames}")]
+    # Pieces may be whole words, and fit where no mouth can be so fast: frames are 25 a second.
+    if (letters := sum(character.isalpha() for character in transcript)) > frames:
+        return [("ctc-frames", f"{letters} letters in {seconds:.2f} s of audio, which give {frames} frames")]
     return []
 
 
-def _duplicate(row: Row, seen: dict[bytes, str]) -> list[tuple[str, str]]:
+def _duplicate(row: Row, seen: dict[str, str]) -> list[tuple[str, str]]:
     if row.example is None:
         return []
     spans = [
         (span.path if span.path.startswith("data:") else os.path.realpath(span.path), span.start, span.end)
         for span in row.example.audios
     ]
-    key = hashlib.sha256(json.dumps([row.example.messages, spans]).encode()).digest()  # a sound may be in it
+    key = hash_json([row.example.messages, spans])  # a sound may be in it
     if key in seen:
         return [("duplicate", f"the same as {seen[key]}")]
     seen[key] = row.where

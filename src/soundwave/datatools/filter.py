@@ -14,12 +14,12 @@ from typing import Any
 
 from soundwave.data.example import AudioSpan, Example
 from soundwave.data.extras import extras_of
+from soundwave.data.manifests import Progress, Row, read_rows, total_rows, writing
 from soundwave.data.probe import MAX_SECONDS, seconds_of_span
-from soundwave.data.rows import Progress, Row, read_rows, relative, relocated, total_rows, with_fields, writing
 from soundwave.data.shards import is_sharded
-from soundwave.data.writers import write_parts
-from soundwave.datatools.asr import Recogniser, hearing
-from soundwave.datatools.listening import Attention, Heard, heard_rows
+from soundwave.data.writers import relative, relocated, with_fields, write_parts
+from soundwave.datatools.asr import Recogniser, resumable
+from soundwave.datatools.decode import Decoded, DecodeOptions, decoded_rows
 from soundwave.datatools.spelling import Spelling
 from soundwave.errors import DataError
 from soundwave.text.metrics import word_errors
@@ -106,15 +106,15 @@ def filter_manifest(
         raise DataError(f"{target}: the dropped rows would overwrite those that are kept; write them to another file.")
     total, sharded = total_rows([source]), is_sharded(source)
     longest = float("inf") if "duration" in limits.skipped else max(MAX_SECONDS, limits.max_seconds)
-    attention = Attention(decode and "audio" not in limits.skipped, jobs, longest, stated="audio" in limits.skipped)
-    listener: AbstractContextManager[Callable[[AudioSpan], str | None] | None] = nullcontext()
+    options = DecodeOptions(decode and "audio" not in limits.skipped, jobs, longest, stated="audio" in limits.skipped)
+    recognising: AbstractContextManager[Callable[[AudioSpan], str | None] | None] = nullcontext()
     if recogniser is not None and "wer" not in limits.skipped:
-        listener = hearing(recogniser, recogniser_name, target.with_name(target.name + ".asr.jsonl"))
+        recognising = resumable(recogniser, recogniser_name, target.with_name(target.name + ".asr.jsonl"))
     outcome = Outcome()
-    with listener as hear, writing(target) as keep, writing(dropped) as drop:
-        for row, heard in heard_rows(read_rows(source), attention):
-            hypothesis = _hypothesis(row, heard, limits, hear)
-            reasons, facts = _counted(outcome, row, heard, limits, spelling, hypothesis)
+    with recognising as transcribe, writing(target) as keep, writing(dropped) as drop:
+        for row, recordings in decoded_rows(read_rows(source), options):
+            hypothesis = _hypothesis(row, recordings, limits, transcribe)
+            reasons, facts = _counted(outcome, row, recordings, limits, spelling, hypothesis)
             fields = _moved(row, (dropped if reasons else target).parent)
             if reasons:
                 place = {"line": row.position} | ({"shard": row.where} if sharded else {})
@@ -128,10 +128,11 @@ def filter_manifest(
 
 
 def _counted(
-    outcome: Outcome, row: Row, heard: Sequence[Heard], limits: Limits, spelling: Spelling, hypothesis: str | None
+    outcome: Outcome, row: Row, recordings: Sequence[Decoded], limits: Limits, spelling: Spelling,
+    hypothesis: str | None,
 ) -> tuple[dict[str, str], dict[str, Any]]:
     """What `judge` says of a row, added to the outcome."""
-    seconds, reasons, facts = judge(row, heard, limits, spelling, hypothesis)
+    seconds, reasons, facts = judge(row, recordings, limits, spelling, hypothesis)
     hours = (seconds or 0.0) / 3600
     outcome.rows += 1
     outcome.hours += hours
@@ -147,9 +148,9 @@ def _counted(
 
 
 def judge(
-    row: Row, heard: Sequence[Heard], limits: Limits, spelling: Spelling, hypothesis: str | None
+    row: Row, recordings: Sequence[Decoded], limits: Limits, spelling: Spelling, hypothesis: str | None
 ) -> tuple[float | None, dict[str, str], dict[str, Any]]:
-    """One row, with what was heard in its recordings, against all rules.
+    """One row, with what is known of its recordings, against all rules.
 
     Returns:
         The length of its audio in seconds (None: text only, or not known); the rules that it breaks, in the order of
@@ -159,8 +160,8 @@ def judge(
     if example is None:
         return None, {"format": row.problem or ""}, {}  # never skipped: nobody could read such a row
     reasons: dict[str, str] = {}
-    seconds = seconds_of_example(example, heard)
-    if (problem := _unreadable(example, heard)) is not None:
+    seconds = seconds_of_example(example, recordings)
+    if (problem := _unreadable(example, recordings)) is not None:
         reasons["audio"] = problem
     if seconds is not None and not limits.min_seconds <= seconds <= limits.max_seconds:
         reasons["duration"] = f"{seconds:.2f} s, allowed are {limits.min_seconds:g} to {limits.max_seconds:g}"
@@ -174,49 +175,50 @@ def judge(
         reasons["frames"] = f"{frames:.0f} frames for {tokens} tokens, allowed are {allowed:.0f}"
     facts: dict[str, Any] = {}
     if hypothesis is not None and example.spoken is not None:
-        wer = word_errors([spoken], [hypothesis]).rate
+        wer = word_errors([spoken], [hypothesis], [example.language]).rate
         facts = {HYPOTHESIS: hypothesis, "wer": round(wer, 4)}
         if wer >= limits.max_wer:
             reasons["wer"] = f"word error rate {wer:.2f}, heard is {hypothesis[:120]!r}"
     return seconds, {rule: reason for rule, reason in reasons.items() if rule not in limits.skipped}, facts
 
 
-def seconds_of_example(example: Example, heard: Sequence[Heard]) -> float | None:
+def seconds_of_example(example: Example, recordings: Sequence[Decoded]) -> float | None:
     """The length of all its audio, as stated or else as found; None for text only, and where it cannot be found."""
     if not example.audios:
         return None
     if example.duration is not None:
         return example.duration
-    if any(one.rule for one in heard):
+    if any(recording.rule for recording in recordings):
         return None
-    return sum(seconds_of_span(span, one.seconds) for span, one in zip(example.audios, heard, strict=True))
+    pairs = zip(example.audios, recordings, strict=True)
+    return sum(seconds_of_span(span, recording.seconds) for span, recording in pairs)
 
 
-def _unreadable(example: Example, heard: Sequence[Heard]) -> str | None:
+def _unreadable(example: Example, recordings: Sequence[Decoded]) -> str | None:
     """Why one of the recordings cannot be used, if so; those that were not opened are taken for good."""
-    for span, one in zip(example.audios, heard, strict=False):
-        if one.rule:
-            return one.detail
-        if not seconds_of_span(span, one.seconds):
-            return f"the recording has nothing from {span.start or 0.0:g} s on; it is {one.seconds:.2f} s long"
+    for span, recording in zip(example.audios, recordings, strict=False):
+        if recording.rule:
+            return recording.detail
+        if not seconds_of_span(span, recording.seconds):
+            return f"the recording has nothing from {span.start or 0.0:g} s on; it is {recording.seconds:.2f} s long"
     return None
 
 
 def _hypothesis(
-    row: Row, heard: Sequence[Heard], limits: Limits, hear: Callable[[AudioSpan], str | None] | None
+    row: Row, recordings: Sequence[Decoded], limits: Limits, transcribe: Callable[[AudioSpan], str | None] | None
 ) -> str | None:
-    """What is heard in a row: its own `asr_text`, else the recogniser's text where hearing it can matter."""
+    """What is heard in a row: its own `asr_text`, else the recogniser's text where it can matter."""
     example = row.example
     if example is None or example.spoken is None or "wer" in limits.skipped:
         return None
     given = extras_of(row.fields).get(HYPOTHESIS)
     if isinstance(given, str):
         return given
-    if hear is None or len(example.audios) != 1:
+    if transcribe is None or len(example.audios) != 1:
         return None
-    seconds = seconds_of_example(example, heard)
+    seconds = seconds_of_example(example, recordings)
     allowed = "duration" in limits.skipped or seconds is None or limits.min_seconds <= seconds <= limits.max_seconds
-    return hear(example.audios[0]) if allowed and not any(one.rule for one in heard) else None
+    return transcribe(example.audios[0]) if allowed and not any(recording.rule for recording in recordings) else None
 
 
 def _moved(row: Row, folder: Path) -> dict[str, Any]:

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from soundwave.data.example import AudioSpan
+from soundwave.data.manifests import Row, read_rows
 from soundwave.data.probe import Facts, facts_of, samples_of, seconds_of_span
-from soundwave.data.rows import Row, read_rows
 from soundwave.data.shards import is_sharded
-from soundwave.datatools.spelling import Spelling, ctc_frames_needed
+from soundwave.datatools.spelling import Spelling
 from soundwave.errors import AudioError, DataError
+from soundwave.text.ctc_tokenizer import ctc_frames_needed
 from soundwave.text.prompt import RELEASED_AUDIO_TOKEN, Turn, tokenize_turns, turns_of
 
 
@@ -107,7 +108,7 @@ def show(row: Row, spelling: Spelling) -> Shown:
         tokens=tokens,
         audios=[_heard(span, spelling) for span in example.audios],
         transcript=example.transcript,
-        pieces=[spelling.piece(one) for one in classes],
+        pieces=[spelling.piece(ctc_class) for ctc_class in classes],
         ctc_frames=ctc_frames_needed(classes),
         fields={name: value for name, value in row.fields.items() if isinstance(value, str | int | float)},
     )

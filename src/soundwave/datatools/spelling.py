@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from itertools import pairwise
+from functools import cached_property
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +54,12 @@ class Spelling:
     ctc: CtcTokenizer
     inference: InferenceConfig = field(default_factory=InferenceConfig)
 
+    @cached_property
+    def reserved(self) -> tuple[str, ...]:
+        """The tokens that mean more than their text: ends of turns, placeholders, marks of the vocabulary's own."""
+        added = self.ctc.tokenizer.backend_tokenizer.get_added_tokens_decoder().values()
+        return tuple(token.content for token in added if token.special)
+
     def tokens(self, text: str) -> list[int]:
         """The language model's own tokens of a text, without special ones."""
         return self.ctc.tokenizer(text, add_special_tokens=False).input_ids
@@ -68,8 +74,8 @@ class Spelling:
         group = int(self.config.get("frames_per_group", 2))
         if self.config.get("encoder_window", "dynamic") == "padded":
             return MOST_ENCODER_FRAMES // group
-        heard = seconds + float(self.config.get("window_tail_seconds", 0.5))
-        return min(-(-round(heard * ENCODER_FRAMES_PER_SECOND * 1000) // (1000 * group)), MOST_ENCODER_FRAMES // group)
+        window = seconds + float(self.config.get("window_tail_seconds", 0.5))
+        return min(-(-round(window * ENCODER_FRAMES_PER_SECOND * 1000) // (1000 * group)), MOST_ENCODER_FRAMES // group)
 
 
 def load_spelling(
@@ -101,8 +107,3 @@ def load_spelling(
             f"{DEFAULT_MODEL}."
         )
     return Spelling(folder, config, CtcTokenizer(_Words(Tokenizer.from_file(str(file))), vocabulary), inference)
-
-
-def ctc_frames_needed(classes: list[int]) -> int:
-    """Frames that CTC needs at least: one a token, and a blank between two equal ones."""
-    return len(classes) + sum(one == other for one, other in pairwise(classes))

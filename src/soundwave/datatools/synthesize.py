@@ -22,11 +22,11 @@ import numpy as np
 import soundfile
 
 from soundwave.audio import SAMPLE_RATE
+from soundwave.data.manifests import numbered_lines
 from soundwave.data.noise import NOISE_SLOPES, with_noise
-from soundwave.data.readers import decode_line, decode_text, numbered_lines
-from soundwave.data.rows import growing
 from soundwave.datatools.voices import OWN_RANGES, Range, Ranges, Take, draw_take, speak
 from soundwave.errors import DataError
+from soundwave.files import JsonLines, decode_line, decode_text
 
 SHORTEST, LONGEST = 0.4, 20.0  # seconds; clips outside are dropped
 QUIET = 1e-3  # a clip whose loudest sample is below this holds no speech
@@ -116,30 +116,30 @@ def synthesise(
         on_dropped: called for a text that gave no usable clip.
     """
     clips = (_clip(index, line, voices, seed, ranges, noise) for index, line in enumerate(lines))
-    with growing(out / "manifest.jsonl") as rows, _pool(jobs, voices) as pool:
-        done = {row["audio"]: row["duration"] for row in rows.before}
-        made = Made(before=len(done))
+    with JsonLines(out / "manifest.jsonl") as rows, _pool(jobs, voices) as pool:
+        done = {row["audio"]: row["duration"] for row in rows.earlier}
+        totals = Made(before=len(done))
         results = _in_order(clips, out, done, pool, jobs)
         for clip, result in results:
-            if hours is not None and made.seconds >= hours * 3600:
+            if hours is not None and totals.seconds >= hours * 3600:
                 results.close()
                 break
             try:
                 seconds = result()
             except (RuntimeError, subprocess.TimeoutExpired) as error:
-                made.dropped += 1
+                totals.dropped += 1
                 if on_dropped:
                     on_dropped(clip, error)
                 continue
-            made.seconds += seconds
+            totals.seconds += seconds
             if clip.name in done:
                 continue
             row = {"audio": clip.name, "text": clip.line.text, "duration": round(seconds, 3)}
             rows.add(row | {"speaker": clip.take.speaker, **clip.line.fields})
-            made.clips += 1
+            totals.clips += 1
             if progress:
-                progress(made)
-    return made
+                progress(totals)
+    return totals
 
 
 def _clip(

@@ -1,21 +1,26 @@
-"""The lines of an evaluation manifest: which clip, what is said in it, what would be a right answer.
+"""A row of a manifest as an evaluation needs it: which recording, what is said in it, what would be a right answer.
 
-A line is a JSON object with `audio` (a path relative to the manifest) and what its task compares with: `text`,
-`answers`, or a label (`intent`, `label`, `translation`). Knows nothing about models, and opens no audio except to learn
-how long it is.
+The rows are read as training and the data tools read them (`soundwave.data.manifests`), in every format; a row may also
+lack a text, or be a question in writing without a recording. Knows nothing about models, and opens no audio by itself.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
-from typing import Any
 
-from soundwave.audio import SAMPLE_RATE, load_audio
+import numpy as np
+
+from soundwave.data.example import AudioSpan, Example
+from soundwave.data.extras import extras_of
+from soundwave.data.manifests import Row, read_rows, without_text
+from soundwave.data.probe import facts_of, samples_of, seconds_of_span
+from soundwave.data.readers import FORMATS
 from soundwave.errors import AudioError, DataError
+from soundwave.files import hash_file, hash_json
 
 LABELS = ("intent", "label", "translation")  # each a text; what a task compares with
 
@@ -26,126 +31,156 @@ class Manifest:
 
     Attributes:
         name: folder and file, `dev-librispeech/manifest.jsonl`.
-        sha256: of the file.
+        sha256: of the file; of a folder's files with their names; of an address itself.
         path: where it is.
     """
 
     name: str
     sha256: str
-    path: Path
+    path: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Clip:
-    """One line.
+    """One row.
 
     Attributes:
         manifest: where it stands.
         line: counted from 1.
-        audio: the path as the manifest writes it; None where the line has none.
-        text: what is said; None where the line does not say.
+        span: the recording or its part; None where the row has none.
+        text: what is said, or asked in writing; None where the row does not say.
         answers: any of them is a right answer.
         duration: in seconds, as the manifest says.
-        labels: those of `LABELS` that the line has.
+        labels: those of `LABELS` that the row has.
+        language: what decides how texts are compared; None: English.
     """
 
     manifest: Manifest
     line: int
-    audio: str | None
+    span: AudioSpan | None
     text: str | None
-    answers: tuple[str, ...]
-    duration: float | None
+    answers: tuple[str, ...] = ()
+    duration: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
+    language: str | None = None
+
+    @property
+    def where(self) -> str:
+        return f"{self.manifest.path}:{self.line}"
 
     @property
     def name(self) -> str:
         """For people: `dev-questions/003.flac`."""
-        folder = Path(self.manifest.name).parent
-        return str(folder / Path(self.audio).name) if self.audio else f"{self.manifest.name}, line {self.line}"
+        if self.span is None or self.span.path.startswith("data:"):
+            return f"{self.manifest.name}:{self.line}"
+        cut = f" from {self.span.start:g} s" if self.span.start else ""
+        return str(Path(self.manifest.name).parent / Path(self.span.path).name) + cut
 
     @property
     def path(self) -> Path:
         """The recording's file.
 
         Raises:
-            DataError: The line names none.
+            DataError: The row names none.
         """
-        if self.audio is None:
-            raise DataError(f"{self.manifest.path}, line {self.line}: no 'audio'; give the path of a recording.")
-        return self.manifest.path.parent / self.audio
+        return Path(self._span().path)
+
+    def samples(self) -> np.ndarray:
+        """What is said, (samples,) float32 at 16 kHz.
+
+        Raises:
+            AudioError: It cannot be read, is too long, or the cut lies outside of the recording.
+            DataError: The row has no recording.
+        """
+        return samples_of(self._span())
 
     def seconds(self) -> float:
-        """Its length: the manifest's word, else the decoded recording's; 0 where that cannot be read."""
-        if self.duration is not None:
-            return self.duration
+        """Its length: the manifest's word, else the recording's; 0 where that cannot be read."""
+        if self.duration is not None or self.span is None:
+            return self.duration or 0.0
         try:
-            return len(load_audio(self.path)) / SAMPLE_RATE
+            return seconds_of_span(self.span, facts_of(self.span.path).seconds)
         except AudioError:
             return 0.0  # it is reported when its turn comes
 
+    def _span(self) -> AudioSpan:
+        if self.span is None:
+            raise DataError(f"{self.where}: no 'audio'; give the path of a recording.")
+        return self.span
 
-def read_clips(paths: Sequence[Path], needs: Sequence[str], limit: int | None = None) -> list[Clip]:
-    """The lines of several manifests.
+
+def read_clips(
+    manifests: Sequence[str | os.PathLike[str]], needs: Sequence[str], limit: int | None = None,
+    language: str | None = None,
+) -> list[Clip]:
+    """The rows of several manifests.
 
     Args:
-        paths: JSON-lines files.
-        needs: which of `audio`, `text`, `answers` and `LABELS` every line must have, or `no text`: nobody may speak.
-        limit: at most so many lines of each manifest, its first ones.
+        manifests: in any format that training reads.
+        needs: which of `audio`, `text`, `answers` and `LABELS` every row must have, or `no text`: nobody may speak.
+        limit: at most so many rows of each manifest, its first ones.
+        language: of the rows that state none.
 
     Raises:
-        DataError: A file cannot be read or holds no lines, or a line is not what the task needs.
+        DataError: A manifest cannot be read or has no rows, or a row is not what the task needs.
     """
-    clips: list[Clip] = []
-    for path in paths:
-        found = _read(path, limit)
-        for clip in found:
-            _check(clip, needs)
-        clips += found
-    return clips
+    return [clip for path in manifests for clip in islice(_clips(os.fspath(path), needs, language), limit)]
 
 
-def _read(path: Path, limit: int | None) -> list[Clip]:
-    try:
-        content = path.read_bytes()
-        lines = content.decode("utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"Cannot read the manifest {path}: {error.strerror}. Give a JSON-lines file.") from error
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text; a manifest is a JSON-lines file.") from error
-    manifest = Manifest("/".join(path.resolve().parts[-2:]), hashlib.sha256(content).hexdigest(), path)
-    clips = [_clip(manifest, number, line) for number, line in enumerate(lines, start=1) if line.strip()]
-    if not clips:
-        raise DataError(f"{path} holds no lines; a manifest has a JSON object on each line.")
-    return clips[:limit]
+def _clips(path: str, needs: Sequence[str], language: str | None) -> Iterator[Clip]:
+    manifest: Manifest | None = None
+    for row in read_rows(path):
+        manifest = manifest or _manifest(path)  # once it is known to be one
+        clip = _clip(row, manifest, language)
+        _check(clip, needs)
+        yield clip
 
 
-def _clip(manifest: Manifest, number: int, line: str) -> Clip:
-    where = f"{manifest.path}, line {number}"
-    try:
-        values: Any = json.loads(line)
-    except ValueError as error:
-        raise DataError(f"{where}: not JSON ({error}); write one object a line.") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{where}: a {type(values).__name__}, not an object; write {{'audio': …, 'text': …}}.")
-    audio, text = values.get("audio", values.get("audio_filepath")), values.get("text")
-    answers, duration = values.get("answers", []), values.get("duration")
-    for key, value, allowed in (("audio", audio, str), ("text", text, str), ("duration", duration, (int, float))):
-        if value is not None and not isinstance(value, allowed):
-            wanted = "a number of seconds" if key == "duration" else "a string"
-            raise DataError(f"{where}: {key!r} is {value!r}; give {wanted}.")
+def _manifest(path: str) -> Manifest:
+    place = Path(path)
+    if place.is_dir():
+        files = sorted(file for file in place.rglob("*") if file.is_file())
+        content = hash_json({file.relative_to(place).as_posix(): hash_file(file) for file in files})
+    else:
+        content = hash_file(place) if place.is_file() else hash_json(path)
+    return Manifest("/".join(place.resolve().parts[-2:]) if place.exists() else path, content, path)
+
+
+def _clip(row: Row, manifest: Manifest, language: str | None) -> Clip:
+    example = row.example or without_text(row)
+    if example is None and (FORMATS.keys() & row.fields.keys() or not isinstance(row.fields.get("text"), str)):
+        raise DataError(f"{row.where}: {row.problem}")
+    if example is not None and len(example.audios) > 1:
+        raise DataError(f"{row.where}: {len(example.audios)} recordings; an evaluation asks about one. Split the row.")
+    extras = extras_of(row.fields)
+    answers = extras.get("answers") or []
     if not isinstance(answers, list) or not all(isinstance(answer, str) for answer in answers):
-        raise DataError(f"{where}: 'answers' is {answers!r}; give a list of strings.")
-    labels = {name: values[name] for name in LABELS if isinstance(values.get(name), str)}
-    return Clip(manifest, number, audio, text, tuple(answers), duration, labels)
+        raise DataError(f"{row.where}: 'answers' is {answers!r}; give a list of strings.")
+    labels = {name: extras[name] for name in LABELS if isinstance(extras.get(name), str)}
+    stated = row.fields.get("language") if example is None else example.language
+    return Clip(
+        manifest, row.position, example.audios[0] if example and example.audios else None,
+        row.fields["text"] if example is None else _text_of(row, example), tuple(answers),
+        example.duration if example else None, labels, stated if isinstance(stated, str) else language,
+    )
+
+
+def _text_of(row: Row, example: Example) -> str | None:
+    """What is said in the recording; of a conversation in writing what is asked last."""
+    if row.example is None:
+        return None
+    if example.audios:
+        return example.reply if example.spoken is None else example.spoken
+    asked = [message["content"] for message in example.messages if message["role"] == "user"]
+    return "".join(part["text"] for part in asked[-1]) if asked else None
 
 
 def _check(clip: Clip, needs: Sequence[str]) -> None:
-    where = f"{clip.manifest.path}, line {clip.line}"
     for need in needs:
         if need == "no text":
             if clip.text:
-                raise DataError(f"{where}: it says {clip.text!r}; this task takes clips in which nobody speaks.")
+                raise DataError(f"{clip.where}: it says {clip.text!r}; this task takes clips in which nobody speaks.")
             continue
-        found = clip.labels.get(need) if need in LABELS else getattr(clip, need)
-        if not found and not (need == "text" and clip.text == "" and clip.audio):
-            raise DataError(f"{where}: no {need!r}, which this task compares with or asks about; add it.")
+        value = clip.labels.get(need) if need in LABELS else clip.span if need == "audio" else getattr(clip, need)
+        if not value and not (need == "text" and clip.text == "" and clip.span):
+            raise DataError(f"{clip.where}: no {need!r}, which this task compares with or asks about; add it.")

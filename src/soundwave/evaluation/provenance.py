@@ -20,6 +20,7 @@ import torch
 from soundwave.checkpoints.catalog import check_folder, models_cache
 from soundwave.checkpoints.native import resolve_part
 from soundwave.checkpoints.parts import PARTS
+from soundwave.files import hash_file
 from soundwave.inference.engine import Engine
 from soundwave.inference_config import FILE_NAME
 
@@ -47,7 +48,7 @@ def weights_of(engine: Engine) -> dict[str, str]:
     if engine.folder is None:
         return {}
     hashes = {
-        path.relative_to(engine.folder).as_posix(): _sha256(path)
+        path.relative_to(engine.folder).as_posix(): hash_file(path)
         for path in sorted(engine.folder.rglob("*"))
         if path.suffix == ".safetensors" or path.name in (FILE_NAME, engine.inference.transcribe.ngram)
     }
@@ -55,7 +56,7 @@ def weights_of(engine: Engine) -> dict[str, str]:
         if source is None:
             continue
         if Path(source).is_dir() or source not in PARTS:  # a folder, or a model of the hub
-            found = {path.name: _sha256(path) for path in sorted(resolve_part(source).glob("*.safetensors"))}
+            found = {path.name: hash_file(path) for path in sorted(resolve_part(source).glob("*.safetensors"))}
         else:
             files = check_folder(models_cache() / source)["files"]
             found = {name: files[name]["sha256"] for name in sorted(files) if name.endswith(".safetensors")}
@@ -120,7 +121,7 @@ def shown_path(path: str) -> str:
 
 def _processor() -> str:
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
@@ -135,11 +136,3 @@ def _git(*arguments: str) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

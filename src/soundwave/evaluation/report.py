@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -15,8 +13,9 @@ from soundwave.evaluation.clips import Clip
 from soundwave.evaluation.provenance import command_line, commit, machine, versions
 from soundwave.evaluation.runner import Evaluation
 from soundwave.evaluation.tasks import Prediction
+from soundwave.files import write_json
 from soundwave.inference.engine import Engine
-from soundwave.text.metrics import NORMALISER
+from soundwave.text.metrics import error_measure, normaliser_name
 
 
 def report(
@@ -35,10 +34,11 @@ def report(
     """
     task, asking, about = evaluation.task, evaluation.asking, engine.describe()
     installed = versions()
+    languages = [clip.language for clip in clips]
     own = "what is said" if task.asking.max_new_tokens else "a transcript"
     return {
         "task": task.name.value,
-        "measure": task.measure,
+        "measure": task.measure.replace("word error rate", error_measure(languages)),
         **_scored(evaluation, evaluation.predictions),
         "lower_is_better": task.lower_is_better,
         "failed": [
@@ -52,7 +52,7 @@ def report(
             "via": asking.via, "llm": asking.llm,
             "max_new_tokens": asking.max_new_tokens or "by the length of the clip",
         },
-        "normaliser": None if task.name.value == "translate" else NORMALISER,
+        "normaliser": None if task.name.value == "translate" else normaliser_name(languages),
         "model": {"name": Path(about["model"]).name, "parameters": about["parameters"], "weights": settings["weights"]},
         "commit": commit(),
         "code_sha256": settings["code_sha256"],
@@ -91,13 +91,7 @@ def _method(evaluation: Evaluation, engine: Engine) -> str:
 
 def write_result(path: Path, result: Mapping[str, Any]) -> None:
     """Writes the JSON whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".unfinished")
-    with open(unfinished, "w", encoding="utf-8") as file:
-        file.write(json.dumps(result, ensure_ascii=False, indent=2) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.replace(path)
+    write_json(path, result)
 
 
 def table(result: Mapping[str, Any]) -> Table:
@@ -161,9 +155,8 @@ def _speed(evaluation: Evaluation) -> dict[str, float | int | None]:
 
 
 def _without_folder(reason: str, clip: Clip) -> str:
-    if clip.audio is None:
-        return reason
-    return reason.replace(str(clip.path), clip.name).replace(str(clip.manifest.path), clip.manifest.name)
+    reason = reason.replace(clip.manifest.path, clip.manifest.name)
+    return reason if clip.span is None else reason.replace(clip.span.path, clip.name)
 
 
 def _percent(value: float | None) -> str:

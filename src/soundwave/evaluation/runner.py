@@ -6,19 +6,19 @@ a run with other settings (another model, prompt, version of the code) does not.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.audio import SAMPLE_RATE
 from soundwave.errors import SoundwaveError
 from soundwave.evaluation.clips import Clip
 from soundwave.evaluation.systems import System
 from soundwave.evaluation.tasks import Asking, Prediction, Samples, Task
+from soundwave.files import JsonLines, hash_json
 
 Progress = Callable[[int, int], None]  # clips done, clips in all
 
@@ -61,47 +61,51 @@ class Notebook:
 
     def __init__(self, path: Path | None, settings: Mapping[str, Any]):
         self.path = path
-        self.settings = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+        self.settings = hash_json(settings)[:16]
+        self._lines: JsonLines | None = None
 
     def read(self, clips: Sequence[Clip]) -> list[Prediction]:
-        """What is known about these clips. A line that was cut off while it was written is skipped."""
-        if self.path is None or not self.path.exists():
+        """What is known about these clips.
+
+        Raises:
+            ConfigurationError: Another evaluation writes to this file.
+            DataError: The file holds something else.
+        """
+        if self.path is None:
             return []
         of_key = {self._key(clip): clip for clip in clips}
-        found: dict[tuple[str, str, int], Prediction] = {}
-        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                row = json.loads(line)
-                key = (row["settings"], row["manifest_sha256"], row["line"])
-                if key in of_key:
-                    found[key] = Prediction(of_key[key], row["seconds"], row["said"])
-            except (ValueError, KeyError, TypeError):
-                continue
-        return list(found.values())
+        known: dict[tuple[str, str, int], Prediction] = {}
+        for row in self._opened().earlier:
+            key = row.get("settings", ""), row.get("manifest_sha256", ""), row.get("line", 0)
+            if key in of_key and {"seconds", "said"} <= row.keys():
+                known[key] = Prediction(of_key[key], row["seconds"], row["said"])
+        return list(known.values())
 
     def add(self, predictions: Iterable[Prediction]) -> None:
         """Writes replies down, at once."""
         if self.path is None:
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a+b") as file:
-            if file.tell() and not self._ends_with_newline(file):
-                file.write(b"\n")  # after a line that was cut off
-            for prediction in predictions:
-                settings, manifest, line = self._key(prediction.clip)
-                row = {
-                    "settings": settings, "manifest_sha256": manifest, "line": line, "audio": prediction.clip.name,
-                    "seconds": prediction.seconds, "said": prediction.said,
-                }
-                file.write((json.dumps(row, ensure_ascii=False) + "\n").encode())
+        for prediction in predictions:
+            settings, manifest, line = self._key(prediction.clip)
+            self._opened().add({
+                "settings": settings, "manifest_sha256": manifest, "line": line, "audio": prediction.clip.name,
+                "seconds": prediction.seconds, "said": prediction.said,
+            })  # fmt: skip
+
+    def close(self) -> None:
+        """Lets another evaluation write."""
+        if self._lines is not None:
+            self._lines.close()
+            self._lines = None
+
+    def _opened(self) -> JsonLines:
+        if self._lines is None:
+            assert self.path is not None
+            self._lines = JsonLines(self.path)
+        return self._lines
 
     def _key(self, clip: Clip) -> tuple[str, str, int]:
         return self.settings, clip.manifest.sha256, clip.line
-
-    @staticmethod
-    def _ends_with_newline(file: Any) -> bool:
-        file.seek(-1, 2)
-        return file.read(1) == b"\n"
 
 
 def evaluate(
@@ -125,16 +129,17 @@ def evaluate(
     if task.listens:
         left.sort(key=Clip.seconds, reverse=True)
     progress(len(known), len(clips))
-    for start in range(0, len(left), batch_size):
-        began = time.perf_counter()
-        predictions, failures = _ask(engine, task, left[start : start + batch_size], asking)
-        result.spent_seconds += time.perf_counter() - began
-        notebook.add(predictions)
-        result.predictions += predictions
-        result.failures += failures
-        result.asked_clips += len(predictions)
-        result.asked_seconds += sum(prediction.seconds for prediction in predictions)
-        progress(len(result.predictions) + len(result.failures), len(clips))
+    with closing(notebook):
+        for start in range(0, len(left), batch_size):
+            began = time.perf_counter()
+            predictions, failures = _ask(engine, task, left[start : start + batch_size], asking)
+            result.spent_seconds += time.perf_counter() - began
+            notebook.add(predictions)
+            result.predictions += predictions
+            result.failures += failures
+            result.asked_clips += len(predictions)
+            result.asked_seconds += sum(prediction.seconds for prediction in predictions)
+            progress(len(result.predictions) + len(result.failures), len(clips))
     order = {id(clip): place for place, clip in enumerate(clips)}
     result.predictions.sort(key=lambda prediction: order[id(prediction.clip)])
     result.failures.sort(key=lambda failure: order[id(failure.clip)])
@@ -159,4 +164,4 @@ def _ask(
 
 
 def _samples(clip: Clip) -> Samples:
-    return load_audio(clip.path), SAMPLE_RATE
+    return clip.samples(), SAMPLE_RATE

@@ -169,20 +169,24 @@ def plain_reply(engine: System, question: str, max_new_tokens: int) -> str:
 
 def _word_error_rate(predictions: Sequence[Prediction]) -> Score:
     said = [prediction.clip.text or "" for prediction in predictions]
-    errors = word_errors(said, [prediction.reply for prediction in predictions])
+    languages = [prediction.clip.language for prediction in predictions]
+    errors = word_errors(said, [prediction.reply for prediction in predictions], languages)
     counts = {
         "words": errors.words, "substitutions": errors.substitutions, "insertions": errors.insertions,
         "deletions": errors.deletions,
     }
     also = {}
     if all("ctc" in prediction.said for prediction in predictions):
-        also["ctc_word_error_rate"] = word_errors(said, [prediction.said["ctc"] for prediction in predictions]).rate
+        ctc = [prediction.said["ctc"] for prediction in predictions]
+        also["ctc_word_error_rate"] = word_errors(said, ctc, languages).rate
     return Score(errors.rate, counts, also)
 
 
 def _accuracy(predictions: Sequence[Prediction]) -> Score:
     right = sum(
-        is_answered(answer_part(prediction.reply, prediction.clip.text), prediction.clip.answers)
+        is_answered(
+            answer_part(prediction.reply, prediction.clip.text), prediction.clip.answers, prediction.clip.language
+        )
         for prediction in predictions
     )
     counts = {"right": right}
@@ -196,7 +200,10 @@ def _accuracy(predictions: Sequence[Prediction]) -> Score:
 def _accuracy_and_likeness(predictions: Sequence[Prediction]) -> Score:
     score = _accuracy(predictions)
     same = sum(prediction.reply.strip() == prediction.said["plain"].strip() for prediction in predictions)
-    plain_right = sum(is_answered(prediction.said["plain"], prediction.clip.answers) for prediction in predictions)
+    plain_right = sum(
+        is_answered(prediction.said["plain"], prediction.clip.answers, prediction.clip.language)
+        for prediction in predictions
+    )
     counts = score.counts | {"same_as_plain_model": same, "plain_model_right": plain_right}
     also = {"same_as_plain_model": same / len(predictions), "plain_model_accuracy": plain_right / len(predictions)}
     return Score(score.value, counts, also)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -37,27 +39,46 @@ class CtcTokenizer:
         if self.vocabulary is not None:
             self.class_of = {token: i for i, token in enumerate(self.vocabulary)}
             self._pieces = _restricted(tokenizer, set(self.vocabulary))
-            self._space = [one for token, one in self.class_of.items() if self._pieces.id_to_token(token) == SPACE_BYTE]
+            self._letters: dict[str, str] = {}
 
     def encode(self, text: str) -> list[int]:
-        """Text to classes. Characters outside the vocabulary are left out."""
+        """Text to classes. A letter outside a restricted vocabulary is spelt without its marks, é as e, or left out."""
         if self.vocabulary is None:
             return self.tokenizer(text, add_special_tokens=False).input_ids
-        ids = self._pieces.encode(" " + text, add_special_tokens=False).ids
+        ids = self._pieces.encode(" " + self._spellable(text), add_special_tokens=False).ids
         return [self.class_of[token] for token in ids if token in self.class_of]
 
-    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """Classes of each of several words, as they are inside a text; none of one without letters, such as 42."""
-        if self.vocabulary is None:
-            return [self.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
-        found = self._pieces.encode_batch([f" {word}" for word in words], add_special_tokens=False)
-        classes = [[self.class_of[token] for token in one.ids if token in self.class_of] for one in found]
-        return [[] if one == self._space else one for one in classes]
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each class in small letters; a leading space begins a word."""
+        ids = list(range(len(self.tokenizer))) if self.vocabulary is None else self.vocabulary
+        return [name.replace(SPACE_BYTE, " ").lower() for name in self.tokenizer.convert_ids_to_tokens(ids)]
+
+    def _spellable(self, text: str) -> str:
+        """The text with letters that have no classes replaced by their base letters, where those have some."""
+        if text.isascii():
+            return text
+        for character in set(text) - self._letters.keys():
+            base = "".join(c for c in unicodedata.normalize("NFKD", character) if not unicodedata.combining(c))
+            known = [self._has_classes(letter) for letter in (character, base)]
+            self._letters[character] = base if known == [False, True] else character
+        return "".join(map(self._letters.__getitem__, text))
+
+    def _has_classes(self, text: str) -> bool:
+        return all(token in self.class_of for token in self._pieces.encode(text, add_special_tokens=False).ids)
 
     def decode(self, classes: Iterable[int]) -> str:
         """Classes (blanks removed) to text."""
         ids = list(classes) if self.vocabulary is None else [self.vocabulary[c] for c in classes]
         return self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def ctc_frames_needed(classes: Sequence[int]) -> int:
+    """Aligned frames (25 Hz) that CTC needs at least: one a class, and a blank between two equal ones.
+
+    With fewer, no alignment exists: the loss is infinite, and PyTorch's `zero_infinity` makes it 0.
+    """
+    return len(classes) + sum(ctc_class == other for ctc_class, other in pairwise(classes))
 
 
 def _definition(tokenizer: Any) -> dict[str, Any]:
@@ -83,7 +104,8 @@ def _restricted(tokenizer: Any, allowed: set[int]) -> Tokenizer:
             kept.append(merge)
     definition["model"]["merges"] = kept
     # single characters stay, so that one without a class still parts what is around it
-    definition["model"]["vocab"] = {piece: one for piece, one in ids.items() if one in allowed or len(piece) == 1}
+    kept_ids = {piece: number for piece, number in ids.items() if number in allowed or len(piece) == 1}
+    definition["model"]["vocab"] = kept_ids
     definition["added_tokens"] = []
     definition["post_processor"] = None
     return Tokenizer.from_str(json.dumps(definition))

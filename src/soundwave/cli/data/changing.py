@@ -10,10 +10,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import soundwave
-from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, SourceArgument, SpellingOption, spelling_of
-from soundwave.cli.display import count_progress, print_json, print_table
+from soundwave.cli.data.options import (
+    DEFAULT_MODEL,
+    JobsOption,
+    OverwriteOption,
+    SourceArgument,
+    SpellingOption,
+    spelling_of,
+)
+from soundwave.cli.display import count_progress, note, print_answer, print_json, print_table
 from soundwave.cli.options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError
+from soundwave.files import refuse_existing
 
 if TYPE_CHECKING:
     from soundwave.datatools.asr import Recogniser
@@ -67,6 +75,7 @@ def convert(
     audio_dir: Annotated[
         Path | None, typer.Option(help="Writes sounds inside IN (shards, base64) here as FLAC; OUT names the files.")
     ] = None,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write a manifest in another format.
@@ -78,14 +87,15 @@ def convert(
 
     if target.resolve() == Path(source).resolve():
         raise ConfigurationError(f"{target}: the conversion would overwrite its source; write to another file.")
+    refuse_existing(target, overwrite)
     with count_progress("converting", quiet) as progress:
         done = convert_manifest(
             source, target, to.value, allow_loss=allow_loss, absolute=absolute, audio_dir=audio_dir,
-            progress=progress,
+            overwrite=overwrite, progress=progress,
         )
     for meaning, count in done.losses.most_common():
-        typer.echo(f"lost in {count} rows: {meaning}", err=True)
-    print(f"{done.rows} rows in {target}" + (f", {done.left_out} left out" if done.left_out else ""))
+        note(f"lost in {count} rows: {meaning}", quiet=False)
+    print_answer(f"{done.rows} rows in {target}" + (f", {done.skipped} skipped" if done.skipped else ""))
 
 
 def filter_rows(
@@ -110,6 +120,7 @@ def filter_rows(
     decode: Annotated[bool, typer.Option(help="Decode every recording; --no-decode reads headers only.")] = True,
     jobs: JobsOption = 1,
     model: SpellingOption = DEFAULT_MODEL,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -126,6 +137,9 @@ def filter_rows(
         min_seconds, max_seconds, max_tokens, frames_per_token, max_wer, frozenset(rule.value for rule in skip or [])
     )
     aside = dropped or target.with_name(target.name + ".dropped.jsonl")
+    if Path(source).resolve() not in (target.resolve(), aside.resolve()):  # that is never meant, and told below
+        refuse_existing(target, overwrite)
+        refuse_existing(aside, overwrite)
     spelling = spelling_of(model, quiet)
     hearing = None if asr is None or "wer" in limits.skipped else _recogniser(asr, language)
     with count_progress("filtering", quiet) as progress:
@@ -137,7 +151,7 @@ def filter_rows(
         print_json(outcome)
     else:
         print_table(tables.filter_table(outcome, limits.skipped))
-        print(f"{target}, dropped rows in {aside}")
+        print_answer(f"{target}, dropped rows in {aside}")
 
 
 def shard(
@@ -159,10 +173,10 @@ def shard(
     with count_progress("sharding", quiet) as progress:
         done = shard_manifest(
             source, target, layout=to.value, encoding=encoding.value, shard_size=shard_size, jobs=jobs,
-            progress=progress, on_bad=lambda told: typer.echo(f"left out: {told}", err=True),
+            progress=progress, on_bad=lambda told: note(f"skipped: {told}", quiet=False),
         )
-    print(f"{done.made} shards made now, {done.before} before, {done.left_out} rows left out; {target}")
-    if done.left_out:
+    print_answer(f"{done.made} shards made now, {done.before} before, {done.skipped} rows skipped; {target}")
+    if done.skipped:
         raise typer.Exit(1)
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, SeedOption
-from soundwave.cli.display import count_progress
+from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, OverwriteOption, SeedOption
+from soundwave.cli.display import count_progress, note, print_answer
 from soundwave.cli.options import QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
 
@@ -37,11 +37,9 @@ def synth(
     They are piper, flite and espeak-ng. The same command again goes on where it was stopped. With piper, clips
     repeat only in one run from the start with one job.
     """
-    import hashlib
-
-    from soundwave.data import rows
     from soundwave.datatools import synthesize as synthesis
     from soundwave.datatools.voices import Ranges, check_variants, check_voices
+    from soundwave.files import claim_folder, hash_json
 
     names = [name.strip() for name in voices.split(",")]
     check_voices(names)
@@ -50,17 +48,17 @@ def synth(
     loudness = _range("--noise", noise, above=None)
     mixed = synthesis.Noise(loudness, noise_share) if loudness else None
     lines = [line for line in synthesis.read_lines(texts, field) for _ in range(takes)]
-    digest = hashlib.sha256("\n".join(line.text for line in lines).encode()).hexdigest()[:16]
-    settings = {"texts": digest, "voices": names, "speed": speed, "pitch": pitch, "tract": tract, "noise": noise}
-    rows.claim(out, {**settings, "noise_share": noise_share, "seed": seed, "takes": takes})
+    settings = {"voices": names, "speed": speed, "pitch": pitch, "tract": tract, "noise": noise, "takes": takes}
+    digest = hash_json([line.text for line in lines])[:16]
+    claim_folder(out, {**settings, "texts": digest, "noise_share": noise_share, "seed": seed})
     with count_progress("speaking", quiet) as bar:
         made = synthesis.synthesise(
             lines, out, names, hours=hours, seed=seed, jobs=jobs, ranges=ranges, noise=mixed,
             progress=lambda made: bar(made.clips + made.before, len(lines)),
-            on_dropped=lambda clip, why: typer.echo(f"dropped: {clip.line.text[:80]!r}: {why}", err=True),
+            on_dropped=lambda clip, why: note(f"dropped: {clip.line.text[:80]!r}: {why}", quiet=False),
         )
     told = f"{made.clips} clips made now, {made.before} before, {made.dropped} dropped"
-    print(f"{made.seconds / 3600:.3f} h in {out / 'manifest.jsonl'}: {told}")
+    print_answer(f"{made.seconds / 3600:.3f} h in {out / 'manifest.jsonl'}: {told}")
     if made.dropped and not made.clips + made.before:
         raise SoundwaveError("no text gave a usable clip; see the lines above.")
 
@@ -87,19 +85,19 @@ def answer(
     forgotten. The same command again goes on; --limit may grow then, and other manifests add their rows.
     """
     from soundwave.checkpoints.catalog import part_folder
-    from soundwave.data import rows
     from soundwave.datatools import answer as answers
+    from soundwave.files import claim_file
 
     name = str(Path(language_model).resolve()) if Path(language_model).is_dir() else language_model
     settings = {"language_model": name, "prompt": prompt, "max_new_tokens": max_new_tokens}
-    rows.claim_file(out, {**settings, "kind": kind, "questions": questions})
+    claim_file(out, {**settings, "kind": kind, "questions": questions})
     folder = Path(language_model) if Path(language_model).is_dir() else part_folder(language_model)
     with count_progress("answering", quiet) as progress:
         done = answers.answer_manifest(
             manifests, out, answers.plain_model(folder, max_new_tokens), prompt=prompt, kind=kind,
             only_questions=questions, limit=limit, batch_size=batch_size, progress=progress,
         )
-    print(f"{done.made} answers now, {done.before} before, {done.without} without a whole sentence; {out}")
+    print_answer(f"{done.made} answers now, {done.before} before, {done.without} without a whole sentence; {out}")
 
 
 def instruct(
@@ -120,6 +118,7 @@ def instruct(
         float, typer.Option(min=0.0, max=1.0, help="The share of rows asked as evaluations ask.")
     ] = 0.0,
     seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Turn labels into instructions and answers.
@@ -129,10 +128,12 @@ def instruct(
     """
     from soundwave.datatools import instruct as instructing
     from soundwave.datatools.wordings import read_wording
+    from soundwave.files import refuse_existing
 
     wording = read_wording(task)
     if out.resolve() == Path(manifest).resolve():
         raise ConfigurationError(f"{out}: the instructions would overwrite their source; write to another file.")
+    refuse_existing(out, overwrite)
     with count_progress("wording", quiet) as progress:
         done = instructing.instruct(
             manifest, out, wording, label_field=label_field, formats=_format_shares(formats), takes=takes,
@@ -140,7 +141,7 @@ def instruct(
         )
     told = ", ".join(f"{count} {name}" for name, count in sorted(done.formats.items()))
     left = f"; {done.without} rows without a label" if done.without else ""
-    print(f"{done.rows} rows in {out}: {told}{left}")
+    print_answer(f"{done.rows} rows in {out}: {told}{left}")
 
 
 def splice(
@@ -158,18 +159,18 @@ def splice(
     A sound, with its `<tag>` in the text, between two utterances; two speakers in turn. The same command again goes
     on where it was stopped; more clips may be asked for then.
     """
-    from soundwave.data import rows
     from soundwave.datatools import splice as splicing
+    from soundwave.files import claim_folder
 
     without = sounds == "-"
     sources = {"speech": _absolute(speech), "sounds": "-" if without else _absolute(sounds)}
-    rows.claim(out, {"seed": seed, "sound_seconds": sound_seconds, **sources})
+    claim_folder(out, {"seed": seed, "sound_seconds": sound_seconds, **sources})
     with count_progress("splicing", quiet) as progress:
         done = splicing.splice(
             speech, None if without else sounds, out, sound_clips=0 if without else clips, speaker_clips=speakers,
             seed=seed, sound_seconds=sound_seconds, progress=progress,
         )
-    print(f"{done.made} clips made now, {done.before} before, {done.failed} failed; {out / 'manifest.jsonl'}")
+    print_answer(f"{done.made} clips made now, {done.before} before, {done.failed} failed; {out / 'manifest.jsonl'}")
     if done.failed:
         raise typer.Exit(1)
 
