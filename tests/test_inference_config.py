@@ -44,7 +44,7 @@ def test_without_a_file_it_has_its_defaults(tmp_path: Path) -> None:
         ({"transcribe": 3}, "transcribe is 3; give a mapping"),
         ({"via": "ear"}, "via is 'ear'; give one of audio, transcript"),
         ({"default_prompt": None}, "default_prompt is None; give a text"),
-        ({"transcript_prefixes": [1]}, r"transcript_prefixes is \(1,\); give a list of texts"),
+        ({"transcript_prefixes": [1]}, r"transcript_prefixes is \(1,\); give a list"),
         ({"transcribe": {"ngram": "../../etc/passwd"}}, "transcribe.ngram is '../../etc/passwd'; give the name"),
         ({"transcribe": {"words": "/etc/passwd"}}, "transcribe.words is '/etc/passwd'; give the name of a file"),
     ],
