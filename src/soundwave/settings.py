@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, Union, get_args, get_origin
 
-from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.errors import ConfigurationError, SoundwaveError, shown
 
 
 def setting(
@@ -51,7 +51,7 @@ def check_settings(options: Any, error: type[SoundwaveError] = ConfigurationErro
     for one in fields(options):
         if one.name in hints and not _fits(getattr(options, one.name), hints[one.name], one):
             value = getattr(options, one.name)
-            raise error(f"{prefix}{one.name} is {value!r}; give {allowed(one, hints[one.name])}.")
+            raise error(f"{prefix}{one.name} is {shown(value)}; give {allowed(one, hints[one.name])}.")
 
 
 def hints_of(kind: type) -> dict[str, Any]:

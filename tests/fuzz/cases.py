@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import io
 import json
 import struct
 import sys
 from pathlib import Path
 from typing import Any
 
-import av
-import numpy as np
 from hypothesis import strategies as st
+from recordings import encoded, tone, wav
 
 RATE = 16_000
 MAGIC = [
@@ -37,24 +35,11 @@ VALUES = st.recursive(
 )
 
 
-def sounds() -> dict[str, bytes]:
+def sounds() -> list[bytes]:
     """A fifth of a second of sound as files of several formats."""
-    wave = (np.sin(np.arange(RATE // 5) / 9) * 9000).astype(np.int16)[None]
-    formats = {"wav": "pcm_s16le", "flac": "flac", "ogg": "libopus", "mp3": "libmp3lame", "mp4": "aac", "matroska": "flac"}
-    return {name: _encoded(wave, name, codec) for name, codec in formats.items()}
-
-
-def _encoded(wave: np.ndarray, container: str, codec: str) -> bytes:
-    file = io.BytesIO()
-    rate = 48_000 if codec == "libopus" else RATE
-    with av.open(file, "w", format=container) as output:
-        stream = output.add_stream(codec, rate=rate, layout="mono")
-        resampler = av.AudioResampler(format=stream.format, layout="mono", rate=rate, frame_size=stream.frame_size)
-        frame = av.AudioFrame.from_ndarray(wave, format="s16", layout="mono")
-        frame.sample_rate = RATE
-        for part in [*resampler.resample(frame), *resampler.resample(None), None]:
-            output.mux(stream.encode(part))
-    return file.getvalue()
+    formats = [("flac", "flac"), ("ogg", "libopus"), ("mp3", "libmp3lame"), ("mp4", "aac"), ("matroska", "flac")]
+    samples = tone(RATE, 0.2)
+    return [wav(samples, RATE), *(encoded(samples[None], 48_000, container, codec) for container, codec in formats)]
 
 
 @st.composite
