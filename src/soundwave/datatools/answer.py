@@ -146,8 +146,8 @@ def plain_model(folder: Path, new_tokens: int = 48) -> Answerer:
     from soundwave.model.linear import use_onednn
 
     logging.disable_progress_bar()  # ours is shown already
-    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left", trust_remote_code=False)
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=False).eval()
     use_onednn(model)
     return lambda texts: answer(texts, model, tokenizer, new_tokens)
 

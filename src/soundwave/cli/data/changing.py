@@ -12,8 +12,9 @@ import typer
 import soundwave
 from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, SourceArgument, SpellingOption, spelling_of
 from soundwave.cli.display import count_progress, note, print_answer, print_json, print_table
-from soundwave.cli.options import JsonOption, QuietOption
+from soundwave.cli.options import JsonOption, OverwriteOption, QuietOption
 from soundwave.errors import ConfigurationError
+from soundwave.files import refuse_existing
 
 if TYPE_CHECKING:
     from soundwave.datatools.asr import Recogniser
@@ -67,6 +68,7 @@ def convert(
     audio_dir: Annotated[
         Path | None, typer.Option(help="Writes sounds inside IN (shards, base64) here as FLAC; OUT names the files.")
     ] = None,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Write a manifest in another format.
@@ -78,6 +80,7 @@ def convert(
 
     if target.resolve() == Path(source).resolve():
         raise ConfigurationError(f"{target}: the conversion would overwrite its source; write to another file.")
+    refuse_existing(target, overwrite)
     with count_progress("converting", quiet) as progress:
         done = convert_manifest(
             source, target, to.value, allow_loss=allow_loss, absolute=absolute, audio_dir=audio_dir,
@@ -110,6 +113,7 @@ def filter_rows(
     decode: Annotated[bool, typer.Option(help="Decode every recording; --no-decode reads headers only.")] = True,
     jobs: JobsOption = 1,
     model: SpellingOption = DEFAULT_MODEL,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -126,6 +130,8 @@ def filter_rows(
         min_seconds, max_seconds, max_tokens, frames_per_token, max_wer, frozenset(rule.value for rule in skip or [])
     )
     aside = dropped or target.with_name(target.name + ".dropped.jsonl")
+    for file in (target, aside):
+        refuse_existing(file, overwrite)
     spelling = spelling_of(model, quiet)
     hearing = None if asr is None or "wer" in limits.skipped else _recogniser(asr, language)
     with count_progress("filtering", quiet) as progress:

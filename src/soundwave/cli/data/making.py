@@ -9,8 +9,9 @@ import typer
 
 from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, SeedOption
 from soundwave.cli.display import count_progress, note, print_answer
-from soundwave.cli.options import QuietOption
+from soundwave.cli.options import OverwriteOption, QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.files import refuse_existing
 
 if TYPE_CHECKING:
     from soundwave.datatools.voices import Range
@@ -118,6 +119,7 @@ def instruct(
         float, typer.Option(min=0.0, max=1.0, help="The share of rows asked as evaluations ask.")
     ] = 0.0,
     seed: SeedOption = 0,
+    overwrite: OverwriteOption = False,
     quiet: QuietOption = False,
 ) -> None:
     """Turn labels into instructions and answers.
@@ -131,6 +133,7 @@ def instruct(
     wording = read_wording(task)
     if out.resolve() == Path(manifest).resolve():
         raise ConfigurationError(f"{out}: the instructions would overwrite their source; write to another file.")
+    refuse_existing(out, overwrite)
     with count_progress("wording", quiet) as progress:
         done = instructing.instruct(
             manifest, out, wording, label_field=label_field, formats=_format_shares(formats), takes=takes,
