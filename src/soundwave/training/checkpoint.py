@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from soundwave.errors import TrainingError
+from soundwave.files import sync
 from soundwave.training.distributed import laid_out_as, shard_again, whole
 
 KEPT = 2  # checkpoints that stay
@@ -141,10 +141,10 @@ def save_checkpoint(folder: Path, state: TrainedState, position: Position, best:
         save_file(state.moments, draft / "optimizer.safetensors")
         (draft / "position.json").write_text(json.dumps(asdict(position)) + "\n", encoding="utf-8")
         for file in draft.iterdir():
-            _sync(file)
+            sync(file)
         shutil.rmtree(target, ignore_errors=True)
         draft.rename(target)
-        _sync(folder)
+        sync(folder)
     except (OSError, SafetensorError) as error:
         shutil.rmtree(draft, ignore_errors=True)
         reason = getattr(error, "strerror", None) or error
@@ -163,14 +163,6 @@ def save_checkpoint(folder: Path, state: TrainedState, position: Position, best:
 def checkpoint_at(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is, or would be."""
     return folder / f"step-{step:06d}"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:
