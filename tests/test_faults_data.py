@@ -7,6 +7,7 @@ import json
 import os
 import resource
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,10 @@ from soundwave.data.manifests import read_manifest, read_rows, total_rows
 from soundwave.data.probe import facts_of, samples_of
 from soundwave.data.shards import find_shards
 from soundwave.datatools.check import check
-from soundwave.errors import AudioError, DataError
+from soundwave.errors import AudioError, ConfigurationError, DataError
 from soundwave.evaluation.clips import Clip, read_clips
+from soundwave.evaluation.runner import Notebook
+from soundwave.evaluation.tasks import Prediction
 from soundwave.text.metrics import word_errors
 
 FAULTS = Path(os.environ.get("SOUNDWAVE_REFERENCE", "/nowhere")).parent / "faults"
@@ -129,9 +132,9 @@ def test_what_training_refuses_is_refused_by_an_evaluation_too(folder: Path, row
 def test_a_cut_that_ends_after_its_recording_is_an_error_for_everybody(folder: Path) -> None:
     path = manifest(folder, {"audio": "a.wav", "start": 2.5, "end": 4.0, "text": "The end."})
     (example,) = read_manifest(path)
-    with pytest.raises(AudioError, match=r"a\.wav ends at 3\.00 s, before the cut does \(4 s\)"):
+    with pytest.raises(AudioError, match=r"a\.wav' is 3\.00 s long; the cut from 2\.5 to 4 s ends after it"):
         samples_of(example.audios[0])
-    with pytest.raises(AudioError, match=r"ends at 3\.00 s"):
+    with pytest.raises(AudioError, match=r"is 3\.00 s long"):
         read_clips([path], NEEDS)[0].samples()
     assert [finding.rule for finding in check([path], None).findings] == ["duration"]
     assert len(samples_of(AudioSpan(str(folder / "a.wav"), 2.5, 3.05))) == RATE // 2  # times are rounded somewhere
@@ -142,6 +145,24 @@ def test_the_rows_language_decides_and_another_may_be_named_for_those_without(fo
     clips = read_clips([manifest(folder, *rows)], NEEDS, language="de")
     errors = word_errors([one.text or "" for one in clips], ["東京へ", "schon"], [one.language for one in clips])
     assert (errors.words, errors.substitutions) == (3 + 1, 2)
+
+
+def test_replies_that_are_kept_are_those_of_the_same_rows_and_settings_and_a_torn_one_is_asked_again(
+    folder: Path,
+) -> None:
+    first, second = read_clips([manifest(folder, *[{"audio": "a.wav", "text": text} for text in "ab"])], NEEDS)
+    kept = folder / "replies.jsonl"
+    with closing(Notebook(kept, {"model": 1})) as notebook:
+        notebook.add([Prediction(first, 3.0, {"reply": "x\u2028y"})])
+        notebook.add([Prediction(second, 3.0, {"reply": "z"})])
+        with pytest.raises(ConfigurationError, match="Another run"):
+            Notebook(kept, {"model": 1}).add([Prediction(first, 3.0, {"reply": "?"})])
+    kept.write_bytes(kept.read_bytes()[:-9])
+    with closing(Notebook(kept, {"model": 1})) as notebook:
+        assert [(one.clip, one.reply) for one in notebook.read([first, second])] == [(first, "x\u2028y")]
+    with closing(Notebook(kept, {"model": 2})) as notebook:
+        assert notebook.read([first, second]) == []
+    assert Notebook(None, {}).read([first]) == []
 
 
 # --- what a check finds
@@ -174,7 +195,8 @@ def test_a_token_of_the_models_own_is_found_whatever_its_form(folder: Path) -> N
     special = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": True}
     tokenizer["added_tokens"] = [{"id": 300, "content": "[STOP]", **special}]
     (llm / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
-    told = json.loads(run("check", manifest(folder, {"audio": "a.wav", "text": "Go [STOP]"}), "-m", llm, "--json").stdout)
+    path = manifest(folder, {"audio": "a.wav", "text": "Go [STOP]"})
+    told = json.loads(run("check", path, "-m", llm, "--json").stdout)
     assert [(one["rule"], one["detail"]) for one in told["findings"]] == [("reserved-token", "'[STOP]' in 'Go [STOP]'")]
 
 

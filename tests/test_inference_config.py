@@ -60,7 +60,7 @@ def test_a_mistake_is_told(values: dict[str, Any], message: str, tmp_path: Path)
 @pytest.mark.parametrize("content", ["{", "[1]", "[" * 100_000, "\ud800", '{"via": '])
 def test_a_broken_file_is_told_in_one_line(content: str, tmp_path: Path) -> None:
     (tmp_path / "inference.json").write_bytes(content.encode(errors="surrogatepass"))
-    with pytest.raises(CheckpointError, match=r"inference\.json (is not valid JSON|holds a list, not an object)") as told:
+    with pytest.raises(CheckpointError, match=r"inference\.json (is not valid JSON|holds a list, not an)") as told:
         InferenceConfig.read(tmp_path)
     assert "\n" not in str(told.value)
 

@@ -82,7 +82,7 @@ def convert(
         if audio_dir:
             example = with_files(example, audio_dir, mono=to == "lhotse")
         try:
-            made = with_details(WRITERS[to](example, extras_of(row.fields), place), row.fields)
+            converted = with_details(WRITERS[to](example, extras_of(row.fields), place), row.fields)
         except UnwritableRow as problem:
             done.losses[f"whole rows: {problem}"] += 1
             done.skipped += 1
@@ -90,8 +90,8 @@ def convert(
         finally:
             if progress:
                 progress(number, len(examples))
-        done.losses.update(_lost(row, example, made, folder))
-        written.append(made)
+        done.losses.update(_lost(row, example, converted, folder))
+        written.append(converted)
     if done.losses and not allow_loss:
         told = "; ".join(f"{meaning} ({count} rows)" for meaning, count in done.losses.most_common(LOSSES_SHOWN))
         nothing = f"No manifest was written, only sounds in {audio_dir}" if audio_dir else "Nothing was written"
@@ -109,9 +109,9 @@ def convert(
     return done
 
 
-def _lost(row: Row, example: Example, made: dict[str, Any], folder: Path) -> list[str]:
+def _lost(row: Row, example: Example, written: dict[str, Any], folder: Path) -> list[str]:
     """The meanings of what differs when the written row is read."""
-    back = parse_row(made, folder, row.where)
+    back = parse_row(written, folder, row.where)
     losses = []
     for item in fields(Example):
         if not item.compare:
@@ -124,7 +124,7 @@ def _lost(row: Row, example: Example, made: dict[str, Any], folder: Path) -> lis
         if before == after or (item.name == "duration" and _close(before, after)):
             continue
         losses.append(MEANINGS[item.name])
-    return losses + lost(made, row.fields)
+    return losses + lost(written, row.fields)
 
 
 def _placed(spans: tuple[AudioSpan, ...]) -> list[AudioSpan]:
@@ -168,12 +168,12 @@ def _save_dataset(rows: list[dict[str, Any]], folder: Path, overwrite: bool) -> 
         if len({type(value) for value in values if value is not None} - {int, float}) > 1:
             columns[name] = [None if value is None else str(value) for value in values]  # one type a column
     table = datasets.table.InMemoryTable.from_pydict({name: columns[name] for name in names if name != "audio"})
-    made = datasets.Dataset(table, fingerprint=f"soundwave{len(rows)}")
+    dataset = datasets.Dataset(table, fingerprint=f"soundwave{len(rows)}")
     sounds = [{"bytes": None, "path": path} for path in columns["audio"]]
-    made = made.add_column("audio", sounds, new_fingerprint=f"soundwave-audio{len(rows)}")
-    made = made.cast_column("audio", datasets.Audio(decode=False))
+    dataset = dataset.add_column("audio", sounds, new_fingerprint=f"soundwave-audio{len(rows)}")
+    dataset = dataset.cast_column("audio", datasets.Audio(decode=False))
     with atomic_folder(folder, overwrite=overwrite) as draft:
-        made.save_to_disk(str(draft))
+        dataset.save_to_disk(str(draft))
 
 
 # --- sounds inside the data, as files --------------------------------------------------------------------------------

@@ -273,10 +273,10 @@ def _with_sound(cut: dict[str, Any], sound: Sound) -> dict[str, Any]:
     return {**cut, "recording": recording}
 
 
-def _same(one: Example, other: Example) -> bool:
+def _same(example: Example, other: Example) -> bool:
     """Whether two examples teach the same, wherever their sound is."""
     names = ("messages", "transcript", "spoken", "task", "language")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+    return all(getattr(example, name) == getattr(other, name) for name in names)
 
 
 def sample_row(name: str, row: Row, example: Example, sound: Sound) -> dict[str, Any]:

@@ -155,8 +155,8 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
     ranked = sorted(values)
-    found = {f"p{share}": round(ranked[round((len(ranked) - 1) * share / 100)], 3) for share in (5, 50, 95)}
-    return {"mean": round(sum(values) / len(values), 3), **found}
+    shares = {f"p{share}": round(ranked[round((len(ranked) - 1) * share / 100)], 3) for share in (5, 50, 95)}
+    return {"mean": round(sum(values) / len(values), 3), **shares}
 
 
 def check_picture(path: Path) -> None:

@@ -44,7 +44,7 @@ def normalise_transcript(text: str, language: str | None = None) -> str | None:
         True
     """
     composed = _OTHER_WIDTHS.sub(
-        lambda found: unicodedata.normalize("NFKC", found[0]), unicodedata.normalize("NFC", text)
+        lambda match: unicodedata.normalize("NFKC", match[0]), unicodedata.normalize("NFC", text)
     )
     if _MARK_OF_NOISE.search(composed):
         return None
