@@ -21,14 +21,14 @@ from typing import Any
 from faster_whisper import WhisperModel
 
 import soundwave
+from soundwave.cli.display import count_progress
 from soundwave.errors import DataError
 from soundwave.evaluation.clips import Clip, read_clips
-from soundwave.evaluation.metrics import NORMALISER, is_answered, word_errors
 from soundwave.evaluation.provenance import command_line, commit, machine, settings_of, versions
 from soundwave.evaluation.replies import answer_part
 from soundwave.evaluation.tasks import ANSWER_TOKENS
 from soundwave.inference.engine import Engine
-from soundwave.terminal import count_progress
+from soundwave.text.metrics import NORMALISER, is_answered, word_errors
 
 
 def heard(clips: Sequence[Clip], whisper: Path, beam_size: int) -> list[str]:

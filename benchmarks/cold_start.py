@@ -70,7 +70,7 @@ def ask_command(model: str) -> list[str]:
     """`soundwave ask`, as it is installed or from the source tree."""
     installed = Path(sys.executable).with_name("soundwave")
     found = str(installed) if installed.exists() else shutil.which("soundwave")
-    start = [found] if found else [sys.executable, "-c", "from soundwave.cli import main; main()"]
+    start = [found] if found else [sys.executable, "-c", "from soundwave.cli.app import main; main()"]
     return [*start, "ask", str(QUESTION), PROMPT, "--model", model, "--temperature", "0", "--device", "cpu"]
 
 

@@ -32,7 +32,7 @@ from soundwave.checkpoints.lora import merged_twin
 from soundwave.model.adapters import AlignmentAdapter, Attention
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
-from soundwave.prompt import RELEASED_SYSTEM_PROMPT
+from soundwave.text.prompt import RELEASED_SYSTEM_PROMPT
 
 WINDOW_SAMPLES = 30 * SAMPLE_RATE
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from test_data import CUT, REPLY, USER, parts, write
 
+from soundwave.data.readers import read_manifest
 from soundwave.errors import DataError
-from soundwave.training.data import read_manifest
 
 BAD_ROWS: dict[str, tuple[Any, str]] = {
     "not JSON": ('{"audio": "a.wav",', r"m.jsonl:2: not JSON at character 20 .*write one whole JSON object a line"),

@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 
 import soundwave
 from soundwave.checkpoints import catalog
-from soundwave.cli import app, exit_code_of
+from soundwave.cli.app import app, exit_code_of
+from soundwave.data.readers import read_manifest
 from soundwave.doctor import Finding
-from soundwave.training.data import read_manifest
 
 HERE = Path(__file__).parent
 COMMAND = Path(sys.executable).with_name("soundwave")
@@ -34,7 +34,7 @@ from fake_engine import FakeEngine
 from soundwave.checkpoints import catalog
 catalog.download = lambda name, progress=None: pathlib.Path(name)
 soundwave.load = lambda *_, **__: FakeEngine({arguments})
-from soundwave.cli import main
+from soundwave.cli.app import main
 main()
 """
 
@@ -173,7 +173,7 @@ def test_ask_without_a_prompt_uses_the_models_own(engine: FakeEngine) -> None:
 def test_the_defaults_in_the_help_are_the_engines() -> None:
     engine = pytest.importorskip("soundwave.inference.engine")
     declared = inspect.signature(engine.Engine.ask).parameters
-    from soundwave.cli import ask
+    from soundwave.cli.app import ask
 
     for name, option in inspect.signature(ask).parameters.items():
         if name in declared and option.kind is not inspect.Parameter.empty and name not in ("audio", "prompt"):

@@ -9,8 +9,8 @@ import tiny
 from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from soundwave.ctc_text import CtcTokenizer, build_vocabulary
 from soundwave.errors import ConfigurationError
+from soundwave.text.ctc_tokenizer import CtcTokenizer, build_vocabulary
 
 LETTERS = 28  # a to z, the apostrophe and the space
 TEXTS = ["the cat", "the son", "a person"]

@@ -12,10 +12,10 @@ import soundfile
 from test_data import CUT, REPLY, USER, cut_of
 from tiny_data import manifest
 
-from soundwave.data.recordings import samples_of
+from soundwave.data.probe import samples_of
+from soundwave.data.readers import read_manifest
 from soundwave.data.rows import read_rows
 from soundwave.errors import DataError
-from soundwave.training.data import read_manifest
 
 BAD_CUTS: dict[str, tuple[dict[str, Any], str]] = {
     "mix": (

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from soundwave.data.readers import DEFAULT_PROMPT, AudioSpan, Example, check_audio_files, read_manifest, read_manifests
 from soundwave.errors import DataError
-from soundwave.training.data import DEFAULT_PROMPT, AudioSpan, Example, check_audio_files, read_manifest, read_manifests
-from soundwave.training.transcripts import normalise_transcript
+from soundwave.text.normalizer import normalise_transcript
 
 ASKED = "What does the person say?"
 SAID = "Good morning, Anna."

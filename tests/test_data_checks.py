@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
 
-from soundwave.data.checks import RULES, check
-from soundwave.data.spelling import ctc_frames_needed, load_spelling
-from soundwave.data.summary import percentiles, summarise
+from soundwave.data.shards import data_text
+from soundwave.datatools.check import RULES, check
+from soundwave.datatools.spelling import ctc_frames_needed, load_spelling
+from soundwave.datatools.summary import percentiles, summarise
 from soundwave.errors import ConfigurationError, DataError
-from soundwave.training.shards import data_text
 
 GOOD = {"audio": "clips/a.wav", "text": "The cat.", "duration": 1.0}
 BAD: dict[str, tuple[Any, str]] = {

@@ -13,15 +13,15 @@ import pytest
 import soundfile
 from tiny_data import clip, manifest, rows_of, run
 
-from soundwave.data import sound_files
-from soundwave.data.conversion import convert
 from soundwave.data.extras import beside, extras_of
-from soundwave.data.formats import WRITERS
-from soundwave.data.recordings import facts_of, samples_of
+from soundwave.data.probe import facts_of, samples_of
+from soundwave.data.readers import read_manifest
 from soundwave.data.rows import read_rows, relocated
-from soundwave.data.sharding import shard
+from soundwave.data.writers import WRITERS
+from soundwave.datatools import sound_files
+from soundwave.datatools.convert import convert
+from soundwave.datatools.shard import shard
 from soundwave.errors import AudioError, DataError
-from soundwave.training.data import read_manifest
 
 TEXT_FORMATS = [name for name in WRITERS if name != "datasets"]
 HOLD_EVERYTHING = ["messages", "parts"]

@@ -10,16 +10,16 @@ import numpy as np
 import pytest
 from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
 
-from soundwave.data import listening
+from soundwave.data.example import AudioSpan
 from soundwave.data.extras import extras_of
-from soundwave.data.filtering import Limits, filter_manifest
-from soundwave.data.hypotheses import Recogniser, hearing, whisper
-from soundwave.data.recordings import samples_of
+from soundwave.data.probe import samples_of
+from soundwave.data.readers import read_manifest
 from soundwave.data.rows import read_rows
-from soundwave.data.sharding import shard
+from soundwave.datatools import listening
+from soundwave.datatools.asr import Recogniser, hearing, whisper
+from soundwave.datatools.filter import Limits, filter_manifest
+from soundwave.datatools.shard import shard
 from soundwave.errors import DataError
-from soundwave.training.data import read_manifest
-from soundwave.training.examples import AudioSpan
 
 SAID = "The cat and the dog and the son are on the hill today."  # 54 characters, some merged: over 40 tokens
 GOOD = {"audio": "clips/a.wav", "text": SAID, "duration": 4.0}

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from tiny_data import manifest, rows_of, run
 
-from soundwave.data.instructing import CUES, instruct
-from soundwave.data.wordings import FOLDER, Wording, read_wording, task_names
-from soundwave.training.data import read_manifest
+from soundwave.data.readers import read_manifest
+from soundwave.datatools.instruct import CUES, instruct
+from soundwave.datatools.wordings import FOLDER, Wording, read_wording, task_names
 
 # The tasks of stage III (the paper, instruction tuning), and the tags of everyday sounds.
 STAGE_THREE = {

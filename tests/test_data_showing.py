@@ -15,13 +15,13 @@ from tiny_data import clip, manifest, rows_of, run
 from tiny_runs import recipe
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from soundwave.data.answers import PROMPT, answer, answer_manifest, whole_sentences
-from soundwave.data.sharding import shard
-from soundwave.data.showing import row_at, show
-from soundwave.data.spelling import load_spelling
+from soundwave.data.readers import read_manifest
+from soundwave.datatools.answer import PROMPT, answer, answer_manifest, whole_sentences
+from soundwave.datatools.shard import shard
+from soundwave.datatools.show import row_at, show
+from soundwave.datatools.spelling import load_spelling
 from soundwave.errors import DataError
 from soundwave.model.splice import IGNORED
-from soundwave.training.data import read_manifest
 from soundwave.training.preparation import prepare
 from soundwave.training.recipe import Recipe
 

@@ -13,16 +13,16 @@ import pytest
 import soundfile
 from tiny_data import RATE, clip, manifest, rows_of, run
 
-from soundwave.data import voices
+from soundwave.data.example import AudioSpan
 from soundwave.data.noise import NOISE_SLOPES, with_noise
-from soundwave.data.recordings import samples_of
+from soundwave.data.probe import samples_of
+from soundwave.data.readers import read_manifest
 from soundwave.data.rows import growing
-from soundwave.data.splicing import loudest, sentence, splice, tag_of
-from soundwave.data.synthesis import Clip, Line, Noise, read_lines, synthesise
-from soundwave.data.voices import Ranges, Take, check_variants, check_voices, draw_take, speak
+from soundwave.datatools import voices
+from soundwave.datatools.splice import loudest, sentence, splice, tag_of
+from soundwave.datatools.synthesize import Clip, Line, Noise, read_lines, synthesise
+from soundwave.datatools.voices import Ranges, Take, check_variants, check_voices, draw_take, speak
 from soundwave.errors import ConfigurationError, DataError
-from soundwave.training.data import read_manifest
-from soundwave.training.examples import AudioSpan
 
 TEXTS = ["Good morning to you.", "The river is wide here.", "Nobody knew the way.", "It rained all night."]
 NOTES = ("made-with.json", ".manifest.jsonl.lock")

@@ -14,9 +14,9 @@ import tiny_runs
 import torch
 
 from soundwave.configuration import AUDIO_TOKEN
-from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import DataError
 from soundwave.model.splice import IGNORED
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 from soundwave.training.dataset import Collator, Source, batches, clips_of, mask_frames
 from soundwave.training.features import Clip, FeatureStore
 from soundwave.training.recipe import DataSource, Recipe

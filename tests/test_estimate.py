@@ -15,7 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from soundwave.checkpoints.lora import attach_lora
-from soundwave.cli import app
+from soundwave.cli.app import app
 from soundwave.errors import ConfigurationError
 from soundwave.training import estimate as sums
 from soundwave.training import loop

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import soundwave
 from soundwave.checkpoints import catalog
-from soundwave.cli import app
+from soundwave.cli.app import app
 from soundwave.errors import ConfigurationError, DataError
 from soundwave.evaluation import TaskName, provenance, tasks
 from soundwave.evaluation.clips import read_clips
@@ -257,7 +257,7 @@ def test_the_command_says_what_it_cannot_do(
         monkeypatch.delitem(sys.modules, f"soundwave.evaluation.{module}")
         monkeypatch.delattr(soundwave.evaluation, module)
     monkeypatch.setitem(sys.modules, "jiwer", None)
-    monkeypatch.delitem(sys.modules, "soundwave.evaluation.metrics")
+    monkeypatch.delitem(sys.modules, "soundwave.text.metrics")
     told = run(monkeypatch, "eval", path)
     assert told.exit_code == 1
     assert "run: pip install 'soundwave-llm[eval]'" in told.stderr

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 import soundwave
 from soundwave.checkpoints import catalog
-from soundwave.cli import app
-from soundwave.data.wordings import read_wording
+from soundwave.cli.app import app
+from soundwave.datatools.wordings import read_wording
 from soundwave.errors import DataError
 from soundwave.evaluation import TaskName
 from soundwave.evaluation.tasks import TASKS

@@ -30,7 +30,7 @@ from soundwave.checkpoints.lora import (
 )
 from soundwave.checkpoints.native import load_native, new_config, save_trained
 from soundwave.checkpoints.weights import fill
-from soundwave.cli import app
+from soundwave.cli.app import app
 from soundwave.errors import CheckpointError, ConfigurationError
 from soundwave.export.huggingface import export, stored_dtype
 

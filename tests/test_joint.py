@@ -9,11 +9,11 @@ import tiny
 import torch
 from torch import Tensor
 
-from soundwave.ctc_text import CtcTokenizer, build_vocabulary
 from soundwave.errors import ConfigurationError
 from soundwave.inference.engine import Engine
 from soundwave.inference.joint import JointScorer, _split
 from soundwave.inference.search import TranscriptSearch
+from soundwave.text.ctc_tokenizer import CtcTokenizer, build_vocabulary
 
 
 @pytest.fixture(scope="module")

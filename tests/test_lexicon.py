@@ -11,10 +11,10 @@ import tiny
 from rapidfuzz.distance.Levenshtein import distance
 
 from soundwave.configuration import WORD_LISTS
-from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
 from soundwave.inference.lexicon import FOLDER, SLACK, Lexicon
 from soundwave.inference.search import TranscriptSearch
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 WORDS = ["the", "cat", "resistance", "existence", "tower", "can't"]
 

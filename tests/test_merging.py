@@ -6,10 +6,10 @@ import pytest
 import tiny
 import torch
 
-from soundwave.ctc_text import CtcTokenizer, build_vocabulary, merge_table
 from soundwave.errors import ConfigurationError
 from soundwave.model.adapters import ShrinkingAdapter
 from soundwave.model.shrink import find_runs, merge_runs, merge_tokens
+from soundwave.text.ctc_tokenizer import CtcTokenizer, build_vocabulary, merge_table
 
 MERGES = {(1, 2): (1, 10), (10, 3): (0, 11), (3, 4): (2, 12)}
 

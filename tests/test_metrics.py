@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from soundwave.evaluation.metrics import WordErrors, is_answered, is_silent, word_errors
+from soundwave.text.metrics import WordErrors, is_answered, is_silent, word_errors
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ import soundwave
 from soundwave.audio import SAMPLE_RATE
 from soundwave.checkpoints.catalog import resolve_model
 from soundwave.errors import CheckpointError
-from soundwave.evaluation.metrics import word_errors
 from soundwave.evaluation.replies import is_repetition
 from soundwave.evaluation.tasks import plain_reply
+from soundwave.text.metrics import word_errors
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"

@@ -10,7 +10,7 @@ import pytest
 import tiny
 import tiny_runs
 
-from soundwave.ctc_text import CtcTokenizer
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 from soundwave.training.dataset import Source
 from soundwave.training.mixture import epoch_items, source_counts, task_probabilities
 from soundwave.training.recipe import DataSource, Recipe

@@ -14,9 +14,9 @@ from transformers import AutoConfig
 
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.configuration import SoundwaveConfig
-from soundwave.ctc_text import merge_table
 from soundwave.errors import ConfigurationError
 from soundwave.model.encoder import encode_window
+from soundwave.text.ctc_tokenizer import merge_table
 
 NEW_TOKENS = 8
 GREEDY: dict[str, Any] = {"max_new_tokens": NEW_TOKENS, "do_sample": False}

@@ -9,7 +9,7 @@ import tiny
 
 from soundwave.configuration import AUDIO_TOKEN
 from soundwave.errors import ConfigurationError
-from soundwave.prompt import RELEASED_AUDIO_TOKEN, Turn, tokenize_turns, turns_of
+from soundwave.text.prompt import RELEASED_AUDIO_TOKEN, Turn, tokenize_turns, turns_of
 
 AUDIO = {"type": "audio", "path": "a.wav"}
 OPENAI = {"type": "input_audio", "input_audio": {"data": "x", "format": "wav"}}

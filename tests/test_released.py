@@ -23,7 +23,7 @@ from soundwave.checkpoints.released import rename
 from soundwave.inference.engine import Engine
 from soundwave.model.encoder import encode_window
 from soundwave.model.shrink import keep_first
-from soundwave.prompt import RELEASED_SYSTEM_PROMPT
+from soundwave.text.prompt import RELEASED_SYSTEM_PROMPT
 from soundwave.training.losses import ctc_loss, next_token_loss, total_loss
 
 TOLERANCE = 1e-4

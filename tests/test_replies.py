@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from soundwave.evaluation.metrics import is_answered
 from soundwave.evaluation.replies import answer_part, is_repetition, label_part, named_label, split_transcription
 from soundwave.evaluation.translation import translation_score
+from soundwave.text.metrics import is_answered
 
 FRANCE = "What is the capital of France?"
 ROME = "Is Rome in Italy or in Spain?"

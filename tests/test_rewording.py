@@ -11,7 +11,6 @@ import tiny
 import torch
 from torch import Tensor
 
-from soundwave.ctc_text import CtcTokenizer, build_vocabulary
 from soundwave.errors import ConfigurationError
 from soundwave.inference import rewording
 from soundwave.inference.backends.torch import Read
@@ -20,6 +19,7 @@ from soundwave.inference.engine import Engine
 from soundwave.inference.lexicon import Lexicon
 from soundwave.inference.rewording import Rewording
 from soundwave.inference.typed import Typed, TypedReader
+from soundwave.text.ctc_tokenizer import CtcTokenizer, build_vocabulary
 
 WORDS = ["the", "a", "cat", "cart", "hat", "sat", "on", "person", "son", "persia", "into", "in", "to"]
 

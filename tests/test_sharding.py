@@ -14,16 +14,16 @@ import pytest
 from test_data_conversion import PLAIN, RICH
 from tiny_data import clip, manifest, run, served, tokenizer_folder
 
-from soundwave.data import sharding
-from soundwave.data.conversion import convert
+from soundwave.data.example import Example
 from soundwave.data.extras import extras_of
-from soundwave.data.recordings import samples_of
+from soundwave.data.probe import samples_of
+from soundwave.data.readers import read_manifest
 from soundwave.data.rows import read_rows
-from soundwave.data.sharding import shard
-from soundwave.data.showing import row_at
+from soundwave.datatools import shard as sharding
+from soundwave.datatools.convert import convert
+from soundwave.datatools.shard import shard
+from soundwave.datatools.show import row_at
 from soundwave.errors import AudioError, ConfigurationError, DataError
-from soundwave.training.data import read_manifest
-from soundwave.training.examples import Example
 
 ROWS = [row for name, row in {**PLAIN, **RICH}.items() if name != "a sound inside the manifest"]
 

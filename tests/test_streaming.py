@@ -17,7 +17,8 @@ from test_processes import TEXT_ONLY, in_processes
 from tiny_data import served
 from tiny_runs import weights
 
-from soundwave.data.sharding import shard
+from soundwave.data.shards import Shard, expanded, find_shards, read_shard
+from soundwave.datatools.shard import shard
 from soundwave.errors import ConfigurationError, DataError, TrainingError
 from soundwave.training.dataset import Batch
 from soundwave.training.logs import read_metrics
@@ -25,7 +26,6 @@ from soundwave.training.loop import train
 from soundwave.training.order import Place
 from soundwave.training.preparation import prepare
 from soundwave.training.recipe import DataSource, Recipe
-from soundwave.training.shards import Shard, expanded, find_shards, read_shard
 from soundwave.training.streaming import LaneState, Stream, StreamSource
 
 SHARDS, IN_ONE, STEPS = 5, 4, 8  # of the clips below; of a run

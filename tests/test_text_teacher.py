@@ -12,9 +12,9 @@ import tiny_runs
 import torch
 
 from soundwave.checkpoints.native import load_native
+from soundwave.data.example import AUDIO_PART, AudioSpan, Example, text_part
 from soundwave.errors import ConfigurationError
 from soundwave.training.dataset import Batch, said_in, with_words
-from soundwave.training.examples import AUDIO_PART, AudioSpan, Example, text_part
 from soundwave.training.loop import train
 from soundwave.training.losses import kl_to_teacher, matched_loss, next_token_loss
 from soundwave.training.modules import StageModule

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from typer.testing import CliRunner
 
-from soundwave.cli import app
-from soundwave.data.spelling import Spelling, load_spelling
+from soundwave.cli.app import app
+from soundwave.datatools.spelling import Spelling, load_spelling
 
 RATE = 16_000
 MERGES = ["t h", "th e", "Ġ the", "a t", "c at", "Ġ cat"]

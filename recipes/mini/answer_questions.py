@@ -10,8 +10,8 @@ import argparse
 from pathlib import Path
 
 from soundwave.checkpoints.catalog import part_folder
-from soundwave.data.answers import PROMPT, answer_manifest, plain_model
-from soundwave.terminal import count_progress
+from soundwave.cli.display import count_progress
+from soundwave.datatools.answer import PROMPT, answer_manifest, plain_model
 
 
 def main() -> None:

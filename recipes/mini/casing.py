@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from sentences import ASKING, QUESTION_STARTS
 
-from soundwave.training.transcripts import normalise_transcript
+from soundwave.text.normalizer import normalise_transcript
 
 WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 VERBS = QUESTION_STARTS - ASKING

@@ -24,7 +24,7 @@ from typing import Any
 from casing import Truecase, needs_casing, with_casing, words_of
 from sentences import SOURCES, tidy
 
-from soundwave.training.transcripts import normalise_transcript
+from soundwave.text.normalizer import normalise_transcript
 
 KEPT = ("duration", "speaker", "language", "licence", "gender")
 PROGRESS_EVERY = 200

@@ -17,8 +17,8 @@ from pathlib import Path
 from sentences import KINDS, choose, manifest_texts, read_sentences
 
 from soundwave.data.rows import lines_done
-from soundwave.data.synthesis import Clip, Line, Made, synthesise
-from soundwave.data.voices import check_voices
+from soundwave.datatools.synthesize import Clip, Line, Made, synthesise
+from soundwave.datatools.voices import check_voices
 
 
 def parse_arguments() -> argparse.Namespace:

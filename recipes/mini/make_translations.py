@@ -22,9 +22,9 @@ from make_commands import DEV_VOICES, digest
 from sentences import PLAIN, UNREADABLE, manifest_texts, tidy
 
 from soundwave.data.rows import claim
-from soundwave.data.synthesis import Line, Made, synthesise
-from soundwave.data.voices import check_voices
-from soundwave.training.transcripts import normalise_transcript
+from soundwave.datatools.synthesize import Line, Made, synthesise
+from soundwave.datatools.voices import check_voices
+from soundwave.text.normalizer import normalise_transcript
 
 SOURCE = "translation-en-de.jsonl.gz"
 TRAIN_VOICES = (

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from soundwave.training.transcripts import normalise_transcript
+from soundwave.text.normalizer import normalise_transcript
 
 # File name -> (kind of text, the field that holds it).
 SOURCES = {

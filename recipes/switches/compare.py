@@ -35,13 +35,13 @@ from safetensors.torch import save_file
 from soundwave.checkpoints.lora import LORA_FOLDER
 from soundwave.checkpoints.native import TRAINED_FILE, adapter_tensors, load_processor
 from soundwave.configuration import SoundwaveConfig
-from soundwave.ctc_text import CtcTokenizer
+from soundwave.data.readers import read_manifest
 from soundwave.evaluation import TaskName
 from soundwave.evaluation.clips import read_clips
 from soundwave.evaluation.runner import Notebook, evaluate
 from soundwave.evaluation.tasks import TASKS
 from soundwave.inference.engine import load
-from soundwave.training.data import read_manifest
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 from soundwave.training.logs import read_metrics
 from soundwave.training.loop import train
 from soundwave.training.recipe import Recipe, read_recipe

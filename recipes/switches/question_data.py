@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from soundwave.checkpoints.catalog import part_folder
-from soundwave.data.answers import PROMPT, answer_manifest, plain_model, whole_sentences
+from soundwave.datatools.answer import PROMPT, answer_manifest, plain_model, whole_sentences
 
 QUESTIONS = 120  # every example once in 20 steps of 6
 OF_DATA_SETS = ("qa-web.jsonl.gz", "qa-trivia.jsonl.gz")  # under $TEXTS

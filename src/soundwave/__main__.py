@@ -1,6 +1,6 @@
 """`python -m soundwave` is the command `soundwave`."""
 
-from soundwave.cli import main
+from soundwave.cli.app import main
 
 if __name__ == "__main__":
     main()

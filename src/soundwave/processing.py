@@ -14,7 +14,7 @@ from transformers import AutoProcessor, BatchFeature, ProcessorMixin
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.configuration import AUDIO_TOKEN, SoundwaveConfig
 from soundwave.errors import ConfigurationError
-from soundwave.prompt import TokenizedPrompt, Turn, tokenize_turns, turns_of
+from soundwave.text.prompt import TokenizedPrompt, Turn, tokenize_turns, turns_of
 
 WINDOW_SECONDS = 30.0  # Whisper's window
 SAMPLES_PER_MEL_FRAME = 160  # 10 ms

@@ -18,7 +18,7 @@ from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import CheckpointError
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
-from soundwave.prompt import RELEASED_AUDIO_TOKEN
+from soundwave.text.prompt import RELEASED_AUDIO_TOKEN
 
 MODEL_TYPE = "Soundwave"
 OWN_KEYS = (

@@ -1,4 +1,1 @@
-"""What is done to training data before training: checked, counted, converted, shown, filtered, and made.
-
-Stands on the manifest reading of `soundwave.training`. `soundwave data` is its command line.
-"""
+"""Training and evaluation data: examples, the readers and writers of every manifest format, shards, probing."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from soundwave.training.manifests import CUSTOM_READ
+from soundwave.data.manifests import CUSTOM_READ
 
 Fields = dict[str, Any]
 Details = dict[tuple[str, int], Any]  # what a thing is called and which one it is, to its value

@@ -16,11 +16,11 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from soundwave.data.example import HALF_A_PAIR, Example
+from soundwave.data.manifests import parse_row
+from soundwave.data.readers import decode_line, numbered_lines, saved_rows
+from soundwave.data.shards import BrokenShardError, Shard, find_shards, is_sharded, read_shard
 from soundwave.errors import ConfigurationError, DataError
-from soundwave.training.data import decode_line, numbered_lines, saved_rows
-from soundwave.training.examples import HALF_A_PAIR, Example
-from soundwave.training.manifests import parse_row
-from soundwave.training.shards import BrokenShardError, Shard, find_shards, is_sharded, read_shard
 
 Progress = Callable[[int, int], None]  # what is done, how much there is
 

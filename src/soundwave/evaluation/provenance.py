@@ -24,7 +24,7 @@ from soundwave.inference.engine import Engine
 
 PACKAGE = Path(__file__).resolve().parents[1]
 # What cannot change a reply: the layers beside and above the engine.
-NOT_IN_A_REPLY = {"training", "evaluation", "serving", "export", "cli.py", "terminal.py", "doctor.py"}
+NOT_IN_A_REPLY = {"training", "evaluation", "serving", "export", "datatools", "cli", "doctor.py"}
 FOLDERS = ("SPEECH", "TEXTS", "WORK", "DATA", "RUNS")  # the variables by which recipes name folders of data and runs
 LIBRARIES = ("soundwave-llm", "torch", "transformers", "tokenizers", "peft", "jiwer", "whisper-normalizer", "sacrebleu")
 

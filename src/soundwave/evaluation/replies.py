@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable
 
-from soundwave.evaluation.metrics import normalise
+from soundwave.text.metrics import normalise
 
 # A few words, and a quotation that may be cut off by the bound on a reply's length.
 QUOTED = re.compile(r'\s*([^"“”]{0,60})["“]([^"“”]*)(?:["”](.*))?$', re.DOTALL)

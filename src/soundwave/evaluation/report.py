@@ -12,11 +12,11 @@ from typing import Any
 from rich.table import Table
 
 from soundwave.evaluation.clips import Clip
-from soundwave.evaluation.metrics import NORMALISER
 from soundwave.evaluation.provenance import command_line, commit, machine, versions
 from soundwave.evaluation.runner import Evaluation
 from soundwave.evaluation.tasks import Prediction
 from soundwave.inference.engine import Engine
+from soundwave.text.metrics import NORMALISER
 
 
 def report(

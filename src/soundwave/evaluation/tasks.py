@@ -12,11 +12,11 @@ import torch
 from soundwave.errors import ConfigurationError
 from soundwave.evaluation import TaskName
 from soundwave.evaluation.clips import Clip
-from soundwave.evaluation.metrics import is_answered, is_silent, word_errors
 from soundwave.evaluation.replies import answer_part, is_repetition, label_part, named_label
 from soundwave.evaluation.translation import translation_score
 from soundwave.inference.engine import Engine
 from soundwave.model.lora import switch_lora
+from soundwave.text.metrics import is_answered, is_silent, word_errors
 
 ANSWER_PROMPT = "Please answer the question that the person asks."
 # The instructions that come first in the training data's files for these tasks (`data instruct`).

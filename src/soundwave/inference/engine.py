@@ -21,7 +21,6 @@ from torch import Tensor
 from soundwave.audio import AudioInput
 from soundwave.checkpoints.catalog import resolve_model
 from soundwave.checkpoints.loading import load_checkpoint
-from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.torch import TorchBackend
 from soundwave.inference.hearing import Heard, Hearing
@@ -33,6 +32,7 @@ from soundwave.inference.transcription import Transcription
 from soundwave.model.linear import use_onednn
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 BACKENDS = ("torch",)
 

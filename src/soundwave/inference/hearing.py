@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from soundwave.audio import SAMPLE_RATE, AudioInput, load_audio
-from soundwave.ctc_text import CtcTokenizer
 from soundwave.inference.results import Speech
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration, SpeechOutput
 from soundwave.processing import SoundwaveProcessor
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 
 @dataclass(frozen=True)

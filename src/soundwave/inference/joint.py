@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 from transformers import LogitsProcessor
 
-from soundwave.ctc_text import CtcTokenizer
 from soundwave.inference.ctc_prefix import NEVER, Prefixes, empty_prefix, extend, next_begins
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 WORD = re.compile(r"[^\W_]+(?:['’][^\W_]+)*['’]?")
 CTC_WEIGHT = 0.5  # of CTC's log-probability beside the language model's

@@ -17,8 +17,8 @@ from rapidfuzz import process
 from rapidfuzz.distance import Levenshtein
 
 from soundwave.configuration import NO_WORDS
-from soundwave.ctc_text import SPACE_BYTE
 from soundwave.inference.joint import WORD
+from soundwave.text.ctc_tokenizer import SPACE_BYTE
 
 FOLDER = Path(__file__).parent / "words"  # of `recipes/mini/word_list.py`
 Likelihoods = Callable[[list[str]], list[float]]  # log-likelihoods of spoken words on a recording

@@ -16,12 +16,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from soundwave.ctc_text import CtcTokenizer
 from soundwave.inference.ctc_prefix import NEVER, Prefixes, Rest, beginnings, log_likelihoods, rests
 from soundwave.inference.joint import WORD, spoken
 from soundwave.inference.lexicon import Lexicon
 from soundwave.inference.typed import Typed, TypedReader
 from soundwave.inference.word_tree import WordTree
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 MARGIN = 12  # frames around the words that are replaced
 WORSE = 16.0  # nats that CTC may lose on a beginning of another word

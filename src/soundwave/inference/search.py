@@ -13,12 +13,12 @@ from typing import Any
 from torch import Tensor
 
 from soundwave.configuration import SoundwaveConfig
-from soundwave.ctc_text import CtcTokenizer
 from soundwave.inference.ctc_prefix import log_likelihoods
 from soundwave.inference.joint import WORD, JointScorer, spoken
 from soundwave.inference.lexicon import Lexicon
 from soundwave.inference.rewording import Rewording
 from soundwave.inference.typed import TypedReader
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 # A transcript needs about 4 tokens a second; three times that, and a start, bounds a loop without cutting real speech.
 TOKENS_PER_SECOND = 12

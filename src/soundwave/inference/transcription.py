@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from soundwave.ctc_text import CtcTokenizer
 from soundwave.inference.backends.torch import TorchBackend
 from soundwave.inference.hearing import Heard
 from soundwave.inference.results import Speech
@@ -19,6 +18,7 @@ from soundwave.inference.sampling import Sampling
 from soundwave.inference.search import TranscriptSearch, transcript_tokens
 from soundwave.inference.typed import TypedReader
 from soundwave.processing import SoundwaveProcessor
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 
 class Transcription:

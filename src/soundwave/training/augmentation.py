@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from soundwave.data.noise import NOISE_SLOPES
 from soundwave.errors import ConfigurationError
-from soundwave.training.noise import NOISE_SLOPES
 
 CODECS = ("opus", "mp3", "vorbis", "gsm")
 

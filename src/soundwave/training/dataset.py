@@ -16,16 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from soundwave.ctc_text import CtcTokenizer
+from soundwave.data.example import AudioSpan
+from soundwave.data.readers import Example, read_manifest
 from soundwave.errors import DataError
 from soundwave.model.splice import IGNORED
 from soundwave.processing import SoundwaveProcessor
-from soundwave.training.data import Example, read_manifest
+from soundwave.text.ctc_tokenizer import CtcTokenizer
+from soundwave.text.normalizer import MAX_CTC_TOKENS
 from soundwave.training.effects import Effects
-from soundwave.training.examples import AudioSpan
 from soundwave.training.features import Clip, Features
 from soundwave.training.recipe import DataSource, Recipe
-from soundwave.training.transcripts import MAX_CTC_TOKENS
 
 ENCODER_FRAMES_PER_SECOND = 50
 NAMED = 4  # examples of a batch, in a message

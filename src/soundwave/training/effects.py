@@ -17,6 +17,10 @@ from pathlib import Path
 import numpy as np
 
 from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.data.example import AudioSpan
+from soundwave.data.noise import mixed, noise
+from soundwave.data.readers import read_manifest
+from soundwave.data.shards import AUDIO_SUFFIXES
 from soundwave.errors import AudioError, DataError
 from soundwave.training.augmentation import (
     Augmentation,
@@ -26,10 +30,6 @@ from soundwave.training.augmentation import (
     TelephoneAugmentation,
     VolumeAugmentation,
 )
-from soundwave.training.data import read_manifest
-from soundwave.training.examples import AudioSpan
-from soundwave.training.noise import mixed, noise
-from soundwave.training.shards import AUDIO_SUFFIXES
 
 TELEPHONE_RATE = 8_000  # Hz
 TELEPHONE_BAND = (300.0, 3400.0)  # Hz

@@ -16,8 +16,8 @@ from statistics import fmean
 from soundwave.checkpoints.catalog import SHIPPED
 from soundwave.checkpoints.native import start_config
 from soundwave.configuration import SoundwaveConfig
+from soundwave.data.readers import read_manifest
 from soundwave.errors import CheckpointError, ConfigurationError, DataError
-from soundwave.training.data import read_manifest
 from soundwave.training.estimate import (
     PAPER_AUDIO,
     PROMPT_TOKENS,

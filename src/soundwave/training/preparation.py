@@ -28,12 +28,13 @@ from soundwave.checkpoints.native import (
 )
 from soundwave.checkpoints.weights import empty_model, fill
 from soundwave.configuration import SoundwaveConfig
-from soundwave.ctc_text import CtcTokenizer, build_vocabulary, merge_table
+from soundwave.data.readers import check_audio_files
+from soundwave.data.shards import is_sharded
 from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
 from soundwave.model.linear import use_onednn
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
-from soundwave.training.data import check_audio_files
+from soundwave.text.ctc_tokenizer import CtcTokenizer, build_vocabulary, merge_table
 from soundwave.training.dataset import Collator, Source, clips_of
 from soundwave.training.effects import Effects
 from soundwave.training.features import Clip, Features, FeatureStore, OnTheFly, fill_store
@@ -41,7 +42,6 @@ from soundwave.training.left_out import LeftOut
 from soundwave.training.progress import RunProgress
 from soundwave.training.recipe import Recipe
 from soundwave.training.resuming import keep_recipe
-from soundwave.training.shards import is_sharded
 from soundwave.training.stages import Stage, mark_trained, stage_named
 from soundwave.training.streaming import Stream, some_transcripts
 

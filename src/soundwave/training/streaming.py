@@ -17,18 +17,18 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from soundwave.ctc_text import CtcTokenizer
+from soundwave.data.example import Example
+from soundwave.data.manifests import parse_row
+from soundwave.data.readers import read_manifest, read_shards
+from soundwave.data.shards import Shard, find_shards, is_sharded, read_shard
 from soundwave.errors import ConfigurationError, DataError, TrainingError
-from soundwave.training.data import read_manifest, read_shards
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 from soundwave.training.dataset import Batch, Item, batches, ctc_target, item_of
 from soundwave.training.effects import Effects
-from soundwave.training.examples import Example
 from soundwave.training.left_out import LeftOut
-from soundwave.training.manifests import parse_row
 from soundwave.training.mixture import task_probabilities
 from soundwave.training.order import Place, Share, shares
 from soundwave.training.recipe import DataSource, Recipe
-from soundwave.training.shards import Shard, find_shards, is_sharded, read_shard
 
 LONGEST = 30.0  # seconds that the encoder hears
 

@@ -23,13 +23,13 @@ import numpy as np
 import soundfile
 
 from soundwave.audio import SAMPLE_RATE
+from soundwave.data.example import Example
 from soundwave.data.extras import extras_of, lost, with_details, without_reserved
-from soundwave.data.formats import UnwritableRow, cut_of_recording, write_messages
-from soundwave.data.recordings import samples_of
+from soundwave.data.manifests import parse_row
+from soundwave.data.probe import samples_of
 from soundwave.data.rows import Progress, Row, claim, read_examples
+from soundwave.data.writers import UnwritableRow, cut_of_recording, write_messages
 from soundwave.errors import AudioError, DataError
-from soundwave.training.examples import Example
-from soundwave.training.manifests import parse_row
 
 ENCODINGS = ("flac", "opus", "wav")
 LAYOUTS = ("shar", "webdataset")

@@ -17,8 +17,8 @@ from tokenizers import Tokenizer
 
 from soundwave.checkpoints.catalog import part_folder, resolve_model
 from soundwave.checkpoints.parts import PARTS
-from soundwave.ctc_text import CtcTokenizer
 from soundwave.errors import ConfigurationError
+from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 ENCODER_FRAMES_PER_SECOND = 50

@@ -17,11 +17,11 @@ import numpy as np
 import soundfile
 
 from soundwave.audio import SAMPLE_RATE
+from soundwave.data.example import PLACEHOLDER, AudioSpan
 from soundwave.data.extras import extras_of
-from soundwave.data.recordings import MAX_SECONDS, samples_of
+from soundwave.data.probe import MAX_SECONDS, samples_of
 from soundwave.data.rows import Progress, growing, read_examples, read_rows
 from soundwave.errors import AudioError, DataError
-from soundwave.training.examples import PLACEHOLDER, AudioSpan
 
 SOUND_PROMPT = "What does the person say, and which sounds are heard?"
 SPEAKERS_PROMPT = "What do the two speakers say?"

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from soundwave.cli_data.options import (
+from soundwave.cli.data.options import (
     DEFAULT_MODEL,
     JobsOption,
     ManifestsArgument,
@@ -15,8 +15,8 @@ from soundwave.cli_data.options import (
     SpellingOption,
     spelling_of,
 )
-from soundwave.cli_options import JsonOption, QuietOption
-from soundwave.terminal import count_progress, print_json, print_table, say
+from soundwave.cli.display import count_progress, print_json, print_table, say
+from soundwave.cli.options import JsonOption, QuietOption
 
 
 def check(
@@ -36,7 +36,8 @@ def check(
     Looked at: format, audio (there, decodes, not silent, at most 30 s), duration, empty texts, what CTC can spell and
     fit into the frames, duplicates. The exit code is 1 where a row is bad.
     """
-    from soundwave.data import checks, tables
+    from soundwave.datatools import check as checks
+    from soundwave.datatools import tables
 
     spelling = spelling_of(model, quiet) if ctc else None
     with count_progress("listening", quiet) as progress:
@@ -69,7 +70,7 @@ def stats(
     Also: text-only rows, lengths as a histogram, characters a second, tasks, languages. Recordings are opened only
     where a row states no duration.
     """
-    from soundwave.data import summary, tables
+    from soundwave.datatools import summary, tables
 
     if plot is not None:
         summary.check_picture(plot)
@@ -96,7 +97,8 @@ def show(
     Its tokens with their loss mask, the facts of its audio, and the pieces of its CTC target. Green tokens are in
     the loss, dim ones are only read.
     """
-    from soundwave.data import showing, tables
+    from soundwave.datatools import show as showing
+    from soundwave.datatools import tables
 
     chosen = showing.row_at(manifest, row)
     shown = showing.show(chosen, spelling_of(model, quiet))

@@ -11,8 +11,8 @@ import numpy as np
 import soundfile
 
 from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.data.example import AudioSpan
 from soundwave.errors import AudioError
-from soundwave.training.examples import AudioSpan
 
 MAX_SECONDS = 30.0  # one example's recording; what the encoder hears at once
 

@@ -16,11 +16,11 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from soundwave.data.example import DEFAULT_PROMPT, AudioSpan, Example
+from soundwave.data.manifests import parse_row
+from soundwave.data.shards import TEXT_COLUMNS, find_shards, is_sharded, read_shard
 from soundwave.errors import DataError
-from soundwave.training.examples import DEFAULT_PROMPT, AudioSpan, Example
-from soundwave.training.manifests import parse_row
-from soundwave.training.shards import TEXT_COLUMNS, find_shards, is_sharded, read_shard
-from soundwave.training.transcripts import normalise_transcript
+from soundwave.text.normalizer import normalise_transcript
 
 __all__ = [
     "DEFAULT_PROMPT",

@@ -14,9 +14,9 @@ from pathlib import Path
 import soundfile
 
 from soundwave.audio import SAMPLE_RATE, load_audio
-from soundwave.data.recordings import facts_of
+from soundwave.data.example import AudioSpan, Example
+from soundwave.data.probe import facts_of
 from soundwave.errors import AudioError, DataError
-from soundwave.training.examples import AudioSpan, Example
 
 
 def with_files(example: Example, folder: Path, mono: bool = False) -> Example:

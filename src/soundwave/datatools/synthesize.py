@@ -23,10 +23,10 @@ import soundfile
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.data.noise import NOISE_SLOPES, with_noise
+from soundwave.data.readers import decode_line, decode_text, numbered_lines
 from soundwave.data.rows import growing
-from soundwave.data.voices import OWN_RANGES, Range, Ranges, Take, draw_take, speak
+from soundwave.datatools.voices import OWN_RANGES, Range, Ranges, Take, draw_take, speak
 from soundwave.errors import DataError
-from soundwave.training.data import decode_line, decode_text, numbered_lines
 
 SHORTEST, LONGEST = 0.4, 20.0  # seconds; clips outside are dropped
 QUIET = 1e-3  # a clip whose loudest sample is below this holds no speech

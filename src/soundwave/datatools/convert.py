@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from soundwave.data.example import AudioSpan, Example
 from soundwave.data.extras import extras_of, lost, with_details
-from soundwave.data.formats import WRITERS, UnwritableRow
+from soundwave.data.manifests import parse_row
 from soundwave.data.rows import Progress, Row, read_examples, relative, write_rows
-from soundwave.data.sound_files import with_files
+from soundwave.data.writers import WRITERS, UnwritableRow
+from soundwave.datatools.sound_files import with_files
 from soundwave.errors import DataError
-from soundwave.training.examples import AudioSpan, Example
-from soundwave.training.manifests import parse_row
 
 MEANINGS = {
     "messages": "turns or their layout: some formats hold one question and its reply only, without a system turn",

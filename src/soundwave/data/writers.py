@@ -10,11 +10,11 @@ from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
+from soundwave.data.example import DEFAULT_PROMPT, PLACEHOLDER, AudioSpan, Example
 from soundwave.data.extras import OF_SUPERVISION, without_reserved
-from soundwave.data.recordings import facts_of
+from soundwave.data.manifests import CUSTOM_READ
+from soundwave.data.probe import facts_of
 from soundwave.errors import DataError
-from soundwave.training.examples import DEFAULT_PROMPT, PLACEHOLDER, AudioSpan, Example
-from soundwave.training.manifests import CUSTOM_READ
 
 Fields = dict[str, Any]
 Place = Callable[[str], str]  # an absolute path, as it is to be written

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-from soundwave.errors import DataError
-from soundwave.training.cuts import recording_of
-from soundwave.training.examples import (
+from soundwave.data.cuts import recording_of
+from soundwave.data.example import (
     AUDIO_PART,
     DEFAULT_PROMPT,
     PLACEHOLDER,
@@ -33,7 +32,8 @@ from soundwave.training.examples import (
     seconds_of,
     text_part,
 )
-from soundwave.training.transcripts import normalise_transcript
+from soundwave.errors import DataError
+from soundwave.text.normalizer import normalise_transcript
 
 Row = dict[str, Any]
 CUSTOM_READ = ("prompt", "transcript", "task")  # under `custom` of a lhotse cut; all else there is the user's own

@@ -14,10 +14,10 @@ from pathlib import Path
 
 import numpy as np
 
-from soundwave.data.recordings import samples_of
+from soundwave.data.example import AudioSpan
+from soundwave.data.probe import samples_of
 from soundwave.data.rows import growing
 from soundwave.errors import AudioError, DataError
-from soundwave.training.examples import AudioSpan
 
 Recogniser = Callable[[np.ndarray], str]  # (samples,) float32 at 16 kHz to text
 

@@ -12,10 +12,10 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 from soundwave.audio import SAMPLE_RATE, is_silent, load_audio
-from soundwave.data.recordings import MAX_SECONDS, facts_of
+from soundwave.data.example import AudioSpan
+from soundwave.data.probe import MAX_SECONDS, facts_of
 from soundwave.data.rows import Row
 from soundwave.errors import AudioError
-from soundwave.training.examples import AudioSpan
 
 ROWS_AHEAD = 4  # for each job
 

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import soundwave
-from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, SourceArgument, SpellingOption, spelling_of
-from soundwave.cli_options import JsonOption, QuietOption
+from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, SourceArgument, SpellingOption, spelling_of
+from soundwave.cli.display import count_progress, print_json, print_table
+from soundwave.cli.options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError
-from soundwave.terminal import count_progress, print_json, print_table
 
 if TYPE_CHECKING:
-    from soundwave.data.hypotheses import Recogniser
+    from soundwave.datatools.asr import Recogniser
 
 
 class Format(str, Enum):
@@ -74,7 +74,7 @@ def convert(
     What would be lost is said, and refused unless --allow-loss. The formats messages and parts hold all turns and
     fields, and lhotse alone the single supervisions of its cuts; fields of your own go along everywhere.
     """
-    from soundwave.data.conversion import convert as convert_manifest
+    from soundwave.datatools.convert import convert as convert_manifest
 
     if target.resolve() == Path(source).resolve():
         raise ConfigurationError(f"{target}: the conversion would overwrite its source; write to another file.")
@@ -119,7 +119,8 @@ def filter_rows(
     200 tokens, at most 100 frames a token, word error rate of a recogniser under 10 %. What the recogniser hears is
     kept beside OUT as it is heard: the same command again goes on.
     """
-    from soundwave.data import filtering, tables
+    from soundwave.datatools import filter as filtering
+    from soundwave.datatools import tables
 
     limits = filtering.Limits(
         min_seconds, max_seconds, max_tokens, frames_per_token, max_wer, frozenset(rule.value for rule in skip or [])
@@ -153,7 +154,7 @@ def shard(
     A recipe's `manifest` may name OUT. Sound becomes 16 kHz mono. The same command again goes on where it was
     stopped; OUT appears when all of it is there. The exit code is 1 where a row's audio could not be used.
     """
-    from soundwave.data.sharding import shard as shard_manifest
+    from soundwave.datatools.shard import shard as shard_manifest
 
     with count_progress("sharding", quiet) as progress:
         done = shard_manifest(
@@ -168,7 +169,7 @@ def shard(
 def _recogniser(name: str, language: str) -> Recogniser:
     """Whisper where the folder is one, else a model of ours."""
     from soundwave.audio import SAMPLE_RATE
-    from soundwave.data.hypotheses import whisper
+    from soundwave.datatools.asr import whisper
 
     if (Path(name) / "model.bin").is_file():
         return whisper(Path(name), language, threads=int(os.environ.get("OMP_NUM_THREADS", "0")))

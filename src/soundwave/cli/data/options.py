@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundwave.terminal import count_progress
+from soundwave.cli.display import count_progress
 
 if TYPE_CHECKING:
-    from soundwave.data.spelling import Spelling
+    from soundwave.datatools.spelling import Spelling
 
 # Texts, not paths: shards may be at an address (https://…, s3://…) or come out of a pipe.
 ManifestsArgument = Annotated[
@@ -28,7 +28,7 @@ DEFAULT_MODEL = "smollm2-135m-instruct"
 
 def spelling_of(model: str, quiet: bool) -> Spelling:
     """The spelling that --model names; a bar where a part has to be fetched first."""
-    from soundwave.data.spelling import load_spelling
+    from soundwave.datatools.spelling import load_spelling
 
     with count_progress("fetching the tokenizer", quiet) as bar:
         return load_spelling(model, lambda _, done, total: bar(done, total or 0))

@@ -12,18 +12,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from soundwave.data.example import AudioSpan, Example
 from soundwave.data.extras import extras_of
-from soundwave.data.formats import write_parts
-from soundwave.data.hypotheses import Recogniser, hearing
-from soundwave.data.listening import Attention, Heard, heard_rows
-from soundwave.data.recordings import MAX_SECONDS, seconds_of_span
+from soundwave.data.probe import MAX_SECONDS, seconds_of_span
 from soundwave.data.rows import Progress, Row, read_rows, relative, relocated, total_rows, with_fields, writing
-from soundwave.data.spelling import Spelling
+from soundwave.data.shards import is_sharded
+from soundwave.data.writers import write_parts
+from soundwave.datatools.asr import Recogniser, hearing
+from soundwave.datatools.listening import Attention, Heard, heard_rows
+from soundwave.datatools.spelling import Spelling
 from soundwave.errors import DataError
-from soundwave.evaluation.metrics import word_errors
-from soundwave.training.examples import AudioSpan, Example
-from soundwave.training.shards import is_sharded
-from soundwave.training.transcripts import MAX_CTC_TOKENS
+from soundwave.text.metrics import word_errors
+from soundwave.text.normalizer import MAX_CTC_TOKENS
 
 FEATURE_FRAMES_PER_SECOND = 100  # Whisper's log-mel; the paper's "frames" in "frames ≤ 100 × text length"
 RULES = ("format", "audio", "duration", "tokens", "frames", "wer")

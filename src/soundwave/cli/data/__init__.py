@@ -10,7 +10,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from soundwave.cli_data import changing, looking, making
+from soundwave.cli.data import changing, looking, making
 from soundwave.errors import SoundwaveError
 
 

@@ -21,12 +21,8 @@ import typer
 from typer.core import TyperGroup
 
 import soundwave
-from soundwave import cli_data
-from soundwave.cli_options import JsonOption, QuietOption
-from soundwave.errors import ConfigurationError, SoundwaveError
-from soundwave.evaluation import TaskName
-from soundwave.export import commands as exporting
-from soundwave.terminal import (
+from soundwave.cli import data as cli_data
+from soundwave.cli.display import (
     as_plain,
     count_progress,
     print_findings,
@@ -37,6 +33,10 @@ from soundwave.terminal import (
     say_error,
     with_progress,
 )
+from soundwave.cli.options import JsonOption, QuietOption
+from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.evaluation import TaskName
+from soundwave.export import commands as exporting
 
 if TYPE_CHECKING:
     from rich.progress import TaskID

@@ -11,11 +11,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from soundwave.data.checks import ERROR, RULES, Report
-from soundwave.data.filtering import MEANINGS, Outcome
-from soundwave.data.filtering import RULES as FILTER_RULES
-from soundwave.data.showing import Shown, ShownAudio
-from soundwave.data.summary import Summary, percentiles
+from soundwave.datatools.check import ERROR, RULES, Report
+from soundwave.datatools.filter import MEANINGS, Outcome
+from soundwave.datatools.filter import RULES as FILTER_RULES
+from soundwave.datatools.show import Shown, ShownAudio
+from soundwave.datatools.summary import Summary, percentiles
 
 MOST_SHOWN = 10
 BAR_WIDTH = 40  # characters

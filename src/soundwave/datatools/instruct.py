@@ -15,12 +15,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from soundwave.data.example import AUDIO_PART, Example, text_part
 from soundwave.data.extras import extras_of
-from soundwave.data.formats import write_messages
 from soundwave.data.rows import Progress, Row, read_rows, relative, without_text, write_rows
-from soundwave.data.wordings import Wording
+from soundwave.data.writers import write_messages
+from soundwave.datatools.wordings import Wording
 from soundwave.errors import ConfigurationError, DataError
-from soundwave.training.examples import AUDIO_PART, Example, text_part
 
 LETTERS = "ABCD"
 # What is said after the instruction for each form of answer; often nothing before the lines of a choice.

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.recordings import Facts, facts_of, samples_of, seconds_of_span
+from soundwave.data.example import AudioSpan
+from soundwave.data.probe import Facts, facts_of, samples_of, seconds_of_span
 from soundwave.data.rows import Row, read_rows
-from soundwave.data.spelling import Spelling, ctc_frames_needed
+from soundwave.data.shards import is_sharded
+from soundwave.datatools.spelling import Spelling, ctc_frames_needed
 from soundwave.errors import AudioError, DataError
-from soundwave.prompt import RELEASED_AUDIO_TOKEN, Turn, tokenize_turns, turns_of
-from soundwave.training.examples import AudioSpan
-from soundwave.training.shards import is_sharded
+from soundwave.text.prompt import RELEASED_AUDIO_TOKEN, Turn, tokenize_turns, turns_of
 
 
 @dataclass(frozen=True)

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from soundwave.data.listening import Attention, Heard, heard_rows
-from soundwave.data.recordings import MAX_SECONDS, seconds_of_span
+from soundwave.data.example import AudioSpan, Example
+from soundwave.data.probe import MAX_SECONDS, seconds_of_span
 from soundwave.data.rows import Progress, Row, read_rows, total_rows
-from soundwave.data.spelling import Spelling, ctc_frames_needed
-from soundwave.training.examples import AudioSpan, Example
-from soundwave.training.transcripts import MAX_CTC_TOKENS
+from soundwave.datatools.listening import Attention, Heard, heard_rows
+from soundwave.datatools.spelling import Spelling, ctc_frames_needed
+from soundwave.text.normalizer import MAX_CTC_TOKENS
 
 ERROR, WARNING = "error", "warning"
 # What is looked for: rule -> (severity, what it means). An error makes a row bad.

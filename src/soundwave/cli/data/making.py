@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundwave.cli_data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, SeedOption
-from soundwave.cli_options import QuietOption
+from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, SeedOption
+from soundwave.cli.display import count_progress
+from soundwave.cli.options import QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
-from soundwave.terminal import count_progress
 
 if TYPE_CHECKING:
-    from soundwave.data.voices import Range
+    from soundwave.datatools.voices import Range
 
 
 def synth(
@@ -39,8 +39,9 @@ def synth(
     """
     import hashlib
 
-    from soundwave.data import rows, synthesis
-    from soundwave.data.voices import Ranges, check_variants, check_voices
+    from soundwave.data import rows
+    from soundwave.datatools import synthesize as synthesis
+    from soundwave.datatools.voices import Ranges, check_variants, check_voices
 
     names = [name.strip() for name in voices.split(",")]
     check_voices(names)
@@ -86,7 +87,8 @@ def answer(
     forgotten. The same command again goes on; --limit may grow then, and other manifests add their rows.
     """
     from soundwave.checkpoints.catalog import part_folder
-    from soundwave.data import answers, rows
+    from soundwave.data import rows
+    from soundwave.datatools import answer as answers
 
     name = str(Path(language_model).resolve()) if Path(language_model).is_dir() else language_model
     settings = {"language_model": name, "prompt": prompt, "max_new_tokens": max_new_tokens}
@@ -125,8 +127,8 @@ def instruct(
     Each row gets an instruction and a form of answer, drawn with the seed: the label alone, a choice among A to D, a
     sentence, or what is said and then the answer. The same command gives the same file.
     """
-    from soundwave.data import instructing
-    from soundwave.data.wordings import read_wording
+    from soundwave.datatools import instruct as instructing
+    from soundwave.datatools.wordings import read_wording
 
     wording = read_wording(task)
     if out.resolve() == Path(manifest).resolve():
@@ -156,7 +158,8 @@ def splice(
     A sound, with its `<tag>` in the text, between two utterances; two speakers in turn. The same command again goes
     on where it was stopped; more clips may be asked for then.
     """
-    from soundwave.data import rows, splicing
+    from soundwave.data import rows
+    from soundwave.datatools import splice as splicing
 
     without = sounds == "-"
     sources = {"speech": _absolute(speech), "sounds": "-" if without else _absolute(sounds)}

@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+from soundwave.data.example import Example
 from soundwave.data.extras import extras_of
-from soundwave.data.recordings import facts_of, seconds_of_span
+from soundwave.data.probe import facts_of, seconds_of_span
 from soundwave.data.rows import Progress, Row, read_rows, total_rows, without_text
 from soundwave.errors import AudioError, ConfigurationError, DataError
-from soundwave.training.examples import Example
 
 EDGES = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, float("inf"))  # seconds, of the histogram
 SPEAKER_FIELDS = ("speaker", "speaker_id", "spk_id", "voice")

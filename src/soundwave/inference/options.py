@@ -1,0 +1,66 @@
+"""What a caller may choose for an answer or a transcript, each option declared once.
+
+The API's arguments, the command line's flags and a server's fields come from here. How tokens are chosen from these is
+the decoder's.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from soundwave.settings import check_settings, setting
+
+Via = Literal["auto", "audio", "transcript"]
+LARGEST_SEED = 2**63 - 1  # of torch's generators
+
+
+@dataclass(frozen=True)
+class GenerationOptions:
+    """How an answer is made; the defaults are those of the released code.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    temperature: float = setting(0.2, least=0, help="0 always takes the likeliest token; higher is more varied.")
+    top_p: float = setting(0.9, above=0, most=1, help="Sample from the likeliest tokens that share this probability.")
+    max_new_tokens: int = setting(512, least=1, help="The longest answer, in tokens.")
+    seed: int | None = setting(
+        None, least=0, most=LARGEST_SEED, help="The same seed gives the same sampled answer, alone and in a batch."
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+
+@dataclass(frozen=True)
+class AskOptions(GenerationOptions):
+    """How a prompt about a recording is answered.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    via: Via = setting(
+        "auto", choices=get_args(Via),
+        help="audio: the LLM reads the recording itself; transcript: it reads the words found in it; auto: as the "
+        "model does best, which its card states.",
+    )
+
+
+@dataclass(frozen=True)
+class TranscribeOptions:
+    """How a recording is written down.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    llm: bool | None = setting(
+        None, help="Whether the LLM has a say in the words; none: as the model does best, which its card states."
+    )
+    hotwords: tuple[str, ...] = setting((), help="Names and terms that are likely to be said.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
