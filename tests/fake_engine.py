@@ -9,12 +9,13 @@ from __future__ import annotations
 import os
 import signal
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from soundwave.errors import AudioError, SoundwaveError
+from soundwave.errors import AudioError, SoundwaveError, SoundwaveWarning
 
 
 @dataclass
@@ -68,13 +69,15 @@ class FakeEngine:
     default_prompt = "the model's own prompt"
 
     def __init__(
-        self, finish_reason: str = "stop", gate: Path | None = None, end: str = "", text: str = "", prints: str = ""
+        self, finish_reason: str = "stop", gate: Path | None = None, end: str = "", text: str = "", prints: str = "",
+        warns: str = "",
     ) -> None:
         self.finish_reason = finish_reason
         self.gate = gate  # the second piece is held back until this file exists
         self.end = end  # "interrupt": Ctrl-C comes after the first piece
         self.text = text  # of every transcript; default: the recording's name
         self.prints = prints  # to standard output, as a library might, from Python and from below it
+        self.warns = warns
         self.asked: list[tuple[Any, str | None, dict[str, Any]]] = []
         self.batches: list[tuple[list[Any], dict[str, Any]]] = []
 
@@ -126,6 +129,8 @@ class FakeEngine:
         return results
 
     def _print(self) -> None:
+        if self.warns:
+            warnings.warn(self.warns, SoundwaveWarning, stacklevel=2)
         if self.prints:
             print(self.prints)
             os.write(1, self.prints.encode())

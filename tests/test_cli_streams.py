@@ -186,3 +186,11 @@ def test_a_closed_output_says_so_to_who_writes() -> None:
 def test_json_stays_json_with_a_library_that_prints() -> None:
     out, _ = output_of("ask", "a.wav", "--json", engine="prints='warned'")
     assert json.loads(out)["text"] == "The answer is blue."
+
+
+def test_a_warning_is_one_line_for_each_recording(engine: Any) -> None:
+    engine.warns = "a.wav: its channels cancel;\nthe loudest is taken"
+    said = "warning: a.wav: its channels cancel; the loudest is taken\n"
+    assert run("ask", "a.wav", "--via", "audio").stderr.startswith(said)
+    assert run("transcribe", *["a.wav"] * 9).stderr == said * 2  # two batches
+    assert run("transcribe", "a.wav", "-q").stderr == ""

@@ -304,7 +304,7 @@ def test_a_bad_row_is_named_and_the_shard_goes_on(data: Path, tmp_path: Path) ->
     tar.write_bytes(tar.read_bytes().replace(b'"role": "user"', b'"role": "cook"', 1))
     told: list[str] = []
     stream = stream_of(data, DataSource(str(tmp_path / "tars")), lanes=1, ctc_vocabulary_size=None)
-    stream.left_out.say = told.append
+    stream.skipped.say = told.append
     seen = {item.name[-1] for items, _ in islice(stream.batches(0), 9) for item in items}
     assert seen == {"2", "3"}
     (once,) = told

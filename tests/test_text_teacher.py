@@ -227,9 +227,9 @@ def test_a_run_with_a_teacher_tells_its_kl(recipe: Recipe) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["stage=shrinking", "kl_weight=1.5"], r"kl_weight is 1.5; it must be 0 or more and at most 1"),
+        (["stage=shrinking", "kl_weight=1.5"], r"kl_weight is 1.5; give .* at most 1"),
         (["kl_weight=0.5"], r"kl_weight is 0.5 in the stage alignment, which does not run the LLM; set it to 0"),
-        (["kl_temperature=0"], r"kl_temperature is 0.0; it must be above 0"),
+        (["kl_temperature=0"], r"kl_temperature is 0.0; give .* above 0"),
     ],
 )
 def test_weights_that_make_no_sense_are_refused(options: list[str], message: str, tmp_path: Path) -> None:

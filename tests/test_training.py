@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -312,7 +313,7 @@ def test_a_later_stage_over_other_parts_is_refused(three_stages: Any, tmp_path: 
 
 def test_a_switch_that_a_later_stage_changes_is_checked_too(three_stages: Any, tmp_path: Path) -> None:
     recipe = dataclasses.replace(three_stages[1][0], model={"run_pooling": "last"}, output_dir=str(tmp_path / "run"))
-    with pytest.raises(ConfigurationError, match="run_pooling='last' is not known"):
+    with pytest.raises(ConfigurationError, match="run_pooling is 'last'"):
         train(recipe)
 
 
@@ -370,3 +371,14 @@ def test_bfloat16_runs_through(three_stages: Any, tmp_path: Path) -> None:
         assert all(torch.isfinite(value).all() for value in weights(train(recipe)).values())
     finally:
         AcceleratorState._reset_state()
+
+
+def test_checkpoints_and_models_have_the_modes_that_the_umask_gives(recipe: Recipe) -> None:
+    before = os.umask(0o027)
+    try:
+        final = train(dataclasses.replace(recipe, max_steps=1))
+    finally:
+        os.umask(before)
+    files = [file for file in final.parent.rglob("*.safetensors") if "tensorboard" not in file.parts]
+    assert {file.name for file in files} >= {"model.safetensors", "optimizer.safetensors", "adapters.safetensors"}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o640}

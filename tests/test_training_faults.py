@@ -14,6 +14,7 @@ import pytest
 import tiny_runs
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.training import validate
@@ -42,7 +43,11 @@ def read(tmp_path: Path, text: str, *overrides: str) -> Recipe:
 
 def test_bfloat16_features_on_the_fly_and_evaluation_go_together(recipe: Recipe) -> None:
     together = {"mixed_precision": "bf16", "features": None, "evaluation": recipe.train, "eval_steps": 1}
-    train(dataclasses.replace(recipe, max_steps=2, **together))
+    AcceleratorState._reset_state()  # one process has one precision
+    try:
+        train(dataclasses.replace(recipe, max_steps=2, **together))
+    finally:
+        AcceleratorState._reset_state()
     held_out = [row for row in tiny_runs.losses(recipe.output_dir) if "eval_data_loss" in row]
     assert [row["step"] for row in held_out] == [1, 2]
 
@@ -95,8 +100,8 @@ def test_mini_laptop_trains_the_lora_that_mini_has() -> None:
 
 @pytest.mark.parametrize(
     ("setting", "message"),
-    [("model.alignment_layer=2", "'alignment_layer' is not a known switch; did you mean alignment_layers"),
-     ("model.run_pooling=last", "run_pooling='last'")],
+    [("model.alignment_layer=2", "'alignment_layer' .* did you mean alignment_layers"),
+     ("model.run_pooling=last", "run_pooling is 'last'")],
 )
 def test_a_mistake_in_the_models_switches_is_told_by_the_estimate_too(setting: str, message: str) -> None:
     for recipe in ("mini/stage1.yaml", "finetune/mini-laptop.yaml"):

@@ -155,7 +155,7 @@ MISTAKES: dict[str, tuple[Callable[[Path], Any], str]] = {
     "no UTF-8": (lambda f: (f / "config.json").write_bytes(b"\xff{}"), "config.json is not valid JSON"),
     "a mistyped tokenizer": (lambda f: (f / "tokenizer.json").write_text("[1]"), "no processor and tokenizer that"),
     "a mistyped switch": (lambda f: change(f, "config.json", ctc_head=[1]), r"ctc_head is \[1\]; give one of"),
-    "a mistyped vocabulary": (lambda f: change(f, "config.json", ctc_vocabulary=["a"]), "ctc_vocabulary holds the id"),
+    "a mistyped vocabulary": (lambda f: change(f, "config.json", ctc_vocabulary=["a"]), r"ctc_vocabulary is \[.a.\]"),
     "an unknown LLM": (text_config(model_type="zebra"), "of model_type 'zebra'"),
     "an LLM of no type": (text_config(model_type=7), "of model_type 7"),
     "an LLM that cannot be built": (text_config(num_attention_heads=0), "config"),

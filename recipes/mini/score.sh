@@ -10,17 +10,17 @@ score() { soundwave eval "$speech/$1/manifest.jsonl" --task "$2" --model "$model
 score dev-librispeech transcribe
 score dev-librispeech ctc
 # what the CTC path spells by ear, without known words
-soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task ctc --model "$model" --no-search \
+soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task ctc --model "$model" --no-llm \
     --out "$results/mini-dev-librispeech-ctc-path.json"
 # the language model alone, greedily
-soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task transcribe --model "$model" --no-search \
+soundwave eval "$speech/dev-librispeech/manifest.jsonl" --task transcribe --model "$model" --no-llm \
     --out "$results/mini-dev-librispeech-llm.json"
 score dev-nonnative transcribe
 score dev-nonnative ctc
 score dev-questions questions
 score dev-questions typed-questions
 # the audio itself is answered, in one pass
-soundwave eval "$speech/dev-questions/manifest.jsonl" --task questions --model "$model" --no-search \
+soundwave eval "$speech/dev-questions/manifest.jsonl" --task questions --model "$model" --no-llm \
     --out "$results/mini-dev-questions-audio-itself.json"
 
 if [ $# -eq 4 ]; then

@@ -6,6 +6,22 @@ A message says what was wrong, the value that was given, what is allowed, and wh
 An `assert` is for our own bugs only; anything a user can reach raises one of these.
 """
 
+SHOWN_CHARACTERS = 100
+
+
+def shown(value: object) -> str:
+    """A value from outside as a message quotes it: on one line of bearable length, whatever it is.
+
+    Example:
+        >>> shown("a" * 1000)
+        "'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa...aaaaaaaaaaaaaaaaaaaaaaaaaaaaa'"
+    """
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # a number of thousands of digits; lists that hold themselves
+        return f"a {type(value).__name__} too large to show"
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:60]}...{text[-30:]}"
+
 
 class SoundwaveError(Exception):
     """Any mistake in what Soundwave was given; catch this one to catch them all."""

@@ -100,8 +100,6 @@ class InferenceConfig:
 
     def __post_init__(self) -> None:
         check_settings(self)
-        if not all(isinstance(prefix, str) for prefix in self.transcript_prefixes):
-            raise ConfigurationError(f"transcript_prefixes is {self.transcript_prefixes!r}; give a list of texts.")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> InferenceConfig:

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import inspect
 import math
-import reprlib
 import types
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, field, fields
 from typing import Any, Union, get_args, get_origin
 
-from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.errors import ConfigurationError, SoundwaveError, shown
 
 
 def setting(
@@ -51,13 +50,8 @@ def check_settings(options: Any, error: type[SoundwaveError] = ConfigurationErro
     hints = hints_of(type(options))
     for one in fields(options):
         if one.name in hints and not _fits(getattr(options, one.name), hints[one.name], one):
-            value = shown(getattr(options, one.name))
-            raise error(f"{prefix}{one.name} is {value}; give {allowed(one, hints[one.name])}.")
-
-
-def shown(value: Any) -> str:
-    """A wrong value for a message: never longer than a line, however large or deep it is."""
-    return _SHORT.repr(value)
+            value = getattr(options, one.name)
+            raise error(f"{prefix}{one.name} is {shown(value)}; give {allowed(one, hints[one.name])}.")
 
 
 def hints_of(kind: type) -> dict[str, Any]:
@@ -83,8 +77,6 @@ def allowed(one: Field[Any], hint: Any) -> str:
     return " or ".join(kinds or ["a value"]) + (" of " + " and ".join(bounds) if bounds else "") + none
 
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = _SHORT.maxlong = 100
 _KINDS = {
     bool: "true or false", int: "a whole number", float: "a number", str: "a text", list: "a list", tuple: "a list",
     dict: "a mapping",

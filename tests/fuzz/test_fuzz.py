@@ -26,7 +26,7 @@ import tiny
 import torch
 import yaml
 from cli_runs import run
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from soundwave.audio import load_audio
@@ -45,7 +45,7 @@ def fuzzed(few: int) -> Callable[[Any], Any]:
     """How many cases a test has: a few, the same each time, or as many as were asked for."""
     return settings(
         max_examples=WANTED or few, derandomize=not WANTED, deadline=None, database=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate],  # shrinking a case of seconds takes minutes
     )
 
 
@@ -73,14 +73,15 @@ def _no_runaway() -> Iterator[None]:
 def survives(call: Callable[[], Any]) -> Any:
     """The result of a call, or None where it was refused as it should be; anything else fails the test."""
     began = time.perf_counter()
-    result = None
+    result, told = None, "it was used"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             result = call()
         except SoundwaveError as problem:
-            assert "\n" not in str(problem)
-            assert 10 < len(str(problem)) < 2000
+            told = str(problem)
+    assert "\n" not in told
+    assert 10 < len(told) < 1000
     assert time.perf_counter() - began < MOST_SECONDS
     return result
 
@@ -90,7 +91,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("fuzz")
 
 
-SOUNDS = list(cases.sounds().values())
+SOUNDS = cases.sounds()
 
 
 @fuzzed(80)
@@ -141,7 +142,8 @@ def test_recipes(place: Path, data: st.DataObject) -> None:
     base = data.draw(st.sampled_from(RECIPES)).read_bytes()
     path = place / "recipe.yaml"
     if data.draw(st.integers(0, 3)):
-        path.write_text(yaml.safe_dump(data.draw(cases.changed(yaml.safe_load(base)))), encoding="utf-8", errors="replace")
+        changed = yaml.safe_dump(data.draw(cases.changed(yaml.safe_load(base))))
+        path.write_text(changed, encoding="utf-8", errors="replace")
     else:
         path.write_bytes(data.draw(cases.damaged([base], head=10**6)))
     began = time.perf_counter()

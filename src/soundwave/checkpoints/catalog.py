@@ -29,7 +29,7 @@ SHIPPED = {MINI: "soundwave-mini", "soundwave-mini": "soundwave-mini"}
 """Names of the models whose weights come with this package, and the name of their folder."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # never pickles
+MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "ngram.*", "words.*"]  # never pickles
 SECOND_COPIES = ["original/*", "*fp32*"]
 RECORD = "parts.json"
 RECORD_FORMAT = 1  # of the record and of what conversion writes: raise it to have old folders refused

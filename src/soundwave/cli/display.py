@@ -6,11 +6,13 @@ Knows nothing about what is done. rich is imported inside the functions that nee
 from __future__ import annotations
 
 import json
+import warnings
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from soundwave.cli import streams
+from soundwave.errors import SoundwaveWarning
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +66,23 @@ def note(line: str, quiet: bool) -> None:
 def say_error(problem: object) -> None:
     """One line, whatever the message holds."""
     note("error: " + " ".join(str(problem).split()), quiet=False)
+
+
+@contextmanager
+def warnings_as_lines(quiet: bool) -> Iterator[None]:
+    """Within it, a warning of ours is one line without the place in the source; a library's is as Python has it."""
+    with warnings.catch_warnings():
+        as_python = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *place: Any, **more: Any) -> None:
+            if issubclass(category, SoundwaveWarning):
+                note("warning: " + " ".join(str(message).split()), quiet)
+            else:
+                as_python(message, category, *place, **more)
+
+        warnings.showwarning = show
+        warnings.simplefilter("always", SoundwaveWarning)
+        yield
 
 
 def print_answer(text: str, end: str = "\n") -> None:

@@ -16,6 +16,7 @@ import typer
 from typer.core import TyperCommand
 
 from soundwave.cli import streams
+from soundwave.cli.display import warnings_as_lines
 from soundwave.errors import ConfigurationError
 
 ModelOption = Annotated[str, typer.Option("--model", "-m", help="`mini`, a folder, or a Hugging Face hub id.")]
@@ -30,7 +31,8 @@ class Verb(TyperCommand):
     """A verb: only its answers reach standard output, and with --quiet only errors reach standard error."""
 
     def invoke(self, ctx: Any) -> Any:
-        with streams.only_answers(quiet=bool(ctx.params.get("quiet"))):
+        quiet = bool(ctx.params.get("quiet"))
+        with streams.only_answers(quiet), warnings_as_lines(quiet):
             return super().invoke(ctx)
 
 

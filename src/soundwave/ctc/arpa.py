@@ -12,6 +12,7 @@ import numpy as np
 
 from soundwave.ctc.ngram import NEVER, SPECIAL, Ints, Ngram
 from soundwave.errors import CheckpointError
+from soundwave.files import atomic_file
 
 NATURAL = math.log(10)  # of ARPA's base-10 logarithms
 
@@ -23,7 +24,7 @@ def _open(path: Path, mode: str) -> IO[str]:
 
 def write_arpa(ngram: Ngram, path: Path) -> None:
     """Writes a model as ARPA; gzip where the name ends with `.gz`."""
-    with _open(path, "w") as file:
+    with atomic_file(path) as draft, _open(draft, "w") as file:
         file.write("\\data\\\n")
         file.writelines(f"ngram {order}={count}\n" for order, count in enumerate(ngram.counts, 1))
         for order in range(1, ngram.order + 1):

@@ -10,8 +10,7 @@ Knows nothing about models: classes come from a `Lexicon`, log-probabilities as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,50 +21,32 @@ from soundwave.ctc.hotwords import HotWords
 from soundwave.ctc.lexicon import Lexicon, plain_word
 from soundwave.ctc.ngram import Ngram
 from soundwave.errors import ConfigurationError
-
-
-def _number(default: float | None, least: float, most: float) -> Any:
-    """A field with the range of its value."""
-    return field(default=default, metadata={"range": (least, most)})
+from soundwave.settings import check_settings, setting
 
 
 @dataclass(frozen=True)
 class BeamSearchOptions:
     """How the search weighs and prunes. Scores are in nats: natural logarithms of probabilities.
 
-    Attributes:
-        beams: texts kept after each frame.
-        language_weight: factor of the n-gram's log-probability.
-        word_bonus: nats for each word, against the n-gram's liking for short texts.
-        unknown_word: nats that a word of no list costs beside what the n-gram gives `<unk>`; None forbids such words.
-        unknown_letter: nats that each class of its spelling costs beyond that.
-        hotword_bonus: nats for each hot word.
-        beam_width: nats behind the best text at which a text is dropped.
-        class_width: nats behind the likeliest class of a frame at which a class is not tried.
-        open_width: the same for spellings of no list.
-        sure_blank: posterior from which a frame counts as blank and nothing else.
-
     Raises:
         ConfigurationError: a value is out of its range.
     """
 
-    beams: int = _number(128, 1, 10_000)
-    language_weight: float = _number(0.8, 0, 10)
-    word_bonus: float = _number(2.5, -20, 20)
-    unknown_word: float | None = _number(8.0, 0, 1000)
-    unknown_letter: float = _number(0.5, 0, 100)
-    hotword_bonus: float = _number(4.0, 0, 100)
-    beam_width: float = _number(14.0, 0, 1000)
-    class_width: float = _number(7.0, 0, 1000)
-    open_width: float = _number(3.0, 0, 1000)
-    sure_blank: float = _number(0.999, 0.5, 1)
+    beams: int = setting(128, least=1, help="Texts kept after each frame.")
+    language_weight: float = setting(0.8, least=0, help="Factor of the n-gram's log-probability.")
+    word_bonus: float = setting(2.5, help="For each word, against the n-gram's liking for short texts.")
+    unknown_word: float | None = setting(
+        3.0, least=0, help="Cost of a word of no list beside the n-gram's for <unk>; none: no such words."
+    )
+    unknown_letter: float = setting(2.0, least=0, help="Cost of each letter of such a word beyond that.")
+    hotword_bonus: float = setting(4.0, least=0, help="For each hot word.")
+    beam_width: float = setting(14.0, above=0, help="How far behind the best text a text is dropped.")
+    class_width: float = setting(7.0, above=0, help="How far behind a frame's likeliest class a class is not tried.")
+    open_width: float = setting(3.0, above=0, help="The same for classes that spell no word of the list.")
+    sure_blank: float = setting(0.999, above=0, most=1, help="Posterior from which a frame is blank and nothing else.")
 
     def __post_init__(self) -> None:
-        for option in fields(self):
-            value, (least, most) = getattr(self, option.name), option.metadata["range"]
-            forbidden = option.name == "unknown_word" and value is None
-            if not forbidden and not least <= value <= most:
-                raise ConfigurationError(f"{option.name} is {value}; it must be from {least} to {most}.")
+        check_settings(self)
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,9 @@ class Lexicon:
 
     def _add_nodes(self, words: Sequence[str]) -> None:
         """Makes a node for every beginning of the sorted words, by depth and in their order."""
-        table = np.array(words, dtype=np.str_).view(np.uint32).reshape(len(words), -1).astype(np.int64)
+        longest = max(map(len, words), default=0)
+        table = np.array(words, dtype=f"U{max(longest, 1)}").view(np.uint32).reshape(len(words), max(longest, 1))
+        table = table.astype(np.int64)
         lengths = (table > 0).sum(1)
         numbers = np.array([self.number_of[word] for word in words], np.int64)
         node = np.zeros(len(table), np.int64)  # of each word at the depth reached so far

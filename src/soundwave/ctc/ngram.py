@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundwave.errors import CheckpointError
+from soundwave.files import atomic_file
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"  # words 0, 1 and 2 of every model
 SPECIAL = (UNKNOWN, START, END)
@@ -52,7 +53,7 @@ class Ngram:
         self.words = tuple(words)
         self.order = len(logprobs)
         self.counts = tuple(len(values) for values in logprobs)
-        self.start = 1 + SPECIAL.index(START)  # the state before the first word
+        self.start = 1 + SPECIAL.index(START) if self.order > 1 else 0  # the state before the first word
         self.end = SPECIAL.index(END)
         size = len(self.words)
         keys = [context * size + word for context, word in zip(contexts, last, strict=True)]
@@ -107,12 +108,26 @@ class Ngram:
         return logprobs, nodes if self.order > 1 else np.zeros_like(nodes)
 
     def score_sentence(self, words: Iterable[str]) -> float:
-        """Natural log-probability of a sentence with its end: one word after the other, for single looks."""
+        """Natural log-probability of a sentence with its end."""
         total, state = 0.0, np.array([self.start])
         for word in [*self.ids(words), self.end]:
             logprob, state = self.score(state, np.array([word]))
             total += float(logprob[0])
         return total
+
+    def perplexity(self, sentences: Sequence[Sequence[str]]) -> tuple[float, float]:
+        """How many words the model hesitates between, over known words and ends, and the share of unknown words."""
+        ids = [np.append(self.ids(sentence), self.end) for sentence in sentences]
+        states = np.full(len(ids), self.start)
+        total, known, unknown = 0.0, 0, 0
+        for place in range(max(map(len, ids), default=0)):
+            running = np.array([i for i, sentence in enumerate(ids) if place < len(sentence)])
+            words = np.array([ids[i][place] for i in running])
+            logprobs, states[running] = self.score(states[running], words)
+            total += float(logprobs[words > 0].sum())
+            known += int((words > 0).sum())
+            unknown += int((words == 0).sum())
+        return math.exp(-total / max(known, 1)), unknown / max(known + unknown, 1)
 
     def _find(self, contexts: Ints, words: Ints) -> Ints:
         """The node of each (context, word); 0 where there is none."""
@@ -146,8 +161,16 @@ class Ngram:
         yield from zip(table.tolist(), self._logprobs[nodes].tolist(), self._backoffs[nodes].tolist(), strict=True)
 
     def save(self, path: Path) -> None:
-        """Writes the model as `.npz`: probabilities rounded to 256 values an order, n-grams as differences."""
-        arrays = {
+        """Writes ARPA where the name ends with `.arpa` or `.arpa.gz`, else `.npz` of one byte a probability.
+
+        Raises:
+            WriteError: the disk is full, or the place may not be written.
+        """
+        from soundwave.ctc.arpa import write_arpa
+
+        if path.name.removesuffix(".gz").endswith(".arpa"):
+            return write_arpa(self, path)
+        arrays: dict[str, NDArray] = {
             "format": np.array([FORMAT, self.order]),
             "words": np.frombuffer("\n".join(self.words).encode(), np.uint8),
         }
@@ -165,8 +188,7 @@ class Ngram:
                 arrays[f"children{order}"] = children.astype(np.uint16 if children.max() < 65536 else np.uint32)
                 arrays[f"last{order}"] = words.astype(np.uint16 if len(self.words) <= 65536 else np.uint32)
             before, first = nodes, first + count
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
+        with atomic_file(path) as draft, draft.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod

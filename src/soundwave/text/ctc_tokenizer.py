@@ -40,8 +40,6 @@ class CtcTokenizer:
             self.class_of = {token: i for i, token in enumerate(self.vocabulary)}
             self._pieces = _restricted(tokenizer, set(self.vocabulary))
             self._letters: dict[str, str] = {}
-            spaces = (token for token in self.vocabulary if self._pieces.id_to_token(token) == SPACE_BYTE)
-            self._space = [self.class_of[token] for token in spaces]
 
     def encode(self, text: str) -> list[int]:
         """Text to classes. A letter outside a restricted vocabulary is spelt without its marks, é as e, or left out."""
@@ -50,13 +48,11 @@ class CtcTokenizer:
         ids = self._pieces.encode(" " + self._spellable(text), add_special_tokens=False).ids
         return [self.class_of[token] for token in ids if token in self.class_of]
 
-    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """Classes of each of several words, as they are inside a text; none of one without letters, such as 42."""
-        if self.vocabulary is None:
-            return [self.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
-        encodings = self._pieces.encode_batch([f" {self._spellable(word)}" for word in words], add_special_tokens=False)
-        classes = [[self.class_of[token] for token in spelt.ids if token in self.class_of] for spelt in encodings]
-        return [[] if spelt == self._space else spelt for spelt in classes]
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each class in small letters; a leading space begins a word."""
+        ids = list(range(len(self.tokenizer))) if self.vocabulary is None else self.vocabulary
+        return [name.replace(SPACE_BYTE, " ").lower() for name in self.tokenizer.convert_ids_to_tokens(ids)]
 
     def _spellable(self, text: str) -> str:
         """The text with letters that have no classes replaced by their base letters, where those have some."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from soundwave.errors import ConfigurationError
+from soundwave.errors import ConfigurationError, shown
 from soundwave.text.chat_template import render
 
 RELEASED_SYSTEM_PROMPT = (
@@ -57,19 +57,21 @@ def turns_of(conversation: Iterable[dict[str, Any]]) -> tuple[list[Turn], list[A
         ConfigurationError: an unknown role or part, or a text that is none.
     """
     turns, audios = [], []
+    if not isinstance(conversation, Iterable):
+        raise ConfigurationError(f"A conversation is {shown(conversation)}; give a list of messages.")
     for message in conversation:
         if not isinstance(message, dict):
-            raise ConfigurationError(f"A message is {message!r}; it must be an object with role and content.")
+            raise ConfigurationError(f"A message is {shown(message)}; it must be an object with role and content.")
         role, content = message.get("role"), message.get("content")
         if role not in ROLES:
-            raise ConfigurationError(f"A message has the role {role!r}; allowed are {', '.join(ROLES)}.")
+            raise ConfigurationError(f"A message has the role {shown(role)}; allowed are {', '.join(ROLES)}.")
         parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
         if not isinstance(parts, Sequence):
-            raise ConfigurationError(f"A message's content is {content!r}; give a text or a list of parts.")
+            raise ConfigurationError(f"A message's content is {shown(content)}; give a text or a list of parts.")
         pieces: list[str | None] = []
         for part in parts:
             if not isinstance(part, dict):
-                raise ConfigurationError(f"A content part is {part!r}; it must be an object with a type.")
+                raise ConfigurationError(f"A content part is {shown(part)}; it must be an object with a type.")
             if part.get("type") == "text":
                 joined = pieces.pop() if pieces and pieces[-1] is not None else ""  # neighbours are one text
                 pieces.append(f"{joined}{_text_of(part)}")
@@ -78,7 +80,7 @@ def turns_of(conversation: Iterable[dict[str, Any]]) -> tuple[list[Turn], list[A
                 pieces.append(None)
             else:
                 raise ConfigurationError(
-                    f"A content part has the type {part.get('type')!r}; "
+                    f"A content part has the type {shown(part.get('type'))}; "
                     f"allowed are text, {', '.join(AUDIO_PART_TYPES)}."
                 )
         turns.append(Turn(role, tuple(pieces)))
@@ -88,7 +90,7 @@ def turns_of(conversation: Iterable[dict[str, Any]]) -> tuple[list[Turn], list[A
 def _text_of(part: dict[str, Any]) -> str:
     text = part.get("text", "")
     if not isinstance(text, str):
-        raise ConfigurationError(f"The text of a content part is {text!r}; give a string.")
+        raise ConfigurationError(f"The text of a content part is {shown(text)}; give a string.")
     try:
         text.encode()
     except UnicodeEncodeError as error:

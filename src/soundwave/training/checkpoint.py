@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,7 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from soundwave.errors import TrainingError
+from soundwave.errors import TrainingError, WriteError
+from soundwave.files import atomic_folder
 from soundwave.training.distributed import laid_out_as, shard_again, whole
 
 KEPT = 2  # checkpoints that stay
@@ -125,31 +125,23 @@ def _on_cpu(tensors: Mapping[str, Tensor], kept: bool) -> dict[str, Tensor]:
 def save_checkpoint(folder: Path, state: TrainedState, position: Position, best: int | None = None) -> Path:
     """Writes a checkpoint beside the earlier ones and removes all but the newest two, and that of the step `best`.
 
-    Nothing half-written, or half-removed, can be taken for a checkpoint: files are synced, then the folder is renamed;
-    a folder is renamed before it is removed. What a killed run left of either goes with the next checkpoint.
+    Nothing half-written, or half-removed, can be taken for a checkpoint: a folder is renamed before it is removed. What
+    a killed run left of either goes with the next checkpoint.
 
     Raises:
         TrainingError: the disk is full or cannot be written; earlier checkpoints stay as they are.
     """
     target = checkpoint_at(folder, position.step)
-    draft = folder / f".{target.name}.tmp"
+    for left in folder.glob(".step-*"):
+        shutil.rmtree(left, ignore_errors=True)
     try:
-        for left in folder.glob(".step-*.tmp"):
-            shutil.rmtree(left, ignore_errors=True)
-        draft.mkdir(parents=True)
-        save_file(state.parameters, draft / "model.safetensors")
-        save_file(state.moments, draft / "optimizer.safetensors")
-        (draft / "position.json").write_text(json.dumps(asdict(position)) + "\n", encoding="utf-8")
-        for file in draft.iterdir():
-            _sync(file)
-        shutil.rmtree(target, ignore_errors=True)
-        draft.rename(target)
-        _sync(folder)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
+        with atomic_folder(target, overwrite=True) as draft:
+            save_file(state.parameters, draft / "model.safetensors")
+            save_file(state.moments, draft / "optimizer.safetensors")
+            (draft / "position.json").write_text(json.dumps(asdict(position)) + "\n", encoding="utf-8")
+    except WriteError as error:
         raise TrainingError(
-            f"The checkpoint {target} could not be written ({reason}); free some space and start the "
+            f"The checkpoint {target} could not be written ({error.__cause__}); free some space and start the "
             "same command again: it goes on from the last checkpoint."
         ) from error
     for old in list_checkpoints(folder)[:-KEPT]:
@@ -163,14 +155,6 @@ def save_checkpoint(folder: Path, state: TrainedState, position: Position, best:
 def checkpoint_at(folder: Path, step: int) -> Path:
     """Where the checkpoint of a step is, or would be."""
     return folder / f"step-{step:06d}"
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def list_checkpoints(folder: Path) -> list[Path]:

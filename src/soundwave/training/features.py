@@ -23,6 +23,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.errors import AudioError, ConfigurationError, SoundwaveError, TrainingError
+from soundwave.files import write_text
 from soundwave.model.whisper import encode_window
 from soundwave.processing import SoundwaveProcessor
 from soundwave.training.augmentation import Effects
@@ -138,9 +139,7 @@ class FeatureStore:
         self.lock = FileLock(folder / "store.lock")  # one writer at a time
         with self.lock:
             if not note.is_file():
-                draft = note.with_suffix(".tmp")
-                draft.write_text(json.dumps(description) + "\n", encoding="utf-8")
-                draft.rename(note)
+                write_text(note, json.dumps(description) + "\n")
             self._load_index()
 
     def _load_index(self) -> None:

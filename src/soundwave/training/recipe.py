@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
-from soundwave.errors import ConfigurationError
-from soundwave.settings import check_settings, setting, shown
+from soundwave.errors import ConfigurationError, shown
+from soundwave.settings import check_settings, setting
 from soundwave.training.augmentation import Augmentation
 
 LARGEST_SEED = 2**32 - 1  # NumPy's

@@ -18,8 +18,7 @@ from typing import Any
 
 import yaml
 
-from soundwave.errors import ConfigurationError
-from soundwave.settings import shown
+from soundwave.errors import ConfigurationError, shown
 from soundwave.training.recipe import Recipe, check_recipe, settings_of
 
 VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w*)\}?")

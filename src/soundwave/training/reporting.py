@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from soundwave.errors import ConfigurationError, TrainingError
+from soundwave.files import write_text
 
 FIGURES = ("loss", "ctc", "next_token", "kl")  # of training, in the order in which processes tell them to each other
 
@@ -37,7 +38,7 @@ class RunLog:
         settings: the recipe as plain values, for those who show it.
 
     Raises:
-        TrainingError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
     """
 
     def __init__(
@@ -45,14 +46,8 @@ class RunLog:
         report_to: Sequence[str] = ("tensorboard",), settings: dict[str, Any] | None = None,
     ):
         self.folder, self.path = folder, folder / "metrics.jsonl"
-        draft = self.path.with_suffix(".tmp")
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            kept = [row for row in read_metrics(self.path) if row["step"] <= step]
-            draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            draft.replace(self.path)  # whole, whenever this run is killed
-        except OSError as error:
-            raise _unwritten(self.path, error, "it goes on from the last checkpoint") from error
+        kept = [row for row in read_metrics(self.path) if row["step"] <= step]
+        write_text(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self._boards: list[TensorBoard | WeightsAndBiases] = []
         if "tensorboard" in report_to:
             self._boards.append(TensorBoard(folder / "tensorboard", say))

@@ -17,7 +17,7 @@ import yaml
 
 from soundwave.data.shards import is_sharded
 from soundwave.errors import TrainingError
-from soundwave.files import hash_file
+from soundwave.files import hash_file, write_text
 from soundwave.training.augmentation import NoiseAugmentation
 from soundwave.training.recipe import DataSource, Recipe
 
@@ -71,22 +71,12 @@ def read_kept(folder: Path) -> dict[str, Any] | None:
 
 
 def keep_recipe(recipe: Recipe, folder: Path) -> None:
-    """Writes the recipe into the run's folder, whole or not at all.
+    """Writes the recipe into the run's folder.
 
     Raises:
-        TrainingError: the disk is full or cannot be written.
+        WriteError: the disk is full or cannot be written.
     """
-    file = folder / KEPT_RECIPE
-    draft = file.with_suffix(".tmp")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        draft.write_text(yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True), encoding="utf-8")
-        draft.replace(file)
-    except OSError as error:
-        raise TrainingError(
-            f"{file} could not be written ({error.strerror}); free some space, or change output_dir, and start the "
-            "same command again."
-        ) from error
+    write_text(folder / KEPT_RECIPE, yaml.safe_dump(asdict(recipe), sort_keys=False, allow_unicode=True))
 
 
 def check_changes(recipe: Recipe, say: Callable[[str], None]) -> None:

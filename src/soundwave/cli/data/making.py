@@ -11,6 +11,7 @@ from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgum
 from soundwave.cli.display import count_progress, note, print_answer
 from soundwave.cli.options import QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.files import refuse_existing
 
 if TYPE_CHECKING:
     from soundwave.datatools.voices import Range
@@ -128,7 +129,6 @@ def instruct(
     """
     from soundwave.datatools import instruct as instructing
     from soundwave.datatools.wordings import read_wording
-    from soundwave.files import refuse_existing
 
     wording = read_wording(task)
     if out.resolve() == Path(manifest).resolve():

@@ -6,7 +6,6 @@ Knows nothing about counts or audio. A word keeps one spelling everywhere: the o
 from __future__ import annotations
 
 import gzip
-import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
@@ -14,7 +13,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 
-from soundwave.errors import ConfigurationError, DataError
+from soundwave.errors import DataError
+from soundwave.files import decode_line, decode_text
 
 FIELDS = ("text", "question", "en", "instruction", "answer", "response", "output")  # of a JSON line, where it has them
 MOST_WORDS = 60  # of a sentence; longer ones are tables or lists
@@ -34,22 +34,22 @@ def read_texts(paths: Sequence[Path]) -> Iterator[str]:
         DataError: a file is missing, of another kind, or has a line that is no JSON object.
     """
     for path in paths:
-        kind = "".join(path.suffixes[-2:]) if path.suffix == ".gz" else path.suffix
-        if kind.removesuffix(".gz") not in (".txt", ".jsonl"):
+        kind = path.name.removesuffix(".gz")
+        if not kind.endswith((".txt", ".jsonl")):
             raise DataError(f"{path} is no text that can be read: give .txt or .jsonl files, plain or with .gz.")
         if not path.is_file():
             raise DataError(f"{path} does not exist; give the files that the n-gram is to be counted on.")
-        with gzip.open(path, "rt", encoding="utf-8") if path.suffix == ".gz" else path.open(encoding="utf-8") as lines:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
             for number, line in enumerate(lines, 1):
-                yield from [line] if kind.startswith(".txt") else _fields(line, path, number)
+                where = f"{path}:{number}"
+                yield from [decode_text(line, where)] if kind.endswith(".txt") else _fields(line, where)
 
 
-def _fields(line: str, path: Path, number: int) -> list[str]:
-    try:
-        row = json.loads(line)
-        return [row[field] for field in FIELDS if isinstance(row.get(field), str)]
-    except (ValueError, AttributeError) as problem:
-        raise DataError(f"{path}:{number} is no JSON object: {line[:60]!r}; one object a line is needed.") from problem
+def _fields(line: bytes, where: str) -> list[str]:
+    row = decode_line(line, where)
+    if not isinstance(row, dict):
+        raise DataError(f"{where} is no JSON object: {line[:60]!r}; one object a line is needed.")
+    return [row[field] for field in FIELDS if isinstance(row.get(field), str)]
 
 
 def spoken(text: str) -> str:
@@ -73,10 +73,8 @@ def _in_words(match: re.Match[str]) -> str:
 
 @cache
 def _number(whole: str, fraction: str | None, ordinal: str | None) -> str:
-    try:
-        from num2words import num2words
-    except ImportError as problem:
-        raise ConfigurationError("Digits become words with num2words: pip install 'soundwave-llm[train]'") from problem
+    from num2words import num2words
+
     number = int(whole.replace(",", ""))
     if len(whole) > 15:
         return "\n"
