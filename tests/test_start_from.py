@@ -86,9 +86,10 @@ def test_a_hub_id_is_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     released = tiny.released_folder(tmp_path / "released")
     monkeypatch.setattr(catalog, "_hub_folder", lambda name, **_: released)
     final = train(tuned(tmp_path, "org/model"))
-    loaded = load_checkpoint(final, "cpu", torch.float32)
-    assert loaded[0].config.language_model_source == "org/model"
-    assert "model/model.safetensors" in weights_of(Engine(*loaded, folder=final))  # a score names what it stands on
+    model, processor, inference = load_checkpoint(final, "cpu", torch.float32)
+    assert model.config.language_model_source == "org/model"
+    engine = Engine(model.speech_encoder, None, processor, inference, folder=final)
+    assert "model/model.safetensors" in weights_of(engine)  # a score names what it stands on
 
 
 def test_the_doctor_knows_a_part_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
