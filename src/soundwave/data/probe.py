@@ -12,7 +12,6 @@ import soundfile
 
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.data.example import AudioSpan
-from soundwave.errors import AudioError
 
 MAX_SECONDS = 30.0  # one example's recording; what the encoder hears at once
 
@@ -49,18 +48,13 @@ def samples_of(span: AudioSpan, max_seconds: float | None = MAX_SECONDS) -> np.n
 
     Args:
         span: where the sound is.
-        max_seconds: the longest whole file; a cut may be taken from a file of any length.
+        max_seconds: the longest sound, unless the span states its end.
 
     Raises:
         AudioError: it cannot be read, is too long, or the span lies outside.
     """
-    whole = load_audio(span.path, max_seconds=None if span.end is not None else max_seconds)
-    first = int((span.start or 0.0) * SAMPLE_RATE)
-    cut = whole[first : len(whole) if span.end is None else int(span.end * SAMPLE_RATE)]
-    if not len(cut):
-        seconds = len(whole) / SAMPLE_RATE
-        raise AudioError(f"{span.path} has nothing from {span.start or 0.0:g} s on; it is {seconds:.1f} s long")
-    return cut
+    limit = None if span.end is not None else max_seconds
+    return load_audio(span.path, max_seconds=limit, start=span.start or 0.0, end=span.end)
 
 
 def seconds_of_span(span: AudioSpan, whole: float) -> float:

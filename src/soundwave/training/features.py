@@ -69,18 +69,12 @@ class Clip:
             AudioError: unreadable, or over 30 s after the cut.
         """
         try:
-            whole = load_audio(self.path, max_seconds=None if self.end is not None else 30.0)
+            limit = None if self.end is not None else 30.0  # a longer cut is refused when its log-mel is made
+            cut = load_audio(self.path, max_seconds=limit, start=self.start or 0.0, end=self.end)
         except AudioError as error:
             if not self.path.startswith("data:"):
                 raise
             raise AudioError(f"{self.name}: {error}") from error
-        first = int((self.start or 0.0) * SAMPLE_RATE)
-        last = len(whole) if self.end is None else int(self.end * SAMPLE_RATE)
-        cut = whole[first:last]
-        if not len(cut):
-            raise AudioError(
-                f"{self.path} has nothing from {self.start or 0.0:g} s on; it is {len(whole) / SAMPLE_RATE:.1f} s long."
-            )
         said = cut if self.speed == 1.0 else load_audio((cut, round(SAMPLE_RATE * self.speed)))
         return said if self.effects is None else self.effects.apply(said, self._seed())
 
