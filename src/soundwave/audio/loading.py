@@ -170,19 +170,25 @@ class _Reader:
         whole = request.start == 0 and request.end is None
         limit = request.max_seconds if whole else None  # of a cut, its own length is what matters
         if isinstance(source, tuple):
-            mixer = Mixer(request.channels, ARRAY_LABEL, request.warn, start=self._begin)
-            rows = mixer.rows_of(array_blocks(source, self._begin, limit))
-            yield from self._cut(self._checked(rows, ARRAY_LABEL), ARRAY_LABEL)
+
+            def array_rows(start: int) -> Iterator[Rows]:
+                mixer = Mixer(request.channels, ARRAY_LABEL, request.warn, start=start)
+                return mixer.rows_of(array_blocks(source, start, limit))
+
+            yield from self._cut(array_rows, ARRAY_LABEL)
             return
         with opened(source, request.warn, short=request.max_seconds is not None) as recording:
+
+            def file_rows_from(start: int) -> Iterator[Rows]:
+                reading = Reading(start, limit, request.damage == "skip")
+                return file_rows(recording, request.track, request.channels, reading)
+
             try:
-                reading = Reading(self._begin, limit, request.damage == "skip")
-                rows = file_rows(recording, request.track, request.channels, reading)
-                yield from self._cut(self._checked(rows, recording.label, recording), recording.label)
+                yield from self._cut(file_rows_from, recording.label, recording)
             except OSError as error:
                 raise AudioError(f"{recording.label} cannot be read ({error}); check the disk or connection") from error
 
-    def _checked(self, blocks: Iterator[Rows], label: str, recording: Recording | None = None) -> Iterator[Rows]:
+    def _checked(self, blocks: Iterator[Rows], label: str, recording: Recording | None) -> Iterator[Rows]:
         """Pass on what may be used, and stop soon after the limit."""
         request = self.request
         for samples, rate in blocks:
@@ -197,19 +203,23 @@ class _Reader:
                     if over > (recording.padding if recording else 0.0):
                         raise self.over
 
-    def _cut(self, blocks: Iterator[Rows], label: str) -> Iterator[Samples]:
-        """Resample, and leave out what is before and after the cut."""
+    def _cut(
+        self, rows_from: Callable[[int], Iterator[Rows]], label: str, recording: Recording | None = None
+    ) -> Iterator[Samples]:
+        """Resample, and leave out what is before and after the cut; rows_from gives the sound from a second on."""
         offset = self._begin * SAMPLE_RATE
         first = round(self.request.start * SAMPLE_RATE) - offset
         last = None if self.request.end is None else round(self.request.end * SAMPLE_RATE) - offset
         count = 0
-        for piece in resampled(blocks):
+        for piece in resampled(self._checked(rows_from(self._begin), label, recording)):
             part = piece[:, max(0, first - count) : None if last is None else max(0, last - count)]
             if part.shape[1]:
                 yield part
             count += piece.shape[1]
             if last is not None and count >= last:
                 return
+        if self._seconds == self._begin > 0:  # nothing came: how long is it?
+            self._seconds = sum(samples.shape[1] / rate for samples, rate in rows_from(0))
         self._check_length(count - first, None if last is None else last - first, label)
 
     def _check_length(self, count: int, wanted: int | None, label: str) -> None:
@@ -221,8 +231,7 @@ class _Reader:
             least = f"at least {MIN_SECONDS * 1000:g} ms are needed"
             raise AudioError(f"{label} is only {seconds * 1000:.3g} ms long; {least}")
         if count <= 0:
-            length = f"is {seconds:.1f} s long" if seconds > self._begin else f"ends before {self._begin} s"
-            raise AudioError(f"{label} has nothing from {start:g} s on; it {length}")
+            raise AudioError(f"{label} has nothing from {start:g} s on; it is {seconds:.1f} s long")
         if wanted is not None and count < wanted - END_TOLERANCE * SAMPLE_RATE:
             raise AudioError(
                 f"{label} is {seconds:.2f} s long; the cut from {start:g} to {end:g} s ends after it: correct the cut"

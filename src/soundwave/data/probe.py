@@ -14,7 +14,6 @@ import soundfile
 from soundwave.audio import SAMPLE_RATE, iter_audio, load_audio
 from soundwave.audio.loading import END_TOLERANCE
 from soundwave.data.example import AudioSpan
-from soundwave.errors import AudioError
 
 __all__ = ["END_TOLERANCE", "MAX_SECONDS", "Facts", "facts_of", "samples_of", "seconds_of_span"]
 
@@ -60,7 +59,8 @@ def samples_of(span: AudioSpan, max_seconds: float | None = MAX_SECONDS) -> np.n
         AudioError: it cannot be read, is too long, or the span lies outside.
     """
     _require_file(span.path)
-    return load_audio(span.path, start=span.start or 0.0, end=span.end, max_seconds=max_seconds)
+    limit = None if span.end is not None else max_seconds
+    return load_audio(span.path, max_seconds=limit, start=span.start or 0.0, end=span.end)
 
 
 def _require_file(path: str) -> None:

@@ -22,7 +22,7 @@ from soundwave.data.example import AudioSpan
 from soundwave.data.manifests import read_manifest
 from soundwave.data.noise import NOISE_SLOPES, mixed, noise
 from soundwave.data.shards import AUDIO_SUFFIXES
-from soundwave.errors import AudioError, DataError
+from soundwave.errors import DataError
 from soundwave.settings import setting
 
 CODECS = ("opus", "mp3", "vorbis", "gsm")
@@ -289,11 +289,7 @@ def sounds_in(source: str) -> tuple[AudioSpan, ...]:
 @lru_cache(HELD)
 def recorded(span: AudioSpan) -> np.ndarray:
     """(T,) float32 of a noise or a room, of any length."""
-    whole = load_audio(span.path, max_seconds=None)
-    cut = whole[round((span.start or 0.0) * SAMPLE_RATE) : None if span.end is None else round(span.end * SAMPLE_RATE)]
-    if not len(cut):
-        raise AudioError(f"{span.path} has nothing from {span.start or 0.0:g} s on; correct that row")
-    return cut
+    return load_audio(span.path, max_seconds=None, start=span.start or 0.0, end=span.end)
 
 
 def _between(bounds: list[float], draw: np.random.Generator) -> float:
