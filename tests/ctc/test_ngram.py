@@ -117,7 +117,7 @@ def test_a_file_holds_the_same_model(name: str, order: int, tmp_path: Path) -> N
     ngram.save(tmp_path / name)
     again = Ngram.load(tmp_path / name)
     assert (again.words, again.counts) == (ngram.words, ngram.counts)
-    for sentence in [["the", "cat", "sat"], ["Tom", "ran", "off"], ["dog", "what"], []]:
+    for sentence in [*SENTENCES, ["dog", "what"], []]:
         assert again.score_sentence(sentence) == pytest.approx(ngram.score_sentence(sentence), abs=1e-4)
 
 
@@ -147,7 +147,7 @@ def test_a_broken_file_is_refused_with_what_is_wrong(name: str, content: str, to
 
 
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nowhere.npz"):
+    with pytest.raises(CheckpointError, match=r"nowhere\.npz"):
         Ngram.load(tmp_path / "nowhere.npz")
 
 

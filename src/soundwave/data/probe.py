@@ -14,6 +14,7 @@ import soundfile
 from soundwave.audio import SAMPLE_RATE, iter_audio, load_audio
 from soundwave.audio.loading import END_TOLERANCE
 from soundwave.data.example import AudioSpan
+from soundwave.errors import AudioError
 
 __all__ = ["END_TOLERANCE", "MAX_SECONDS", "Facts", "facts_of", "samples_of", "seconds_of_span"]
 

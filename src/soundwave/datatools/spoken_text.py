@@ -23,7 +23,7 @@ _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 _PLAIN = str.maketrans({**dict.fromkeys("’‘ʼ`´′", "'"), "&": " and ", "%": " percent "})
 _DIGIT = re.compile(r"\d")
 _MONEY = re.compile(r"\$\s?(\d[\d,]*(?:\.\d+)?)(\s(?:million|billion))?")
-_NUMBER = re.compile(r"(?<![\w.])(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(st|nd|rd|th)?(?![\w])")
+_NUMBER = re.compile(r"(?<![\w.:/])(\d{1,3}(?:,\d{3})+|\d+)(\.\d+)?(st|nd|rd|th)?(?!\w|[:/]\d)")
 _REST = re.compile(r"\S*\d\S*")  # 4x4, B2, 12:30: nobody can tell how it is read
 
 
