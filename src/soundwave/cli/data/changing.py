@@ -131,7 +131,7 @@ def filter_rows(
     )
     aside = dropped or target.with_name(target.name + ".dropped.jsonl")
     for file in (target, aside):
-        refuse_existing(file, overwrite)
+        refuse_existing(file, overwrite or file.resolve() == Path(source).resolve())  # of its source more is said
     spelling = spelling_of(model, quiet)
     hearing = None if asr is None or "wer" in limits.skipped else _recogniser(asr, language)
     with count_progress("filtering", quiet) as progress:
