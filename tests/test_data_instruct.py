@@ -39,7 +39,7 @@ def exchanges(path: Path) -> list[tuple[str, str]]:
 
 
 def made(folder: Path, rows: list[dict[str, Any]], *options: object) -> list[tuple[str, str]]:
-    done = run("instruct", manifest(folder, *rows), folder / "out.jsonl", *options)
+    done = run("instruct", manifest(folder, *rows), folder / "out.jsonl", "--overwrite", *options)
     assert done.exit_code == 0, done.output
     return exchanges(folder / "out.jsonl")
 
