@@ -30,11 +30,12 @@ from soundwave.checkpoints.weights import empty_model
 from soundwave.configuration import SoundwaveConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.model.whisper import encode_window
-from soundwave.training.dataset import Batch
-from soundwave.training.estimate import Workload, count_parameters, flops, memory, paper_clip_seconds, workload
-from soundwave.training.estimate_table import model_config
-from soundwave.training.modules import StageModule
-from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.collate import Batch
+from soundwave.training.cost.estimate import Workload, count_parameters, flops, memory, paper_clip_seconds, workload
+from soundwave.training.cost.estimate_table import model_config
+from soundwave.training.objective import StageModule
+from soundwave.training.recipe import Recipe
+from soundwave.training.recipe_io import read_recipe
 from soundwave.training.stages import Stage, mark_trained, stage_named
 
 PAPER = Path(__file__).resolve().parents[1] / "recipes" / "paper"

@@ -107,7 +107,7 @@ class ReleasedSteps:
         def tok(text: str) -> list[int]:
             return tokenizer(text).input_ids
 
-        if self.model.config.prompt_format != "released":
+        if self.processor.inference.prompt_format != "released":
             message = {"role": "user", "content": self.processor.audio_token + prompt}
             text = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
             before, after = text.split(self.processor.audio_token)

@@ -80,6 +80,22 @@ def tracks(sounds, container="matroska", codec="flac", *, picture_seconds=0.0):
     return file.getvalue()
 
 
+def paused(samples, rate, pause):
+    """The bytes of a film whose sound pauses for some seconds after the first; its time stamps say so."""
+    file = io.BytesIO()
+    with av.open(file, "w", format="matroska") as output:
+        stream = output.add_stream("pcm_s16le", rate=rate)
+        stream.layout = "mono"
+        for begin in range(0, len(samples), rate):
+            part = (samples[None, begin : begin + rate] * 32_767).astype(np.int16)
+            frame = av.AudioFrame.from_ndarray(part, format="s16", layout="mono")
+            frame.sample_rate, frame.time_base = rate, Fraction(1, rate)
+            frame.pts = begin + (round(pause * rate) if begin else 0)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
 def wav(samples, rate, *, channels=1, stated_bytes=None, code=1, bits=16):
     """A wav by hand; `stated_bytes` is what its header says of the data, true or not."""
     data = samples.tobytes()

@@ -11,7 +11,7 @@ import pytest
 from recordings import encoded, heard, refusal, rms, tone, wav
 
 from soundwave.audio import SAMPLE_RATE, load_audio
-from soundwave.audio import links as links_module
+from soundwave.audio import recording as recording_module
 from soundwave.errors import AudioError, AudioTooLongError
 
 SILENCE = np.zeros(SAMPLE_RATE, np.int16)
@@ -162,8 +162,14 @@ def test_a_header_that_promises_ten_hours_and_holds_a_second():
 
 
 LOSSY = [
-    ("adts", "aac", 44_100), ("adts", "aac", 16_000), ("ipod", "aac", 16_000), ("matroska", "aac", 22_050),
-    ("mpegts", "aac", 48_000), ("mp3", "libmp3lame", 44_100), ("ogg", "vorbis", 44_100), ("ogg", "libopus", 48_000),
+    ("adts", "aac", 44_100),
+    ("adts", "aac", 16_000),
+    ("ipod", "aac", 16_000),
+    ("matroska", "aac", 22_050),
+    ("mpegts", "aac", 48_000),
+    ("mp3", "libmp3lame", 44_100),
+    ("ogg", "vorbis", 44_100),
+    ("ogg", "libopus", 48_000),
 ]
 
 
@@ -242,7 +248,7 @@ def test_a_session_description_does_not_make_it_wait_for_the_network():
 
 def test_a_header_that_keeps_ffmpeg_busy_is_given_up(monkeypatch):
     """A wav of nothing but empty chunks takes FFmpeg a second for every ten megabytes, and then the end is known."""
-    monkeypatch.setattr(links_module, "MAX_OPENING_SECONDS", 0.05)
+    monkeypatch.setattr(recording_module, "MAX_OPENING_SECONDS", 0.05)
     assert refusal(b"RIFF" + bytes(4) + b"WAVE" + bytes(8_000_000)) == (
         "the audio given as bytes cannot be read (finding its sound took over 0.05 s); check the disk or connection"
     )

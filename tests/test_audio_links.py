@@ -1,5 +1,8 @@
 """Recordings that stand one after the other in a file are all read, and sizes in headers prove nothing."""
 
+import contextlib
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,6 +10,7 @@ from hypothesis import strategies as st
 from recordings import PITCH, encoded, heard, refusal, rms, tone, wav
 
 from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.errors import AudioError
 
 SECOND = (tone(SAMPLE_RATE) * 32_767).astype(np.int16)
 
@@ -51,7 +55,10 @@ def test_a_size_that_is_far_off_is_read_to_the_end_with_a_warning(stated_bytes, 
 LIST = b"LIST" + (26).to_bytes(4, "little") + b"INFOISFT" + (14).to_bytes(4, "little") + b"Lavf61.1.100\0\0"
 
 
-@pytest.mark.parametrize("rest", [LIST, b"id3 " + (4).to_bytes(4, "little") + b"ID3\4", b"TAG" + bytes(125), b"abcd\0\0\0\0"])
+ID3 = b"id3 " + (4).to_bytes(4, "little") + b"ID3\4"
+
+
+@pytest.mark.parametrize("rest", [LIST, ID3, b"TAG" + bytes(125), b"abcd\0\0\0\0"])
 def test_what_follows_the_sound_is_no_sound(rest):
     for size in (2 * SAMPLE_RATE, 2 * SAMPLE_RATE + 2, 0xFFFFFFFF) if rest is LIST else (2 * SAMPLE_RATE,):
         samples, told = heard(of_size(size, rest))
@@ -63,6 +70,37 @@ def test_an_odd_number_of_bytes_is_padded_or_not():
     for between in (b"\0", b""):
         joined = wav(half, 8_000, bits=8) + between + wav(half, 8_000, bits=8)
         assert abs(len(load_audio(joined)) - 2 * 16_002) <= 1
+
+
+def rf64(samples, stated):
+    """A wav for sizes over 4 GB, which stand in a chunk of their own."""
+    small = wav(samples, SAMPLE_RATE, stated_bytes=0xFFFFFFFF)
+    sizes = (len(small) + 28).to_bytes(8, "little") + stated.to_bytes(8, "little") + bytes(12)
+    return b"RF64" + b"\xff" * 4 + b"WAVEds64" + (28).to_bytes(4, "little") + sizes + small[12:]
+
+
+@pytest.mark.parametrize("stated", [32_000, 0, 31_956, 32_044, 2**40])
+def test_the_large_size_of_a_large_wav_proves_nothing_either(stated):
+    assert len(heard(rf64(SECOND, stated))[0]) == SAMPLE_RATE
+    assert len(heard(rf64(SECOND, stated) + of_size(32_000))[0]) == 2 * SAMPLE_RATE
+
+
+CRAFTED = {
+    "chunks that lead nowhere": of_size(10**6, b"LIST\0\0\0\0" * 130_000 + b"x"),
+    "headers without sound": of_size(10**6) + (b"RIFF\xff\xff\xff\xffWAVEfmt " + bytes(20)) * 20_000,
+    "chunks of sound": of_size(2 * SAMPLE_RATE, b"data\2\0\0\0\1\1" * 50_000),
+    "pages that are none": encoded(tone(48_000, channels=1), 48_000, "ogg", "libopus") + b"OggS\0\2" * 300_000,
+    "files of webm that are none": encoded(tone(48_000, channels=1), 48_000, "webm", "libopus")
+    + b"\x1aE\xdf\xa3webm" * 90_000,
+}
+
+
+@pytest.mark.parametrize("name", CRAFTED)
+def test_a_crafted_file_does_not_take_minutes(name):
+    start = time.perf_counter()
+    with contextlib.suppress(AudioError):
+        heard(CRAFTED[name], max_seconds=None)
+    assert time.perf_counter() - start < 20
 
 
 # --- One after the other ---------------------------------------------------------------------------------------------
@@ -81,8 +119,19 @@ def test_two_wavs_are_read_whatever_the_first_says_of_its_size():
 
 
 def test_a_header_may_stand_between_the_samples_every_now_and_then():
-    assert len(heard(of_size(0xFFFFFFFF) * 7)[0]) == 7 * SAMPLE_RATE
-    assert len(heard(of_size(2 * SAMPLE_RATE) * 7)[0]) == 7 * SAMPLE_RATE
+    for size in (0xFFFFFFFF, 2 * SAMPLE_RATE):
+        samples, told = heard(of_size(size) * 7)
+        assert np.array_equal(samples, np.tile(SECOND, 7) / np.float32(32_768))
+        assert told == []
+
+
+def test_thousands_of_headers_lose_nothing_and_a_cut_among_them_is_quick():
+    often = wav(SECOND[:1600], SAMPLE_RATE) * 6_000
+    samples = load_audio(often, max_seconds=None)
+    assert len(samples) == 6_000 * 1600
+    start = time.perf_counter()
+    assert np.array_equal(load_audio(often, start=555.5, end=556.5), samples[8_888_000:8_904_000])
+    assert time.perf_counter() - start < 2
 
 
 def test_a_second_data_chunk_is_sound_too():
@@ -151,6 +200,7 @@ def test_no_stated_size_loses_a_sample(stated, seconds, chunks):
 @given(lengths=st.lists(st.integers(200, 9_000), min_size=1, max_size=5), unknown=st.lists(st.booleans(), min_size=5))
 def test_any_row_of_wavs_is_their_join(lengths, unknown):
     parts = [np.resize(SECOND, length) for length in lengths]
-    files = [wav(part, SAMPLE_RATE, stated_bytes=0xFFFFFFFF if u else None) for part, u in zip(parts, unknown, strict=False)]
+    sizes = [0xFFFFFFFF if u else None for u in unknown]
+    files = [wav(part, SAMPLE_RATE, stated_bytes=size) for part, size in zip(parts, sizes, strict=False)]
     samples, _ = heard(b"".join(files))
     assert np.array_equal(samples * 32_768, np.concatenate(parts))

@@ -18,13 +18,11 @@ from soundwave.errors import ConfigurationError, DataError
 from soundwave.training.augmentation import (
     Augmentation,
     CodecAugmentation,
+    Effects,
     NoiseAugmentation,
     ReverberationAugmentation,
     TelephoneAugmentation,
     VolumeAugmentation,
-)
-from soundwave.training.effects import (
-    Effects,
     add_noise,
     add_room,
     change_volume,
@@ -38,8 +36,8 @@ from soundwave.training.effects import (
 )
 from soundwave.training.features import Clip
 from soundwave.training.loop import train
-from soundwave.training.preparation import prepare
-from soundwave.training.recipe import read_recipe
+from soundwave.training.prepare import prepare
+from soundwave.training.recipe_io import read_recipe
 
 SPEECH = tiny.sound(1.5, seed=3)
 EVERYTHING = Augmentation(
@@ -274,11 +272,11 @@ def test_a_run_with_every_effect_is_resumed_with_the_same_losses(tmp_path: Path)
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("augmentation.noise.probability=1.5", "augmentation.noise.probability is 1.5; it must be between 0 and 1"),
-        ("augmentation.noise.snr=[20, 5]", "augmentation.noise.snr is .20.0, 5.0.; it must be .low, high. within -30"),
-        ("augmentation.noise.colours=[blue]", "augmentation.noise.colours is .'blue'.; choose from white, pink, brown"),
-        ("augmentation.codec.codecs=[amr]", "augmentation.codec.codecs is .'amr'.; choose from opus, mp3, vorbis, gsm"),
-        ("augmentation.takes=0", "augmentation.takes is 0; it must be 1 or more"),
+        ("augmentation.noise.probability=1.5", r"augmentation.noise.probability is 1.5; give .* at most 1"),
+        ("augmentation.noise.snr=[20, 5]", "augmentation.noise.snr is .20.0, 5.0.; give .low, high"),
+        ("augmentation.noise.colours=[blue]", "augmentation.noise.colours is .'blue'.; give some of white"),
+        ("augmentation.codec.codecs=[amr]", "augmentation.codec.codecs is .'amr'.; give some of opus, mp3"),
+        ("augmentation.takes=0", r"augmentation.takes is 0; give .* at least 1"),
         ("augmentation.echo=1", "'echo' is not a known option"),
     ],
 )

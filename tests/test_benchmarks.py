@@ -19,7 +19,7 @@ from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.evaluation.clips import read_clips
 from soundwave.inference.engine import Engine
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
-from soundwave.training.estimate import Workload, paper_clip_seconds, workload
+from soundwave.training.cost.estimate import Workload, paper_clip_seconds, workload
 from soundwave.training.recipe import Recipe
 from soundwave.training.stages import stage_named
 

@@ -10,7 +10,7 @@ import tiny
 import yaml
 from transformers import AutoConfig, LlamaConfig, Qwen2Config, WhisperConfig
 
-from soundwave.configuration import SWITCHES, SoundwaveConfig
+from soundwave.configuration import PRESETS, SWITCHES, SoundwaveConfig, split_model_settings
 from soundwave.errors import ConfigurationError
 
 ROOT = Path(__file__).parents[1]
@@ -73,9 +73,9 @@ def test_without_sub_configurations_it_is_a_whisper_and_a_llama() -> None:
     assert isinstance(config.text_config, LlamaConfig)
 
 
-@pytest.mark.parametrize("switch", SWITCHES)
+@pytest.mark.parametrize("switch", [name for name, one in SWITCHES.items() if one.metadata["choices"]])
 def test_an_unknown_choice_is_refused_with_the_known_ones(switch: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"{switch}='sideways' is not known; choose one of \w+"):
+    with pytest.raises(ConfigurationError, match=rf"{switch} is 'sideways'; give one of \w+"):
         tiny.config(**{switch: "sideways"})
 
 
@@ -83,13 +83,18 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(switch: str) -> None:
     ("switches", "message"),
     [
         ({"alignment_heads": 5}, "alignment_heads=5 does not divide the LLM's width 32; choose a divisor"),
-        ({"alignment_heads": 0}, "alignment_heads=0; give a whole number, 1 or more"),
-        ({"alignment_layers": 1.5}, "alignment_layers=1.5; give a whole number"),
-        ({"alignment_ffn_dim": -3}, "alignment_ffn_dim=-3; give a whole number, 1 or more"),
-        ({"alignment_dropout": 2.0}, "alignment_dropout=2.0; give 0 or more, below 1"),
+        ({"alignment_heads": 0}, "alignment_heads is 0; give a whole number of at least 1"),
+        ({"alignment_layers": 1.5}, "alignment_layers is 1.5; give a whole number"),
+        ({"alignment_layers": 10**6}, "alignment_layers is 1000000; give a whole number of at least 0 and"),
+        ({"alignment_ffn_dim": -3}, "alignment_ffn_dim is -3; give a whole number of at least 1"),
+        ({"alignment_dropout": 2.0}, "alignment_dropout is 2.0; give a number of at least 0 and below 1"),
+        ({"text_config": {"model_type": "zebra"}}, "text_config is not one .* of model_type 'zebra'"),
+        ({"text_config": {"num_hidden_layers": 10**6}}, "num_hidden_layers is 1000000; give a whole number, 1 to 1000"),
+        ({"text_config": {"hidden_size": "wide"}}, "hidden_size|text_config is not one"),
+        ({"audio_config": [1]}, r"audio_config is \[1\]; give an object"),
         ({"look_back_heads": 3}, "look_back_heads=3 does not divide the LLM's width 32"),
         ({"frames_per_group": 7}, "frames_per_group=7 does not divide the encoder's 1500 frames"),
-        ({"frames_per_group": 0}, "frames_per_group=0 does not divide the encoder's 1500 frames"),
+        ({"frames_per_group": 0}, "frames_per_group is 0; give a whole number of at least 1"),
         ({"ctc_vocabulary": [1, 2, 1]}, "ctc_vocabulary names a token twice"),
         ({"ctc_vocabulary": [1, 273]}, r"the id 273, outside the LLM's vocabulary of 273 tokens \(0 to 272\)"),
         ({"ctc_vocabulary": [-1]}, "the id -1, outside the LLM's vocabulary"),
@@ -100,3 +105,46 @@ def test_an_unknown_choice_is_refused_with_the_known_ones(switch: str) -> None:
 def test_sizes_that_do_not_fit_are_refused(switches: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigurationError, match=message):
         tiny.config(**switches)
+
+
+def test_the_released_quirks_are_one_preset() -> None:
+    released = SoundwaveConfig.preset(
+        "released", audio_config=tiny.whisper_config(), text_config=tiny.llama_config(), alignment_heads=4,
+        look_back_heads=4,
+    )
+    new = tiny.config()
+    assert {name: getattr(released, name) for name in PRESETS["released"]} == PRESETS["released"]
+    assert not released.needs_token_table
+    assert new.needs_token_table
+    with pytest.raises(ConfigurationError, match="'relased' is not a known setting; did you mean released"):
+        SoundwaveConfig.preset("relased")
+
+
+def test_nothing_in_a_configuration_runs_code_or_fetches_kernels() -> None:
+    hostile = {"auto_map": {"AutoModelForCausalLM": "evil.Model"}, "attn_implementation": "org/kernel"}
+    config = tiny.config(text_config=tiny.llama_config().to_dict() | hostile)
+    assert not hasattr(config.text_config, "auto_map")
+    assert config.text_config._attn_implementation != "org/kernel"
+
+
+def test_settings_of_a_recipe_go_to_their_file() -> None:
+    config, inference = split_model_settings(
+        {"ctc_merges": 3, "answer_prompt": None, "transcribe": {"beams": 4}, "audio_system_prompt": ""}
+    )
+    assert config == {"ctc_merges": 3}
+    assert inference == {
+        "answer_prompt": None, "via": "audio", "transcribe": {"beams": 4}, "audio_system_prompt": "",
+    }
+    # of older versions: what they mean today
+    assert split_model_settings({"joint_ctc_weight": 0.4, "word_list": "none", "answer_prompt": "Answer."}) == (
+        {}, {"via": "transcript", "answer_prompt": "Answer."}
+    )
+    assert split_model_settings({"joint_ctc_weight": 0})[1] == {"transcribe": {"llm": True, "rescoring_weight": 0.0}}
+
+
+@pytest.mark.parametrize(
+    ("name", "near"), [("alignment_hads", "alignment_heads"), ("anser_prompt", "answer_prompt"), ("lora", "known are")]
+)
+def test_a_misspelt_setting_of_a_recipe_is_told_with_the_nearest(name: str, near: str) -> None:
+    with pytest.raises(ConfigurationError, match=f"'{name}' is not a known setting; .*{near}"):
+        split_model_settings({name: 1})

@@ -9,8 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from tiny_data import clip, manifest, rows_of, run, spelling, tokenizer_folder
+import soundfile
+from tiny_data import RATE, clip, manifest, rows_of, run, spelling, tokenizer_folder
 
 from soundwave.data.shards import data_text
 from soundwave.datatools.check import RULES, check
@@ -27,6 +29,9 @@ BAD: dict[str, tuple[Any, str]] = {
     "audio-missing": ({"audio": "clips/none.wav", "text": "The cat."}, "clips/none.wav does not exist"),
     "audio-broken": ({"audio": "clips/broken.wav", "text": "The cat."}, "begins like wav but is cut off or damaged"),
     "audio-silent": ({"audio": "clips/silent.wav", "text": "The cat."}, "the audio is silent where 'the cat' is said"),
+    "audio-odd": (
+        {"audio": "clips/phase.wav", "text": "The cat."}, "cancel",
+    ),
     "duration": ({**GOOD, "text": "A.", "duration": 1.5}, "stated 1.5 s, the audio has 1.00 s"),
     "duration: a cut": (
         {"audio": "clips/a.wav", "text": "B.", "start": 0.5, "end": 2}, "the cut 0.5–2 s lies outside of",
@@ -56,6 +61,8 @@ def folder(tmp_path: Path) -> Path:
     clip(tmp_path / "clips" / "ten.wav", 10.0)
     clip(tmp_path / "clips" / "long.wav", 31.0)
     clip(tmp_path / "clips" / "silent.wav", level=0.0)
+    tone = 0.3 * np.sin(2 * np.pi * 220 * np.arange(RATE) / RATE)
+    soundfile.write(tmp_path / "clips" / "phase.wav", np.stack([tone, -tone], 1).astype(np.float32), RATE)
     (tmp_path / "clips" / "broken.wav").write_bytes((tmp_path / "clips" / "a.wav").read_bytes()[:30])
     return tmp_path
 

@@ -17,10 +17,10 @@ from soundwave.data.extras import beside, extras_of
 from soundwave.data.manifests import read_manifest, read_rows
 from soundwave.data.probe import facts_of, samples_of
 from soundwave.data.writers import WRITERS, relocated
-from soundwave.datatools import sound_files
+from soundwave.datatools import convert as converting
 from soundwave.datatools.convert import convert
 from soundwave.datatools.shard import shard
-from soundwave.errors import AudioError, DataError
+from soundwave.errors import AudioError, DataError, WriteError
 
 TEXT_FORMATS = [name for name in WRITERS if name != "datasets"]
 HOLD_EVERYTHING = ["messages", "parts"]
@@ -146,7 +146,7 @@ def test_what_would_be_lost_is_said_and_nothing_is_written(folder: Path, to: str
     assert not there.exists()
     done = convert(first, there, to, allow_loss=True)
     assert done.losses
-    assert done.rows + done.left_out == 2
+    assert done.rows + done.skipped == 2
     assert len(list(read_manifest(there))) == done.rows
 
 
@@ -277,7 +277,7 @@ def test_a_conversion_that_was_stopped_writes_only_the_sounds_that_are_missing(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shard(manifest(folder, PLAIN["transcript only"], PLAIN["a cut"]), folder / "shar")
-    written, loaded = list[str](), sound_files.load_audio
+    written, loaded = list[str](), converting.load_audio
 
     def dies(source: str, **options: Any) -> Any:
         written.append(source)
@@ -285,7 +285,7 @@ def test_a_conversion_that_was_stopped_writes_only_the_sounds_that_are_missing(
             raise KeyboardInterrupt
         return loaded(source, **options)
 
-    monkeypatch.setattr(sound_files, "load_audio", dies)
+    monkeypatch.setattr(converting, "load_audio", dies)
     with pytest.raises(KeyboardInterrupt):
         convert(folder / "shar", folder / "there.jsonl", "nemo", audio_dir=folder / "sounds")
     assert not (folder / "there.jsonl").exists()
@@ -300,7 +300,7 @@ def test_a_sound_that_cannot_be_written_names_its_row(folder: Path) -> None:
         convert(broken, folder / "there.jsonl", "nemo", audio_dir=folder / "sounds")
     shard(manifest(folder, PLAIN["transcript only"]), folder / "shar")
     (folder / "file").touch()
-    with pytest.raises(DataError, match=r"could not be written .* run the same command again"):
+    with pytest.raises(WriteError, match=r"\.flac could not be written"):
         convert(folder / "shar", folder / "there.jsonl", "nemo", audio_dir=folder / "file")
 
 

@@ -15,7 +15,7 @@ from soundwave.data.extras import extras_of
 from soundwave.data.manifests import read_manifest, read_rows
 from soundwave.data.probe import samples_of
 from soundwave.datatools import decode
-from soundwave.datatools.asr import Recogniser, hearing, whisper
+from soundwave.datatools.asr import Recogniser, resumable, whisper
 from soundwave.datatools.filter import Limits, filter_manifest
 from soundwave.datatools.shard import shard
 from soundwave.errors import DataError
@@ -160,7 +160,7 @@ def test_what_is_heard_is_kept_in_the_rows_and_a_stopped_pass_goes_on(folder: Pa
 
 
 def hear_all(spans: list[AudioSpan], recogniser: Recogniser, name: str, notes: Path) -> dict[AudioSpan, str | None]:
-    with hearing(recogniser, name, notes) as hear:
+    with resumable(recogniser, name, notes) as hear:
         return {span: hear(span) for span in spans}
 
 

@@ -22,7 +22,7 @@ from soundwave.datatools.show import row_at, show
 from soundwave.datatools.spelling import load_spelling
 from soundwave.errors import DataError
 from soundwave.model.splice import IGNORED
-from soundwave.training.preparation import prepare
+from soundwave.training.prepare import prepare
 from soundwave.training.recipe import Recipe
 
 

@@ -17,9 +17,10 @@ from soundwave.configuration import AUDIO_TOKEN
 from soundwave.errors import DataError
 from soundwave.model.splice import IGNORED
 from soundwave.text.ctc_tokenizer import CtcTokenizer
-from soundwave.training.dataset import Collator, Source, batches, clips_of, mask_frames
+from soundwave.training.collate import Collator, mask_frames
 from soundwave.training.features import Clip, FeatureStore
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.sampler import Source, batches, clips_of
 
 RECIPE = Recipe(batch_seconds=4.0, max_batch_size=3)
 

@@ -6,6 +6,7 @@ import io
 import pickle
 import threading
 import wave
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -134,7 +135,7 @@ def test_transcribe_takes_the_trained_prefix_away() -> None:
     said = engine.ask(clip(2.0), engine.inference.transcribe_prompt, via="audio", temperature=0, max_new_tokens=56).text
     assert plain.text == " ".join(said.split()), "a transcript is one line"
     assert plain.source == "llm"
-    prefixed = tiny.engine(inference=InferenceConfig(transcript_prefixes=[said[:3]]))
+    prefixed = tiny.engine(inference=replace(engine.inference, transcript_prefixes=(said[:3],)))
     assert prefixed.transcribe(clip(2.0)).text == " ".join(said[3:].split())
 
 

@@ -17,18 +17,20 @@ from torch.utils.flop_counter import FlopCounterMode
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.cli.app import app
 from soundwave.errors import ConfigurationError
-from soundwave.training import estimate as sums
 from soundwave.training import loop
-from soundwave.training.dataset import Batch
-from soundwave.training.estimate_table import clip_seconds, estimate, estimate_text, model_config, plain
+from soundwave.training.build import PAPER_LORA
+from soundwave.training.collate import Batch
+from soundwave.training.cost import estimate as sums
+from soundwave.training.cost.estimate_table import clip_seconds, estimate, estimate_text, model_config, plain
 from soundwave.training.loop import train_from_recipe
-from soundwave.training.modules import StageModule
-from soundwave.training.recipe import DataSource, LoraRecipe, Recipe, read_recipe
+from soundwave.training.objective import StageModule
+from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.recipe_io import read_recipe
 from soundwave.training.stages import ALIGNMENT, INSTRUCTION, SHRINKING, STAGES, Stage, mark_trained
 
 ROOT = Path(__file__).parents[1]
 DOCUMENT = (ROOT / "docs" / "recipes.md").read_text(encoding="utf-8")
-LORA = LoraRecipe(r=4, lora_alpha=8)
+LORA = dataclasses.replace(PAPER_LORA, r=4, lora_alpha=8)
 PARTS = sums.Parameters(
     audio_tower=1000, alignment=100, ctc_head=50, shrinking=40, language_model=2000, lora=10, linear=1500, table=300
 )
@@ -53,7 +55,7 @@ def test_parameters_are_those_of_a_real_model(stage: Stage, head: str) -> None:
 
 def test_the_papers_stages_train_what_its_table_says() -> None:
     config, _ = model_config(read_recipe(ROOT / "recipes" / "paper" / "stage1.yaml"))
-    parts = sums.count_parameters(config, LoraRecipe())
+    parts = sums.count_parameters(config, PAPER_LORA)
     millions = {stage.name: round(parts.trained(stage) / 1e6) for stage in STAGES.values()}
     assert millions == {"alignment": 145, "shrinking": 266, "instruction": 122}
     assert parts.total == pytest.approx(9.4e9, rel=0.01)

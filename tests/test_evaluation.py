@@ -146,7 +146,7 @@ def test_a_manifest_that_is_missing_or_not_text_is_refused(tmp_path: Path) -> No
     with pytest.raises(DataError, match=r"nowhere: no such manifest"):
         read_clips([tmp_path / "nowhere"], ())
     (tmp_path / "bytes").write_bytes(b"\xff\xfe")
-    with pytest.raises(DataError, match="is not UTF-8 text"):
+    with pytest.raises(DataError, match="not UTF-8 text"):
         read_clips([tmp_path / "bytes"], ())
 
 

@@ -31,7 +31,7 @@ from soundwave.checkpoints.lora import (
 from soundwave.checkpoints.native import load_native, new_config, save_trained
 from soundwave.checkpoints.weights import fill
 from soundwave.cli.app import app
-from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.errors import ConfigurationError, WriteError
 from soundwave.export.huggingface import export, stored_dtype
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
@@ -289,7 +289,7 @@ def test_an_exported_language_model_is_one_of_transformers(trained: Path, tmp_pa
 
 
 def test_a_mistake_is_told(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(CheckpointError, match="parts is there already; give a folder that is new or empty"):
+    with pytest.raises(WriteError, match="parts is there already; give a folder that is new or empty"):
         export(str(trained), tmp_path / "parts")
     with pytest.raises(ConfigurationError, match="dtype='int3' is not known; choose auto, float32, float16, bfloat16"):
         export(str(trained), tmp_path / "o", dtype="int3")
@@ -301,6 +301,6 @@ def test_a_mistake_is_told(trained: Path, tmp_path: Path, monkeypatch: pytest.Mo
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(type(load_native(trained, "cpu", torch.float32)[0]), "save_pretrained", full)
-    with pytest.raises(CheckpointError, match=r"o could not be written \(No space left on device\); free some space"):
+    with pytest.raises(WriteError, match=r"o could not be written \(No space left on device\); free some space"):
         export(str(trained), tmp_path / "o")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["final", "parts", "whole"]

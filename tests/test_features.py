@@ -103,7 +103,7 @@ def file(tmp_path: Path) -> Path:
         ({"start": 0.5}, 1.5),
         ({"end": 0.5}, 0.5),
         ({"start": 0.5, "end": 1.25}, 0.75),
-        ({"start": 1.5, "end": 9.0}, 0.5),
+        ({"start": 1.5, "end": 2.05}, 0.5),  # rounded up
         ({"speed": 2.0}, 1.0),  # twice as fast is half as long
         ({"speed": 0.8}, 2.5),
         ({"start": 1.0, "end": 2.0, "speed": 0.5}, 2.0),
@@ -120,7 +120,10 @@ def test_a_cut_is_the_samples_of_that_stretch(file: Path) -> None:
 
 def test_a_stretch_beyond_the_end_is_no_silent_success(file: Path) -> None:
     with pytest.raises(AudioError, match=r"clip.wav has nothing from 5 s on; it is 2.0 s long"):
-        Clip(str(file), 5.0, 6.0).samples()
+        Clip(str(file), 5.0).samples()
+    for start in (5.0, 1.5, None):
+        with pytest.raises(AudioError, match=r"clip.wav ends at 2.00 s, but .* has end 6"):
+            Clip(str(file), start, 6.0).samples()
 
 
 def test_keys_tell_content_span_and_speed_apart(file: Path, tmp_path: Path) -> None:

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
-from soundwave.training.estimate_table import estimate
-from soundwave.training.preparation import stage_of
-from soundwave.training.recipe import read_recipe
+from soundwave.training.build import stage_of
+from soundwave.training.cost.estimate_table import estimate
+from soundwave.training.recipe_io import read_recipe
 
 ROOT = Path(__file__).parents[1] / "recipes"
 RECIPES = sorted((ROOT / "finetune").glob("*.yaml"))

@@ -19,10 +19,10 @@ from filelock import FileLock
 from tiny_runs import weights
 
 from soundwave.errors import TrainingError
-from soundwave.training.checkpointing import list_checkpoints
-from soundwave.training.logs import read_metrics
+from soundwave.training.checkpoint import list_checkpoints
 from soundwave.training.loop import train
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.reporting import read_metrics
 
 SCRIPT = Path(__file__).with_name("train_recipes.py")
 STEPS = 60
@@ -91,7 +91,8 @@ def test_a_run_killed_while_it_writes_a_checkpoint_goes_on_from_the_one_before(s
     killed = dataclasses.replace(straight, output_dir=str(folder / "while-saving"))
     assert started(killed, KILL_IN_SAVE="4").wait(120) == -signal.SIGKILL
     checkpoints = folder / "while-saving" / "checkpoints"
-    assert [path.name for path in (checkpoints / ".step-000008.tmp").iterdir()] == ["model.safetensors"]  # half of it
+    half = checkpoints / ".step-000008.unfinished"
+    assert [path.name for path in half.iterdir()] == ["model.safetensors"]
     assert [path.name for path in list_checkpoints(checkpoints)] == ["step-000004", "step-000006"]
     assert_ends_as(straight, killed)
 

@@ -43,7 +43,7 @@ NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "base", "helpers", "misc"}
 IMPORT_NAMES = {"pyyaml": "yaml", "piper-tts": "piper"}  # where they differ from the distribution's name
 # layers that may need more than the core installs
 EXTRA_OF_LAYER = {"training": "train", "evaluation": "eval", "data": "train", "datatools": "train"}
-EXTRA_OF_MODULE = {"zero": "zero", "metrics": "eval"}  # modules of these layers that need one more
+EXTRA_OF_MODULE = {"deepspeed": "zero", "metrics": "eval"}  # modules of these layers that need one more
 
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PYTHON_FILES = sorted(
@@ -170,3 +170,27 @@ def test_functions_fit_on_a_screen(path: Path) -> None:
         and node.end_lineno - node.lineno + 1 > MOST_LINES_OF_A_FUNCTION
     ]
     assert too_long == []
+
+
+def texts_opened_in_the_systems_encoding(path: Path) -> Iterator[str]:
+    """Calls of open, read_text and write_text that leave the encoding to the locale; those of bytes and audio pass."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call):
+            continue
+        name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+        owner = getattr(getattr(node.func, "value", None), "id", None)
+        opens = name == "open" and owner not in ("archive", "av", "gzip", "os", "tarfile", "wave")
+        if not opens and not (name in ("read_text", "write_text") and isinstance(node.func, ast.Attribute)):
+            continue
+        texts = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+        modes = [keyword.value for keyword in node.keywords if keyword.arg == "mode"]
+        texts += [mode.value for mode in modes if isinstance(mode, ast.Constant)]
+        binary = name == "open" and any(isinstance(text, str) and "b" in text for text in texts)
+        said = any(keyword.arg == "encoding" for keyword in node.keywords) or bool({"utf-8", "ascii"} & set(texts))
+        if not binary and not said:
+            yield f"{name_of(path)}:{node.lineno} {name}(…)"
+
+
+def test_every_text_is_read_and_written_as_utf_8() -> None:
+    """A recipe with an umlaut is the same on every machine, whatever its locale."""
+    assert [told for path in MODULES for told in texts_opened_in_the_systems_encoding(path)] == []

@@ -11,9 +11,8 @@ import tiny
 import tiny_runs
 
 from soundwave.text.ctc_tokenizer import CtcTokenizer
-from soundwave.training.dataset import Source
-from soundwave.training.mixture import epoch_items, source_counts, task_probabilities
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.sampler import Source, epoch_items, source_counts, task_probabilities
 
 PAPER = {"text questions": 78_000, "asr": 3_012_000, "speech translation": 460_000, "speech with sound": 25_000}
 

@@ -72,20 +72,19 @@ def new() -> tuple[Any, Any]:
     return tiny.model(), tiny.processor()
 
 
-def with_lora(text_only: str) -> tuple[Any, Any]:
+def with_lora() -> tuple[Any, Any]:
     """A model whose LoRA changes answers."""
-    config = tiny.config(text_only=text_only)
-    model = tiny.model(config)
+    model = tiny.model()
     attach_lora(model, 4, 8, 0.0, ["q_proj", "v_proj"])
     draw = torch.Generator().manual_seed(9)
     for name, parameter in model.named_parameters():
         if "lora_" in name:
             parameter.data.copy_(torch.randn(parameter.shape, generator=draw))
-    return model.eval().requires_grad_(False), tiny.processor(config)
+    return model.eval().requires_grad_(False), tiny.processor()
 
 
-def answer(model: Any, processor: Any, conversation: list[dict[str, Any]]) -> list[int]:
-    return model.generate(**processor.apply_chat_template(conversation), **GREEDY)[0].tolist()
+def answer(model: Any, processor: Any, conversation: list[dict[str, Any]], **options: Any) -> list[int]:
+    return model.generate(**processor.apply_chat_template(conversation), **GREEDY, **options)[0].tolist()
 
 
 def until_end(tokens: list[int], end: int) -> list[int]:
@@ -175,19 +174,20 @@ def plain_answer(model: Any, ids: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize("text_only", ["plain", "adapted"])
-def test_text_without_audio_is_answered_by_the_untouched_llm_where_the_configuration_says_so(text_only: str) -> None:
-    model, processor = with_lora(text_only)
+def test_text_without_audio_is_answered_by_the_untouched_llm_where_that_is_asked_for(text_only: str) -> None:
+    model, processor = with_lora()
     end = processor.tokenizer.eos_token_id
-    together = model.generate(**processor.apply_chat_template(CONVERSATIONS), **GREEDY).tolist()
+    batch = processor.apply_chat_template(CONVERSATIONS)
+    together = model.generate(**batch, text_only=text_only, **GREEDY).tolist()
     for conversation in (CONVERSATIONS[1], CONVERSATIONS[5]):
         expected = until_end(plain_answer(model, processor.tokenize(conversation).ids), end)
-        alone = until_end(answer(model, processor, conversation), end)
+        alone = until_end(answer(model, processor, conversation, text_only=text_only), end)
         assert (alone == expected) == (text_only == "plain")
         assert until_end(together[CONVERSATIONS.index(conversation)], end) == alone
 
 
 def test_a_mixed_batch_with_lora_answers_as_single_calls_do() -> None:
-    model, processor = with_lora("plain")
+    model, processor = with_lora()
     end = processor.tokenizer.eos_token_id
     together = model.generate(**processor.apply_chat_template(CONVERSATIONS), **GREEDY).tolist()
     alone = [answer(model, processor, conversation) for conversation in CONVERSATIONS]

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 from soundwave.training.loop import train
-from soundwave.training.muon import Muon
-from soundwave.training.optimizers import MUON_SCALE, make_optimizers
+from soundwave.training.optim import MUON_SCALE, Muon, make_optimizers
 from soundwave.training.recipe import Recipe
 
 

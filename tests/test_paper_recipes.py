@@ -9,10 +9,12 @@ import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 
 from soundwave.checkpoints.native import resolve_part
+from soundwave.configuration import split_model_settings
 from soundwave.errors import CheckpointError
-from soundwave.training.preparation import SWITCH_NAMES
-from soundwave.training.processes import accumulation
-from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.build import lora_of
+from soundwave.training.distributed import accumulation
+from soundwave.training.recipe import Recipe
+from soundwave.training.recipe_io import read_recipe
 
 ROOT = Path(__file__).parents[1]
 GPUS = 32
@@ -56,10 +58,11 @@ def test_every_stage_is_of_one_model_with_the_papers_switches(number: int) -> No
     assert recipe.model == stage(1).model
     assert recipe.audio_tower == "openai/whisper-large-v3"
     assert recipe.language_model == "meta-llama/Llama-3.1-8B-Instruct"
-    assert set(recipe.model) <= set(SWITCH_NAMES)
+    split_model_settings(recipe.model)  # knows all of them
     wanted = {"alignment_attention": "temporal", "run_pooling": "peak", "look_back_over": "all_valid"}
     assert wanted.items() <= recipe.model.items()
-    assert (recipe.lora.r, recipe.lora.lora_alpha, recipe.lora.lora_dropout) == (64, 16, 0.05)
+    lora = lora_of(recipe, None)
+    assert (lora.r, lora.lora_alpha, lora.lora_dropout) == (64, 16, 0.05)
     assert recipe.start_from == (None if number == 1 else f"$RUNS/stage{number - 1}/final")
 
 

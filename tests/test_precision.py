@@ -9,9 +9,9 @@ import tiny_runs
 import torch
 import yaml
 
-from soundwave.training import precision
+from soundwave.training import distributed
+from soundwave.training.distributed import precision_of
 from soundwave.training.loop import train
-from soundwave.training.precision import precision_of
 
 
 @pytest.fixture
@@ -30,19 +30,19 @@ def test_what_is_asked_for_is_taken(asked: str, tmp_path: Path) -> None:
 def test_a_cpu_computes_in_what_it_is_faster_at(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, bfloat16: float, expected: str
 ) -> None:
-    monkeypatch.setattr(precision, "seconds", lambda dtype: bfloat16 if dtype == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(distributed, "seconds", lambda dtype: bfloat16 if dtype == torch.bfloat16 else 1.0)
     assert precision_of("auto", tmp_path) == expected
 
 
 def test_a_product_takes_time() -> None:
-    assert precision.seconds(torch.float32) > 0
+    assert distributed.seconds(torch.float32) > 0
 
 
 @pytest.mark.usefixtures("cpu_with_bfloat16")
 def test_a_run_that_goes_on_keeps_its_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     recipe = tiny_runs.recipe(tmp_path, mixed_precision="auto", max_steps=1)
-    monkeypatch.setattr(precision, "seconds", lambda dtype: 1.0)
+    monkeypatch.setattr(distributed, "seconds", lambda dtype: 1.0)
     train(recipe)
     assert yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())["mixed_precision"] == "no"
-    monkeypatch.setattr(precision, "seconds", lambda dtype: 0.1 if dtype == torch.bfloat16 else 1.0)
+    monkeypatch.setattr(distributed, "seconds", lambda dtype: 0.1 if dtype == torch.bfloat16 else 1.0)
     assert precision_of("auto", tmp_path / "run") == "no"

@@ -20,13 +20,11 @@ import yaml
 from tiny_runs import weights
 
 from soundwave.errors import ConfigurationError, TrainingError
-from soundwave.training.dataset import batches
+from soundwave.training.distributed import accumulation, other_number
 from soundwave.training.loop import train
-from soundwave.training.mixture import epoch_items
-from soundwave.training.order import places, shares
-from soundwave.training.preparation import prepare
-from soundwave.training.processes import accumulation, other_number
+from soundwave.training.prepare import prepare
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.sampler import batches, epoch_items, places, shares
 
 SCRIPT = Path(__file__).with_name("train_recipes.py")
 TEXT_ONLY = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from transformers import AutoProcessor, WhisperFeatureExtractor
 
 from soundwave.configuration import AUDIO_TOKEN
 from soundwave.errors import AudioError, ConfigurationError
+from soundwave.inference_config import InferenceConfig
 from soundwave.processing import SoundwaveProcessor
 
 SECOND = 16_000
@@ -201,7 +203,7 @@ def test_a_transcription_request_asks_with_the_models_prompt(processor: Soundwav
 
 
 def test_a_models_system_turn_stands_before_audio_that_brings_none() -> None:
-    plain, hears = tiny.processor(), tiny.processor(tiny.config(audio_system_prompt="Hear."))
+    plain, hears = tiny.processor(), tiny.processor(audio_system_prompt="Hear.")
     asked, typed = [tiny.user("Hi", CLIP)], [tiny.user("Hi")]
     system = {"role": "system", "content": "Hear."}
     assert hears.tokenize(asked).ids == plain.tokenize([system, *asked]).ids != plain.tokenize(asked).ids
@@ -212,12 +214,32 @@ def test_a_models_system_turn_stands_before_audio_that_brings_none() -> None:
     assert hears.tokenize(own).ids == plain.tokenize(own).ids
 
 
+def test_a_placeholder_in_a_text_is_no_audio(processor: SoundwaveProcessor) -> None:
+    batch = processor.apply_chat_template([tiny.user(f"Hi {AUDIO_TOKEN} there", CLIP)])
+    assert batch["input_ids"][0].tolist().count(tiny.config().audio_token_id) == 1
+    assert f"Hi {AUDIO_TOKEN} there" in processor.tokenizer.decode(batch["input_ids"][0])
+    with pytest.raises(ConfigurationError, match=r"A text holds '<\|audio\|>', which would be a control token in a pr"):
+        processor.apply_chat_template([tiny.user(AUDIO_TOKEN)], tokenize=False)
+
+
 # One tokenizer, one model
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "needed"), [("hop_length", 80, 160), ("sampling_rate", 8000, 16_000), ("feature_size", 128, 80)]
+)
+def test_another_feature_extractor_is_refused(name: str, value: int, needed: int) -> None:
+    extractor = WhisperFeatureExtractor()
+    setattr(extractor, name, value)
+    with pytest.raises(ConfigurationError, match=f"{name} is {value}, but this model's encoder needs {needed}"):
+        SoundwaveProcessor.for_config(tiny.config(), InferenceConfig(), extractor, tiny.chat_tokenizer())
 
 
 def test_the_placeholder_is_added_once(processor: SoundwaveProcessor) -> None:
     size = len(processor.tokenizer)
-    SoundwaveProcessor.for_config(tiny.config(), processor.feature_extractor, processor.tokenizer)
+    SoundwaveProcessor.for_config(
+        tiny.config(), InferenceConfig(), processor.feature_extractor, processor.tokenizer
+    )
     assert len(processor.tokenizer) == size
     assert processor.tokenizer(f"a{AUDIO_TOKEN}b").input_ids[1] == tiny.config().audio_token_id
 
@@ -225,20 +247,17 @@ def test_the_placeholder_is_added_once(processor: SoundwaveProcessor) -> None:
 def test_another_models_tokenizer_is_refused() -> None:
     config = tiny.config(audio_token_id=9)
     with pytest.raises(ConfigurationError, match=r"<\|audio\|> the id 273, but the model's audio_token_id is 9"):
-        SoundwaveProcessor.for_config(config, WhisperFeatureExtractor(), tiny.chat_tokenizer())
+        SoundwaveProcessor.for_config(config, InferenceConfig(), WhisperFeatureExtractor(), tiny.chat_tokenizer())
 
 
 def test_a_processor_comes_back_with_its_settings(tmp_path: Path) -> None:
     tiny.model().config.save_pretrained(tmp_path)
-    written = tiny.processor(tiny.config(
-        window_tail_seconds=0.25, transcribe_prompt="Write.", frames_per_group=4, audio_system_prompt="Hear."
-    ))
+    config = tiny.config(window_tail_seconds=0.25, frames_per_group=4)
+    written = tiny.processor(config, transcribe_prompt="Write.", audio_system_prompt="Hear.", transcribe={"beams": 7})
     written.save_pretrained(tmp_path)
     read = AutoProcessor.from_pretrained(tmp_path)
-    settings = (
-        "encoder_window", "window_tail_seconds", "frames_per_group", "prompt_format", "audio_token",
-        "transcribe_prompt", "audio_system_prompt",
-    )
+    settings = ("encoder_window", "window_tail_seconds", "frames_per_group", "audio_token", "inference")
+    assert json.loads((tmp_path / "inference.json").read_text())["transcribe"]["beams"] == 7
     assert isinstance(read, SoundwaveProcessor)
     assert {name: getattr(read, name) for name in settings} == {name: getattr(written, name) for name in settings}
     question = [tiny.user("Hi", CLIP)]

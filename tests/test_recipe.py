@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,8 @@ import pytest
 import yaml
 
 from soundwave.errors import ConfigurationError
-from soundwave.training import augmentation
-from soundwave.training.augmentation import Augmentation
-from soundwave.training.ranges import RANGES
-from soundwave.training.recipe import DataSource, Recipe, read_recipe
+from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.recipe_io import read_recipe
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +47,7 @@ def test_lists_and_parts_become_their_own_kinds(tmp_path: Path, monkeypatch: pyt
     text = "train: [{manifest: $CLIPS/a.jsonl, speeds: [0.9, 1]}, {manifest: b.jsonl}]\nlora: {r: 8}"
     recipe = read(tmp_path, text, "lora.lora_alpha=32")
     assert recipe.train == [DataSource("/data/clips/a.jsonl", speeds=[0.9, 1.0]), DataSource("b.jsonl")]
-    assert (recipe.lora.r, recipe.lora.lora_alpha, recipe.lora.lora_dropout) == (8, 32, 0.05)
+    assert (recipe.lora.r, recipe.lora.lora_alpha, recipe.lora.lora_dropout) == (8, 32, None)
 
 
 def test_a_recipe_that_was_written_reads_the_same(tmp_path: Path) -> None:
@@ -82,26 +81,26 @@ def test_the_recipes_that_we_ship_are_valid(path: Path) -> None:
         ("lora: 64", [], "lora: expected `key: value` pairs, but found 64"),
         ("model: big", [], "model must be `key: value` pairs, but is 'big'"),
         ("- 1", [], "recipe.yaml must hold `key: value` lines, but holds a list"),
-        ("a: [", [], "recipe.yaml is not valid YAML: "),
-        ("", ["learning_rate={"], r"The override 'learning_rate=\{' is not valid YAML \(.*\); write key=value, "),
+        ("a: [", [], "recipe.yaml is not valid YAML "),
+        ("", ["learning_rate={"], r"The override 'learning_rate=\{' is not valid YAML"),
         ("", ["max_steps"], "'max_steps' is no override; write key=value, such as learning_rate=1e-3"),
         ("stage: alignment", ["stage.name=x"], "stage.name cannot be set: stage has no parts"),
-        ("on_nan: ignore", [], "on_nan='ignore' is not known; choose one of stop, skip"),
-        ("mixed_precision: fp8", [], "mixed_precision='fp8' is not known; choose one of auto, bf16, no"),
-        ("mixture: equal", [], "mixture='equal' is not known; choose one of none, dynamic"),
-        ("mixture_temperature_step: 0", [], "mixture_temperature_step is 0.0; it must be above 0"),
-        ("batches_per_step: 0", [], "batches_per_step is 0; it must be above 0"),
+        ("on_nan: ignore", [], "on_nan is 'ignore'; give one of stop, skip"),
+        ("mixed_precision: fp8", [], "mixed_precision is 'fp8'; give one of auto, bf16, no"),
+        ("mixture: equal", [], "mixture is 'equal'; give one of none, dynamic"),
+        ("mixture_temperature_step: 0", [], "mixture_temperature_step is 0.0; give .* above 0"),
+        ("batches_per_step: 0", [], "batches_per_step is 0; give .* above 0"),
         ("train: [{manifest: a, task: 3}]", [], r"train\[0\]: task must be str, but is 3"),
-        ("on_bad_audio: cry", [], "on_bad_audio='cry' is not known; choose one of skip, stop"),
-        ("lora: {r: -1}", [], "lora.r is -1; it must be 0 or more"),
-        ("optimizer: sgd", [], "optimizer='sgd' is not known; choose one of auto, adamw, adamw_fused, muon"),
-        ("llm_quantization: 8bit", [], "llm_quantization='8bit' is not known; choose one of none, 4bit"),
-        ("max_steps: 0", [], "max_steps is 0; it must be above 0"),
-        ("gradient_accumulation_steps: 0", [], "gradient_accumulation_steps is 0; it must be above 0"),
-        ("batch_seconds: -1", [], "batch_seconds is -1.0; it must be above 0"),
-        ("train: [{repeat: 2}]", [], r"train\[0\] names no manifest; add `manifest: path`"),
-        ("evaluation: [{manifest: a, speeds: []}]", [], r"evaluation\[0\].speeds is \[\]; name one speed"),
-        ("train: [{manifest: a, repeat: 0}]", [], r"train\[0\].repeat is 0.0; it must be above 0"),
+        ("on_bad_audio: cry", [], "on_bad_audio is 'cry'; give one of skip, stop"),
+        ("lora: {r: -1}", [], "lora.r is -1; give .* at least 0"),
+        ("optimizer: sgd", [], "optimizer is 'sgd'; give one of auto, adamw, adamw_fused, muon"),
+        ("llm_quantization: 8bit", [], "llm_quantization is '8bit'; give one of none, 4bit"),
+        ("max_steps: 0", [], "max_steps is 0; give .* above 0"),
+        ("gradient_accumulation_steps: 0", [], "gradient_accumulation_steps is 0; give .* above 0"),
+        ("batch_seconds: -1", [], "batch_seconds is -1.0; give .* above 0"),
+        ("train: [{repeat: 2}]", [], r"train\[0\] names no manifest"),
+        ("evaluation: [{manifest: a, speeds: []}]", [], r"evaluation\[0\].speeds is \[\]; name one"),
+        ("train: [{manifest: a, repeat: 0}]", [], r"train\[0\].repeat is 0.0; give .* above 0"),
     ],
 )
 def test_a_mistake_is_named(tmp_path: Path, text: str, overrides: list[str], message: str) -> None:
@@ -112,23 +111,23 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, overrides: list[str], mes
 @pytest.mark.parametrize(
     ("option", "told"),
     [
-        ("max_grad_norm=-1", "max_grad_norm is -1.0; it must be 0 or more"),
-        ("feature_dropout=2", "feature_dropout is 2.0; it must be 0 or more and below 1"),
-        ("feature_dropout=1", "feature_dropout is 1.0; it must be 0 or more and below 1"),
-        ("warmup_ratio=5", "warmup_ratio is 5.0; it must be 0 or more and at most 1"),
-        ("ctc_weight=-1", "ctc_weight is -1.0; it must be 0 or more"),
-        ("ctc_vocabulary_size=-5", "ctc_vocabulary_size is -5; it must be above 0"),
-        ("time_masks=-3", "time_masks is -3; it must be 0 or more"),
-        ("adam_beta2=1.5", "adam_beta2 is 1.5; it must be 0 or more and below 1"),
-        ("weight_decay=-1", "weight_decay is -1.0; it must be 0 or more"),
-        ("learning_rate=.nan", "learning_rate is nan; it must be above 0"),
-        ("learning_rate=.inf", "learning_rate is inf; it must be above 0"),
-        ("seed=4294967296", "seed is 4294967296; it must be 0 or more and at most 4294967295"),
-        ("lora.lora_dropout=7", "lora.lora_dropout is 7.0; it must be 0 or more and below 1"),
-        ("lora.lora_alpha=0", "lora.lora_alpha is 0; it must be above 0"),
-        ("augmentation.volume.probability=2", "augmentation.volume.probability is 2.0; it must be between 0 and 1"),
-        ("train=[{manifest: a}, {manifest: b, repeat: -1}]", r"train\[1\].repeat is -1.0; it must be above 0"),
-        ("evaluation=[{manifest: a, speeds: [1, 9]}]", r"evaluation\[0\].speeds\[1\] is 9.0; it must be 0.25 or more"),
+        ("max_grad_norm=-1", "max_grad_norm is -1.0; give .* at least 0"),
+        ("feature_dropout=2", "feature_dropout is 2.0; give .* at least 0 and below 1"),
+        ("feature_dropout=1", "feature_dropout is 1.0; give .* at least 0 and below 1"),
+        ("warmup_ratio=5", "warmup_ratio is 5.0; give .* at least 0 and at most 1"),
+        ("ctc_weight=-1", "ctc_weight is -1.0; give .* at least 0"),
+        ("ctc_vocabulary_size=-5", "ctc_vocabulary_size is -5; give .* above 0"),
+        ("time_masks=-3", "time_masks is -3; give .* at least 0"),
+        ("adam_beta2=1.5", "adam_beta2 is 1.5; give .* at least 0 and below 1"),
+        ("weight_decay=-1", "weight_decay is -1.0; give .* at least 0"),
+        ("learning_rate=.nan", "learning_rate is nan; give .* above 0"),
+        ("learning_rate=.inf", "learning_rate is inf; give .* above 0"),
+        ("seed=4294967296", "seed is 4294967296; give .* at least 0 and at most 4294967295"),
+        ("lora.lora_dropout=7", "lora.lora_dropout is 7.0; give .* at least 0 and below 1"),
+        ("lora.lora_alpha=0", "lora.lora_alpha is 0; give .* above 0"),
+        ("augmentation.volume.probability=2", "augmentation.volume.probability is 2.0; give .* at most 1"),
+        ("train=[{manifest: a}, {manifest: b, repeat: -1}]", r"train\[1\].repeat is -1.0; give .* above 0"),
+        ("evaluation=[{manifest: a, speeds: [1, 9]}]", r"evaluation\[0\].speeds is \[1.0, 9.0\]; give .* at most 4"),
     ],
 )
 def test_a_number_out_of_its_range_is_named_with_what_is_allowed(tmp_path: Path, option: str, told: str) -> None:
@@ -144,23 +143,23 @@ def test_the_ends_of_a_range_and_null_are_allowed(tmp_path: Path, option: str) -
     read(tmp_path, "", option)
 
 
-def numbers_of(kind: type, path: str = "") -> set[str]:
-    """The paths of all options that hold numbers."""
-    found = set()
-    for name, hint in typing.get_type_hints(kind).items():
-        inner = [one for one in (hint, *typing.get_args(hint)) if one not in (type(None), list)]
-        for one in inner:
-            if dataclasses.is_dataclass(one):
-                found |= numbers_of(one, f"{path}{name}.")  # type: ignore[arg-type]
-            elif one in (int, float):
-                found.add(path + name)
-    return found
+def options_of(kind: type, path: str = "") -> Iterator[tuple[str, Any, dataclasses.Field[Any]]]:
+    """Path, type and field of all options."""
+    hints = typing.get_type_hints(kind)
+    for one in dataclasses.fields(kind):
+        hint = hints[one.name]
+        parts = [part for part in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(part)]
+        for part in parts:
+            yield from options_of(part, f"{path}{one.name}.")
+        if not parts:
+            yield path + one.name, hint, one
 
 
-def test_every_number_of_a_recipe_has_a_range() -> None:
-    effects = {f"augmentation.{path}" for path in augmentation.RANGES}
-    shared = {"augmentation.takes"} | {f"augmentation.{name}.probability" for name in Augmentation().effects()}
-    assert numbers_of(Recipe) == set(RANGES) | effects | shared
+def test_every_option_says_what_it_is_and_every_number_its_range() -> None:
+    for name, hint, one in options_of(Recipe):
+        assert one.metadata.get("help"), name
+        if {int, float} & {hint, *typing.get_args(hint)}:
+            assert any(one.metadata[bound] is not None for bound in ("least", "most", "above", "below")), name
 
 
 def test_a_recipe_that_is_not_there_is_named(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from soundwave.inference.options import GenerationOptions
 from soundwave.model.shrink import keep_first
 from soundwave.model.whisper import encode_window
 from soundwave.text.prompt import RELEASED_SYSTEM_PROMPT
-from soundwave.training.losses import ctc_loss, next_token_loss, total_loss
+from soundwave.training.objective import ctc_loss, next_token_loss, total_loss
 
 TOLERANCE = 1e-4
 CASES = [0, 1, 2]

@@ -20,9 +20,9 @@ from test_processes import TEXT_ONLY, in_processes
 from tiny_runs import losses, weights
 
 from soundwave.errors import ConfigurationError
+from soundwave.training.deepspeed import wrapped_by_zero
 from soundwave.training.loop import train
 from soundwave.training.recipe import DataSource, Recipe
-from soundwave.training.zero import wrapped_by_zero
 
 SETTINGS = Path(__file__).parents[1] / "recipes" / "paper" / "accelerate"
 if not SETTINGS.is_dir():

@@ -48,7 +48,7 @@ def heard(example: Example) -> list[np.ndarray]:
 def test_examples_come_out_of_shards_as_they_went_in(folder: Path, layout: str, encoding: str) -> None:
     first = manifest(folder, *ROWS)
     done = shard(first, folder / "shards", layout=layout, encoding=encoding, shard_size=4, jobs=2)
-    assert (done.made, done.before, done.left_out) == (3, 0, 0)
+    assert (done.made, done.before, done.skipped) == (3, 0, 0)
     before, after = list(read_manifest(first)), list(read_manifest(folder / "shards"))
     assert [facts(one) for one in after] == [facts(one) for one in before]
     for one, other in zip(before, after, strict=True):
@@ -149,8 +149,8 @@ def test_audio_that_cannot_be_used_is_named_and_left_out(folder: Path) -> None:
     rows = [{"audio": "clips/bad.wav", "text": "Hi."}, PLAIN["transcript only"]]
     done = run("shard", manifest(folder, *rows), folder / "out", "--quiet")
     assert done.exit_code == 1
-    assert f"left out: {folder / 'm.jsonl'}:1: " in done.stderr
-    assert "1 shards made now, 0 before, 1 rows left out" in done.stdout
+    assert f"skipped: {folder / 'm.jsonl'}:1: " in done.stderr
+    assert "1 shards made now, 0 before, 1 rows skipped" in done.stdout
     assert [example.reply for example in read_manifest(folder / "out")] == ["Good morning, Anna."]
     again = run("shard", folder / "m.jsonl", folder / "out")
     assert (again.exit_code, "out exists; shards are written into a new folder" in again.stderr) == (1, True)
@@ -177,7 +177,7 @@ def test_what_a_stopped_run_left_out_is_told_by_the_run_that_ends(
         assert run("shard", rows, folder / "out", "--to", layout, "--shard-size", 2).exit_code != 0
     done = run("shard", rows, folder / "out", "--to", layout, "--shard-size", 2)
     assert done.exit_code == 1
-    assert "1 shards made now, 1 before, 2 rows left out" in done.stdout
+    assert "1 shards made now, 1 before, 2 rows skipped" in done.stdout
     assert [line.split(": ")[1] for line in done.stderr.splitlines()] == [f"{rows}:1", f"{rows}:4"]
     assert [example.reply for example in read_manifest(folder / "out")] == ["Good morning, Anna."] * 2
 

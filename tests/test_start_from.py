@@ -19,7 +19,7 @@ from soundwave.errors import CheckpointError, ConfigurationError
 from soundwave.evaluation.provenance import weights_of
 from soundwave.export.huggingface import export
 from soundwave.inference.engine import Engine
-from soundwave.training import preparation
+from soundwave.training import build
 from soundwave.training.loop import train
 from soundwave.training.recipe import Recipe
 
@@ -101,6 +101,6 @@ def test_the_doctor_knows_a_part_of_the_hub(tmp_path: Path, monkeypatch: pytest.
 def test_what_is_no_model_to_train_further_is_told(tmp_path: Path) -> None:
     tiny.part_folders(tmp_path)
     with pytest.raises(CheckpointError, match="tiny-llm holds a model of type 'llama', not a Soundwave model to train"):
-        preparation.start_config(tmp_path / "tiny-llm", "x")
+        build.start_config(tmp_path / "tiny-llm", "x")
     with pytest.raises(ConfigurationError, match=r"no config\.json there; train the stage before first"):
-        preparation.start_folder(Recipe(start_from=str(tmp_path)))
+        build.start_folder(Recipe(start_from=str(tmp_path)))

@@ -20,12 +20,12 @@ from tiny_runs import weights
 from soundwave.data.shards import Shard, expanded, find_shards, read_shard
 from soundwave.datatools.shard import shard
 from soundwave.errors import ConfigurationError, DataError, TrainingError
-from soundwave.training.dataset import Batch
-from soundwave.training.logs import read_metrics
+from soundwave.training.collate import Batch
 from soundwave.training.loop import train
-from soundwave.training.order import Place
-from soundwave.training.preparation import prepare
+from soundwave.training.prepare import prepare
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.reporting import read_metrics
+from soundwave.training.sampler import Place
 from soundwave.training.streaming import LaneState, Stream, StreamSource
 
 SHARDS, IN_ONE, STEPS = 5, 4, 8  # of the clips below; of a run
@@ -264,9 +264,9 @@ def test_broken_shards_are_named_and_the_run_goes_on(
     chosen = recipe(data, "spoilt", DataSource(str(spoilt)))
     train(chosen)
     told = capfd.readouterr().err
-    assert told.count(f"left out: {spoilt}/recording.000001.tar: ") == 1  # though each pass meets it
-    assert told.count(f"left out: {spoilt}/recording.000002.tar: No such file") == 1
-    assert "left out, each as named above: 2, met " in told.splitlines()[-1]
+    assert told.count(f"skipped: {spoilt}/recording.000001.tar: ") == 1  # though each pass meets it
+    assert told.count(f"skipped: {spoilt}/recording.000002.tar: No such file") == 1
+    assert "skipped, each as named above: 2, met " in told.splitlines()[-1]
     assert len(tiny_runs.losses(chosen.output_dir)) == STEPS
 
 
@@ -304,11 +304,11 @@ def test_a_bad_row_is_named_and_the_shard_goes_on(data: Path, tmp_path: Path) ->
     tar.write_bytes(tar.read_bytes().replace(b'"role": "user"', b'"role": "cook"', 1))
     told: list[str] = []
     stream = stream_of(data, DataSource(str(tmp_path / "tars")), lanes=1, ctc_vocabulary_size=None)
-    stream.left_out.say = told.append
+    stream.skipped.say = told.append
     seen = {item.name[-1] for items, _ in islice(stream.batches(0), 9) for item in items}
     assert seen == {"2", "3"}
     (once,) = told
-    assert once.startswith(f"left out: {tar}:1: the role is 'cook'")
+    assert once.startswith(f"skipped: {tar}:1: the role is 'cook'")
 
 
 @pytest.mark.parametrize(
@@ -336,7 +336,7 @@ def test_more_lanes_than_examples_is_told(data: Path) -> None:
 @pytest.mark.parametrize("how", ["pipe:cat {}/", "{}/"])
 def test_pipes_and_patterns_give_what_a_folder_gives(data: Path, how: str, place: str) -> None:
     local = names(stream_of(data, DataSource(str(data / place)), lanes=1), 0, 6)
-    other = stream_of(data, DataSource(how.format(data) + place), lanes=1)
+    other = stream_of(data, DataSource(how.format(data) + place), lanes=1, allow_commands=True)
     other.sources[0].source.manifest = str(data / place)  # the order is drawn from the name
     assert names(other, 0, 6) == local
 

@@ -10,11 +10,11 @@ import pytest
 import tiny_runs
 import torch
 
-from soundwave.training.dataset import Item
 from soundwave.training.loop import train
-from soundwave.training.modules import Losses, StageModule
-from soundwave.training.preparation import Prepared, prepare
+from soundwave.training.objective import Losses, StageModule
+from soundwave.training.prepare import Prepared, prepare
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.sampler import Item
 
 TALK = [
     {"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": answer}], "task": "text"}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import gc
+import json
+import sys
 import threading
 import time
 import weakref
 from collections import Counter
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -140,19 +143,40 @@ def test_scores_are_those_of_reading_each_text_whole(attention: str, dtype: torc
     monkey.undo()
 
 
-def test_what_continuations_begin_with_is_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> tuple[PreTrainedModel, list[int]]:
+    """An LLM, and the positions of each row that it has read, call by call."""
     model, read = language_model(), []
     forward = model.forward
 
-    def counted(*args: Any, **inputs: Any) -> Any:
+    def counting(*args: Any, **inputs: Any) -> Any:
         given = inputs.get("input_ids")
         read.append((inputs["inputs_embeds"] if given is None else given).shape[1])
         return forward(*args, **inputs)
 
-    monkeypatch.setattr(model, "forward", counted)
+    monkeypatch.setattr(model, "forward", counting)
+    return model, read
+
+
+def test_what_continuations_begin_with_is_read_once(counted: tuple[PreTrainedModel, list[int]]) -> None:
+    model, read = counted
     stem = list(range(10, 30))
     TorchDecoder(model).score(prompt(7), [[*stem, 5, 6, 7], [*stem, 5, 6, 8], [*stem, 9], stem, [40]])
     assert read == [7, 22]  # the prompt; then the stem, 5 and 6: what nothing follows is not read
+
+
+def test_the_last_plain_prompt_is_read_once_until_the_weights_change(
+    counted: tuple[PreTrainedModel, list[int]]
+) -> None:
+    model, read = counted
+    decoder, typed, texts = TorchDecoder(model), prompt(7, adapted=False), [[5, 6], [7, 8, 9]]
+    first = decoder.score(typed, texts)
+    assert decoder.score(typed, texts) == first
+    assert decoder.score(prompt(7, seed=1, adapted=False), texts) != first
+    assert decoder.score(typed, texts) == first
+    assert read == [7, 3, 3, 7, 3, 7, 3]
+    model.lm_head.weight.mul_(2)
+    assert decoder.score(typed, texts) != first
 
 
 def test_audio_is_read_as_it_is_given() -> None:
@@ -221,6 +245,17 @@ def test_threads_take_turns_token_by_token(monkeypatch: pytest.MonkeyPatch) -> N
     assert most == 1
     changes = sum(one != other for one, other in pairwise(order))
     assert changes > 40  # nobody waits for another's end
+
+
+def test_the_benchmark_prints_a_ratio_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tiny.released_folder(tmp_path / "model")
+    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    import decoding
+
+    decoding.main(["--model", str(folder), "--tokens", "4", "--repeats", "1", "--json", str(tmp_path / "d.json")])
+    assert capsys.readouterr().out.count("×") == 5
+    measured = json.loads((tmp_path / "d.json").read_text())["measured"]
+    assert [row["same_tokens"] for row in measured if row.get("same_tokens") is not None] == [True]
 
 
 @pytest.mark.slow

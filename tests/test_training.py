@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -21,10 +22,10 @@ from tiny_runs import weights
 from soundwave.checkpoints.native import load_native
 from soundwave.errors import ConfigurationError, TrainingError
 from soundwave.model.shrink import collapse
-from soundwave.training import loop, modules
-from soundwave.training.checkpointing import list_checkpoints
+from soundwave.training import loop, objective
+from soundwave.training.checkpoint import list_checkpoints
 from soundwave.training.loop import train
-from soundwave.training.preparation import prepare
+from soundwave.training.prepare import prepare
 from soundwave.training.recipe import DataSource, Recipe
 
 CPU = torch.device("cpu")
@@ -43,15 +44,15 @@ def largest_change(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor],
 
 def interrupt(recipe: Recipe, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs a recipe until it writes the figures of that step."""
-    report = loop._Run._report
+    report = loop.report
 
-    def interrupted(self: Any, *arguments: Any) -> None:
-        if self.position.step == step:
+    def interrupted(run: Any, speed: float) -> None:
+        if run.position.step == step:
             raise KeyboardInterrupt
-        report(self, *arguments)
+        report(run, speed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "_report", interrupted)
+        patch.setattr(loop, "report", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train(recipe)
 
@@ -65,8 +66,8 @@ def break_batch(monkeypatch: pytest.MonkeyPatch, number: int, broken: Callable[[
         loss = whole(*terms)
         return broken(loss) if len(calls) == number else loss
 
-    whole = modules.total_loss
-    monkeypatch.setattr(modules, "total_loss", total_loss)
+    whole = objective.total_loss
+    monkeypatch.setattr(objective, "total_loss", total_loss)
 
 
 # Interrupted and resumed
@@ -198,7 +199,7 @@ def test_stage_one_never_has_the_llm_in_memory(recipe: Recipe) -> None:
     in_memory = {name for name, p in prepared.model.named_parameters() if not p.is_meta}
     adapters = {name for name in in_memory if name.startswith(("alignment.", "shrinking."))}
     assert in_memory - adapters == {"language_model.model.embed_tokens.weight"}
-    module = modules.StageModule(prepared.model, prepared.stage, 0.3)
+    module = objective.StageModule(prepared.model, prepared.stage, 0.3)
     assert {name.split(".")[0] for name, _ in module.named_parameters()} == {"alignment"}
     assert set(prepared.trained) == {name for name in adapters if name.startswith("alignment.")}
 
@@ -312,7 +313,7 @@ def test_a_later_stage_over_other_parts_is_refused(three_stages: Any, tmp_path: 
 
 def test_a_switch_that_a_later_stage_changes_is_checked_too(three_stages: Any, tmp_path: Path) -> None:
     recipe = dataclasses.replace(three_stages[1][0], model={"run_pooling": "last"}, output_dir=str(tmp_path / "run"))
-    with pytest.raises(ConfigurationError, match="run_pooling='last' is not known"):
+    with pytest.raises(ConfigurationError, match="run_pooling is 'last'"):
         train(recipe)
 
 
@@ -370,3 +371,14 @@ def test_bfloat16_runs_through(three_stages: Any, tmp_path: Path) -> None:
         assert all(torch.isfinite(value).all() for value in weights(train(recipe)).values())
     finally:
         AcceleratorState._reset_state()
+
+
+def test_checkpoints_and_models_have_the_modes_that_the_umask_gives(recipe: Recipe) -> None:
+    before = os.umask(0o027)
+    try:
+        final = train(dataclasses.replace(recipe, max_steps=1))
+    finally:
+        os.umask(before)
+    files = [file for file in final.parent.rglob("*.safetensors") if "tensorboard" not in file.parts]
+    assert {file.name for file in files} >= {"model.safetensors", "optimizer.safetensors", "adapters.safetensors"}
+    assert {file.stat().st_mode & 0o777 for file in files} == {0o640}

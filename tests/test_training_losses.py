@@ -14,8 +14,8 @@ from soundwave.checkpoints.lora import attach_lora
 from soundwave.checkpoints.released import released_config
 from soundwave.checkpoints.weights import empty_model
 from soundwave.errors import ConfigurationError
-from soundwave.training.loop import learning_rate
-from soundwave.training.losses import CTC_WEIGHT, ctc_loss, next_token_loss, total_loss
+from soundwave.training.objective import CTC_WEIGHT, ctc_loss, next_token_loss, total_loss
+from soundwave.training.optim import learning_rate
 from soundwave.training.recipe import Recipe
 from soundwave.training.stages import STAGES, is_trained, mark_trained, stage_named
 

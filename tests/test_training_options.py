@@ -20,8 +20,9 @@ from soundwave.checkpoints import four_bit
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.checkpoints.native import new_config
 from soundwave.errors import ConfigurationError, DataError, TrainingError
-from soundwave.training import preparation
+from soundwave.training.build import build_model
 from soundwave.training.loop import train
+from soundwave.training.prepare import prepare
 from soundwave.training.recipe import Recipe
 from soundwave.training.stages import SHRINKING
 
@@ -70,7 +71,7 @@ def test_features_on_the_fly_are_made_beside_bfloat16(first: Recipe, tmp_path: P
 
 def test_a_batch_on_the_fly_is_the_stored_one_to_float16s_rounding(first: Recipe) -> None:
     stored, flying = (
-        preparation.prepare(dataclasses.replace(first, features=features), CPU, "no", main=False)
+        prepare(dataclasses.replace(first, features=features), CPU, "no", main=False)
         for features in (first.features, None)
     )
     items = stored.train[0].items(seed=1, epoch=0)
@@ -89,7 +90,7 @@ def test_a_clip_that_cannot_be_read_on_the_fly_is_left_out(
     recipe = tiny_runs.recipe(tmp_path, features=None, max_steps=3)
     (tmp_path / "data" / "3.wav").write_text("no sound")
     train(recipe)
-    assert "left out: " in (told := capsys.readouterr().err)
+    assert "skipped: " in (told := capsys.readouterr().err)
     assert "3.wav" in told
     with pytest.raises(TrainingError, match=r"3.wav.* \(set on_bad_audio=skip to leave such clips out\)"):
         train(dataclasses.replace(recipe, on_bad_audio="stop", output_dir=str(tmp_path / "stop")))
@@ -159,7 +160,7 @@ def test_a_lora_of_the_stage_before_stays_when_none_is_trained(first: Recipe, tm
 
 def test_what_is_frozen_is_in_low_precision_and_what_is_trained_is_not(first: Recipe) -> None:
     config = new_config(first.audio_tower, first.language_model, ctc_head="projection", **first.model)
-    model = preparation.build_model(dataclasses.replace(first, start_from=None), SHRINKING, config, CPU, "bf16")
+    model = build_model(dataclasses.replace(first, start_from=None), SHRINKING, config, CPU, "bf16")
     assert model.alignment.ctc_projection.weight.dtype == torch.bfloat16
     kinds = {name: p.dtype for name, p in model.named_parameters() if "ctc_projection" not in name}
     for name, kind in kinds.items():

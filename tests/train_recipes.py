@@ -20,13 +20,13 @@ from accelerate import Accelerator, PartialState
 from accelerate.utils import DistributedType
 
 from soundwave.errors import SoundwaveError
-from soundwave.training import checkpointing, processes
+from soundwave.training import checkpoint, distributed
 from soundwave.training.loop import train
-from soundwave.training.recipe import read_recipe
+from soundwave.training.recipe_io import read_recipe
 
 
 def die_while_saving(number: int) -> None:
-    whole, calls = checkpointing.save_file, []
+    whole, calls = checkpoint.save_file, []
 
     def save_file(tensors: dict[str, Any], path: Path) -> None:
         calls.append(None)
@@ -36,7 +36,7 @@ def die_while_saving(number: int) -> None:
             path.write_bytes(content[: len(content) // 2])
             os.kill(os.getpid(), signal.SIGKILL)
 
-    checkpointing.save_file = save_file
+    checkpoint.save_file = save_file
 
 
 def shard_on_cpu() -> None:
@@ -51,7 +51,7 @@ def shard_on_cpu() -> None:
     def accelerator(cpu: bool, **options: Any) -> Accelerator:
         return Accelerator(cpu=cpu and not by_deepspeed, **options)
 
-    processes.PartialState, processes.Accelerator = state, accelerator
+    distributed.PartialState, distributed.Accelerator = state, accelerator
 
 
 if __name__ == "__main__":
@@ -67,4 +67,4 @@ if __name__ == "__main__":
             folder = Path(recipe.output_dir)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"error-{os.environ.get('RANK', '0')}.txt").write_text(f"{type(error).__name__}: {error}")
-    processes.end_processes()
+    distributed.end_processes()

@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from soundwave.data.manifests import read_rows
-from soundwave.training.logs import read_metrics
 from soundwave.training.loop import train
-from soundwave.training.recipe import DataSource, Recipe, read_recipe
+from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.recipe_io import read_recipe
+from soundwave.training.reporting import read_metrics
 
 HERE = Path(__file__).parent
 HELD_OUT = "dev-librispeech, CTC greedy, Whisper's English normaliser"

@@ -89,7 +89,7 @@ for voices in piper flite espeak; do
     answer $voices-questions "$WORK/synth/$voices-questions/manifest.jsonl" --limit "$(count 600)"
 done
 for asked in questions {piper,flite,espeak}-questions; do
-    soundwave data instruct "$WORK/answers/$asked.jsonl" "$WORK/answers/spoken-$asked.jsonl" --task question \
+    soundwave data instruct --overwrite "$WORK/answers/$asked.jsonl" "$WORK/answers/spoken-$asked.jsonl" --task question \
         --label-field text --formats transcript --takes 2 --standard-share 0.5
 done
 

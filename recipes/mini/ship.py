@@ -13,12 +13,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from soundwave.inference_config import InferenceConfig
+
 LIMIT_BYTES = 25_000_000  # the repository keeps every version of the weights
-SETTINGS = {
-    "joint_ctc_weight": 0.4,
-    "word_list": "english",
-    "rescoring_weight": 0.5,
-    "rewording_weight": 0.6,
+PROMPTS = {
+    "via": "transcript",
     "answer_prompt": "Please answer the question that the person asks.",
     "default_prompt": "Please answer the question that the person asks.",
     "transcribe_prompt": "What does the person say?",
@@ -31,9 +30,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder to write; its README.md stays")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    config = json.loads((arguments.trained / "config.json").read_text()) | SETTINGS
+    config = json.loads((arguments.trained / "config.json").read_text())
     config["text_config"].pop("_name_or_path", None)  # where the part lay on the machine that trained it
     (arguments.out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    shipped = arguments.out if (arguments.out / "inference.json").is_file() else arguments.trained  # with its n-gram
+    InferenceConfig.read(shipped).changed(PROMPTS).write(arguments.out)
     size = 0
     for file in sorted(arguments.trained.rglob("*")):
         target = arguments.out / file.relative_to(arguments.trained)

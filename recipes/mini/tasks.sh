@@ -24,7 +24,7 @@ python "$here/make_translations.py" --texts "$texts" --out "$tasks/translation" 
     --dev "$(count 100)" --heard "${heard[@]}" --exclude "${dev[@]}"
 python "$here/make_sounds.py" --sounds "$speech/sounds-esc10" --out "$tasks/sounds"
 
-instruct() { soundwave data instruct "$tasks/$1/train/manifest.jsonl" "$tasks/$1/train.jsonl" "${@:2}"; }
+instruct() { soundwave data instruct --overwrite "$tasks/$1/train/manifest.jsonl" "$tasks/$1/train.jsonl" "${@:2}"; }
 # The words first, as in the paper; about four in ten are asked as the evaluation asks.
 instruct commands --task intent --formats transcript --takes 2 --standard-share 0.5 --seed 21
 instruct translation --task translation --formats direct --takes 2 --standard-share 0.5 --seed 22

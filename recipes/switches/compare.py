@@ -41,10 +41,12 @@ from soundwave.evaluation.clips import read_clips
 from soundwave.evaluation.runner import Notebook, evaluate
 from soundwave.evaluation.tasks import TASKS
 from soundwave.inference.engine import load
+from soundwave.inference_config import InferenceConfig
 from soundwave.text.ctc_tokenizer import CtcTokenizer
-from soundwave.training.logs import read_metrics
 from soundwave.training.loop import train
-from soundwave.training.recipe import Recipe, read_recipe
+from soundwave.training.recipe import Recipe
+from soundwave.training.recipe_io import read_recipe
+from soundwave.training.reporting import read_metrics
 
 HERE = Path(__file__).parent
 GIVEN = "$WORK/switches/questions/given.jsonl"
@@ -154,8 +156,9 @@ def aligned(model: Path) -> Path:
     folder = Path(os.environ["WORK"]) / "switches" / f"stage1-of-{model.name}"
     folder.mkdir(parents=True, exist_ok=True)
     # no words joined; and questions are answered from the audio itself, by what the run trains
-    config = json.loads((model / "config.json").read_text()) | {"ctc_merges": 0, "answer_prompt": None}
+    config = json.loads((model / "config.json").read_text()) | {"ctc_merges": 0, "lora": False}
     (folder / "config.json").write_text(json.dumps(config))
+    InferenceConfig.read(model).changed({"via": "audio", "answer_prompt": None}).write(folder)
     tensors = {name: tensor.float() for name, tensor in adapter_tensors(model) if name.startswith("alignment.")}
     save_file(tensors, folder / TRAINED_FILE, metadata={"format": "pt"})
     return folder

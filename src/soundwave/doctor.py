@@ -312,7 +312,7 @@ def memory_of_machine() -> int | None:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     container = Path("/sys/fs/cgroup/memory.max")
-    if container.is_file() and (text := container.read_text().strip()).isdigit():
+    if container.is_file() and (text := container.read_text(encoding="utf-8").strip()).isdigit():
         limits.append(int(text))
     return min(limits, default=None)
 

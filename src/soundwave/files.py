@@ -20,8 +20,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from soundwave.errors import ConfigurationError, DataError, WriteError
 
 Row = dict[str, Any]
@@ -74,9 +72,9 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
             mode = draft.stat().st_mode & 0o777  # as the umask has it; a library may make the file anew as 0600
             yield draft
             draft.chmod(mode)
-            _sync(draft)
+            sync(draft)
             os.replace(draft, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             draft.unlink(missing_ok=True)
 
@@ -124,9 +122,9 @@ def atomic_folder(path: str | os.PathLike[str], *, overwrite: bool = False) -> I
             for file in draft.rglob("*"):
                 if file.is_file() and not file.is_symlink():
                     file.chmod(mode | file.stat().st_mode & 0o111)
-                    _sync(file)
+                    sync(file)
             _take_place(draft, path)
-            _sync(path.parent)
+            sync(path.parent)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
 
@@ -187,7 +185,7 @@ def _is_there(path: Path) -> bool:
     return True
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Has the system write a file or folder to disk before it is relied on; Windows opens no folders."""
     if os.name == "nt":
         return
@@ -248,6 +246,8 @@ class JsonLines:
     """
 
     def __init__(self, path: Path, keep: Callable[[Row], bool] | None = None):
+        from filelock import FileLock, Timeout  # a tenth of a second to import
+
         self.path = path
         with written(path):
             path.parent.mkdir(parents=True, exist_ok=True)

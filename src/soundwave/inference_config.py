@@ -99,11 +99,7 @@ class InferenceConfig:
     transcribe: TranscribeConfig = field(default_factory=TranscribeConfig)
 
     def __post_init__(self) -> None:
-        if isinstance(self.transcript_prefixes, list):
-            object.__setattr__(self, "transcript_prefixes", tuple(self.transcript_prefixes))
         check_settings(self)
-        if not all(isinstance(prefix, str) for prefix in self.transcript_prefixes):
-            raise ConfigurationError(f"transcript_prefixes is {self.transcript_prefixes!r}; give a list of texts.")
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> InferenceConfig:
@@ -215,4 +211,6 @@ def _replaced(options: T, values: Mapping[str, Any], prefix: str) -> T:
             if not isinstance(value, Mapping):
                 raise ConfigurationError(f"{prefix}{name} is {value!r}; give a mapping.")
             changes[name] = _replaced(inner, value, f"{prefix}{name}.")
+        elif isinstance(inner, tuple) and isinstance(value, list):  # as JSON and YAML have it
+            changes[name] = tuple(value)
     return dataclasses.replace(options, **changes)  # type: ignore[type-var]

@@ -96,8 +96,13 @@ class SoundwaveProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **options: Any) -> Any:
-        """As in transformers; the prompts are those of inference.json, where the folder has one."""
-        made = super().from_pretrained(pretrained_model_name_or_path, **options | {"trust_remote_code": False})
+        """As in transformers, without any code of the folder; the prompts are those of inference.json, if it is there.
+
+        Raises:
+            CheckpointError: inference.json is broken.
+        """
+        options.pop("trust_remote_code", None)
+        made = super().from_pretrained(pretrained_model_name_or_path, trust_remote_code=False, **options)
         source = {name: options[name] for name in HUB_OPTIONS if name in options}
         file = cached_file(
             pretrained_model_name_or_path, INFERENCE_FILE, _raise_exceptions_for_missing_entries=False, **source

@@ -68,10 +68,11 @@ def allowed(one: Field[Any], hint: Any) -> str:
     """What values an option may have, in words: `a number of at least 0 and at most 1`."""
     data = one.metadata
     if data["choices"]:
-        return "one of " + ", ".join(str(choice) for choice in data["choices"])
+        some = "some of " if list in _types(hint) else "one of "
+        return some + ", ".join(str(choice) for choice in data["choices"])
     kinds = [_KINDS[kind] for kind in _types(hint) if kind in _KINDS]
     words = {"least": "at least", "most": "at most", "above": "above", "below": "below"}
-    bounds = [f"{word} {data[key]:g}" for key, word in words.items() if data.get(key) is not None]
+    bounds = [f"{word} {data[key]:.10g}" for key, word in words.items() if data.get(key) is not None]
     none = " or none" if type(None) in _types(hint) else ""
     return " or ".join(kinds or ["a value"]) + (" of " + " and ".join(bounds) if bounds else "") + none
 
@@ -84,22 +85,27 @@ _KINDS = {
 
 def _types(hint: Any) -> tuple[Any, ...]:
     """The plain types of a hint: `float | None` gives float and NoneType, `list[str]` gives list."""
-    if get_origin(hint) in (Union, types.UnionType):
-        return tuple(kind for part in get_args(hint) for kind in _types(part))
-    return (get_origin(hint) or hint,)
+    return tuple(get_origin(kind) or kind for kind in _alternatives(hint))
+
+
+def _alternatives(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _fits(value: Any, hint: Any, one: Field[Any]) -> bool:
     kinds, data = _types(hint), one.metadata
     if value is None:
         return type(None) in kinds
+    if isinstance(value, list | tuple) and type(value) in kinds:  # bounds and choices are those of its parts
+        lists = [kind for kind in _alternatives(hint) if get_origin(kind) is type(value)]
+        return all(_fits(part, get_args(lists[0])[0] if lists else Any, one) for part in value)
     if data["choices"]:
         return value in data["choices"]
     if isinstance(value, bool):
         return bool in kinds
     if isinstance(value, int | float) and (int in kinds or float in kinds):
         whole = isinstance(value, int) or float in kinds
-        return whole and math.isfinite(value) and _within(value, data)
+        return whole and (isinstance(value, int) or math.isfinite(value)) and _within(value, data)
     return not any(kind in _KINDS for kind in kinds) or isinstance(value, tuple(k for k in kinds if k in _KINDS))
 
 

@@ -18,39 +18,25 @@ import numpy as np
 from av.container import InputContainer
 from numpy.typing import NDArray
 
-from soundwave.audio.links import TAGS, Link, id3_end
+from soundwave.audio.chunks import TAGS
+from soundwave.audio.headers import STATED_LENGTH_TOLERANCE, mp3_frame_bytes, stated_seconds
+from soundwave.audio.recording import Link
 from soundwave.errors import AudioError, AudioTooLongError
 
-# Containers that state their length, with how far (s) the sound may end before it without a warning.
-# Of all others FFmpeg may guess the length from the bit rate, which proves nothing.
-STATED_LENGTH_TOLERANCE = {
-    "aiff": 0.05,
-    "au": 0.05,
-    "flac": 0.05,
-    "wav": 0.05,
-    "matroska,webm": 0.2,
-    "ogg": 0.2,
-    "mp3": 0.25,  # three frames at 8 kHz, of the encoder's delay and padding
-    "mov,mp4,m4a,3gp,3g2,mj2": 0.5,  # edit lists
-}
 STATED_LENGTH_SLACK = 0.5  # s; a stated length this near to the limit is left for the decoded sound to settle
 USUAL_FRAME = 1152  # samples, of a codec that states no size
 STREAMED_FORMATS = ("wav", "au", "aiff")  # their last packet is short, and flagged as corrupt, at a wrong size
 TIMED_FORMATS = ("matroska,webm", "mov,mp4,m4a,3gp,3g2,mj2", "mpegts", "flv", "avi", "asf")
 CONTINUOUS_FORMATS = ("flac", "ogg")  # whose times tell when something is missing
 ZERO_BASED_FORMATS = TIMED_FORMATS[:2]  # whose times count from the file's beginning and not from the first track
-MP3_BIT_RATES = (  # of layer III in kbit/s, MPEG-2 and MPEG-1; 0 is not stated
-    (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
-    (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320),
-)
 FIRST_BYTES = {b"RIFF": "wav", b"fLaC": "flac", b"OggS": "ogg", b"ID3": "mp3", b"\x1aE\xdf\xa3": "webm"}
 
 MIN_GAP = Fraction(1, 10)  # s; a shorter one is how exact times are written
-MAX_GAP = 6 * 3600  # s; a longer one is a clock that was set, as in a stream that joins a programme
 LATEST_ZERO = 30.0  # s; a single track that starts later was cut out of a stream
 PREROLL_SECONDS = 3  # decoded before a cut, since codecs build on what came before
 MIN_PREROLL_SECONDS = 1  # what it may have become where a seek led: Opus, the slowest, needs half a second
 MAX_LEAD_SECONDS = 600  # a seek that led further before the cut did not understand the file
+USUAL_OPENING_SECONDS = 0.1  # do not count: a radio programme of a day has hundreds of links
 MAX_NAMED_STRETCHES = 5  # of damage; then they are counted
 
 S = TypeVar("S", bound=np.generic)
@@ -95,7 +81,7 @@ def decode(link: Link, track: int | None, reading: Reading) -> Iterator[Block]:
 
 
 def gathered(blocks: Iterator[Block]) -> Iterator[Block]:
-    """The same sound in blocks of about half a second: a codec's frames are so short that each costs more than it is."""
+    """The same sound in blocks of about half a second, since each block costs as much time as its frames do."""
     waiting: list[NDArray[Any]] = []
     size, kind = 0, (0, np.dtype(np.float32), 0)
     for samples, rate in blocks:
@@ -152,7 +138,7 @@ def _opened(link: Link) -> Iterator[InputContainer]:
     except av.FFmpegError as error:
         raise _unreadable(link) from error
     finally:
-        link.recording.opening_left -= time.monotonic() - started
+        link.recording.opening_left -= max(0.0, time.monotonic() - started - USUAL_OPENING_SECONDS)
     file.opening_ends = math.inf
     with cast(InputContainer, container):
         yield cast(InputContainer, container)
@@ -172,7 +158,7 @@ class _Decoding:
         self.stream = _sound_track(container, track, link.label)
         self.decoder = _decoder(self.stream)
         self.zero = _zero(container, self.format)
-        self.stated = _stated_seconds(container, self.stream, link, self.zero)
+        self.stated = stated_seconds(container, self.stream, link, self.zero)
         self.position = Fraction(0)
         self.quiet_until = Fraction(0)  # before this, what cannot be decoded is not missed
         self._others = 0.0  # end of the latest picture or subtitle: a film may go on after its sound
@@ -252,7 +238,7 @@ class _Decoding:
                 if packet.is_corrupt and self.format not in STREAMED_FORMATS:
                     raise av.InvalidDataError(0, "corrupt packet")
                 if packet.size and self.format == "mp3":
-                    self._cut_frame = packet.size < _mp3_frame_bytes(bytes(packet)[:4])
+                    self._cut_frame = packet.size < mp3_frame_bytes(bytes(packet)[:4])
                 frames = self.decoder.decode(packet if packet.size else None)  # an empty packet ends the stream
             except av.FFmpegError as error:
                 data = bytes(packet)
@@ -284,7 +270,10 @@ class _Decoding:
         if self.zero is None:
             return Fraction(0)
         gap = frame.pts * self.stream.time_base - self.zero - self.position
-        return gap if (MIN_GAP if self.format != "flac" else 0) < gap <= MAX_GAP else Fraction(0)
+        if not (MIN_GAP if self.format != "flac" else 0) < gap <= self.link.recording.silence_left:
+            return Fraction(0)  # a longer one is a clock that was set
+        self.link.recording.silence_left -= float(gap)
+        return gap
 
     def _silence(self, seconds: Fraction, channels: int, kind: np.dtype[Any], rate: int) -> Iterator[Block]:
         left = round(seconds * rate)
@@ -375,44 +364,6 @@ def _samples(frame: av.AudioFrame, label: str) -> NDArray[Any]:
     except ValueError as error:
         raise AudioError(f"{label} has samples of type {frame.format.name}; convert it to a 16-bit wav") from error
     return samples if frame.format.is_planar else samples.reshape(frame.samples, -1).T
-
-
-def _stated_seconds(
-    container: InputContainer, stream: av.AudioStream, link: Link, zero: Fraction | None
-) -> float | None:
-    """When the sound ends by the container's header; None where that says nothing or FFmpeg guesses."""
-    if container.format.name == "mp3":
-        return _mp3_stated_seconds(link, stream.codec_context.sample_rate)
-    if container.format.name not in STATED_LENGTH_TOLERANCE:
-        return None
-    if stream.duration and stream.time_base:
-        late = max(Fraction(0), (stream.start_time or 0) * stream.time_base - zero) if zero is not None else 0
-        return float(stream.duration * stream.time_base + late)
-    return container.duration / av.time_base if container.duration else None
-
-
-def _mp3_stated_seconds(link: Link, rate: int) -> float | None:
-    """From the frame count in the Xing (or Info) header that most encoders write into the first frame.
-
-    FFmpeg's own figure will not do: where the count and the file's size disagree it guesses from the bit rate.
-    """
-    tag = link.bytes_at(0, 10)
-    head = link.bytes_at(id3_end(tag, 0) if tag.startswith(b"ID3") and len(tag) == 10 else 0, 2048)
-    header = head[max(head.find(b"Xing"), head.find(b"Info"), 0) :][:12]
-    if header[:4] not in (b"Xing", b"Info") or len(header) < 12 or not header[7] & 1:  # flag 1: a count follows
-        return None
-    samples = 1152 if rate >= 32_000 else 576  # a frame, MPEG-1 or MPEG-2
-    return int.from_bytes(header[8:], "big") * samples / rate
-
-
-def _mp3_frame_bytes(header: bytes) -> int:
-    """The size of the layer III frame with this header; 0 where it is none."""
-    if len(header) < 4 or header[0] != 0xFF or header[1] & 6 != 2 or header[2] >> 4 == 15 or header[2] >> 2 & 3 == 3:
-        return 0
-    mpeg1 = header[1] >> 3 & 3 == 3
-    hertz = (44_100, 48_000, 32_000)[header[2] >> 2 & 3] // {3: 1, 2: 2}.get(header[1] >> 3 & 3, 4)
-    bits_per_second = 1000 * MP3_BIT_RATES[mpeg1][header[2] >> 4]
-    return (144 if mpeg1 else 72) * bits_per_second // hertz + (header[2] >> 1 & 1) if bits_per_second else 0
 
 
 def _unreadable(link: Link) -> AudioError:

@@ -18,8 +18,8 @@ import numpy as np
 
 from soundwave.audio.arrays import ARRAY_LABEL, array_blocks, check_rate
 from soundwave.audio.decoding import Reading, too_long
-from soundwave.audio.links import Recording
 from soundwave.audio.mixing import SILENCE_PEAK, Channels, Mixer, Samples, check_channels
+from soundwave.audio.recording import Recording
 from soundwave.audio.resampling import SAMPLE_RATE, Rows, rechunked, resampled
 from soundwave.audio.sources import opened
 from soundwave.audio.tracks import Track, check_track, file_rows

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, BinaryIO
 
-from soundwave.audio.links import Recording
+from soundwave.audio.recording import Recording
 from soundwave.errors import AudioError
 
 MAX_SHORT_STREAM_BYTES = 256 * 2**20  # of a stream of which only seconds may be used

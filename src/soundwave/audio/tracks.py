@@ -10,12 +10,15 @@ from typing import Literal
 import numpy as np
 
 from soundwave.audio.decoding import Reading, decode, sound_tracks, without
-from soundwave.audio.links import Link, Recording
+from soundwave.audio.links import links_of
 from soundwave.audio.mixing import SILENCE_PEAK, Channels, Mixer, as_floats
+from soundwave.audio.recording import Link, Recording
 from soundwave.audio.resampling import SAMPLE_RATE, Rows, rechunked, resampled
 from soundwave.errors import AudioError, ConfigurationError
 
 Track = Literal["mix"] | int | None
+
+ONE_TRACK = (b"fLaC", b"ID3", b"\xff")  # how files begin that cannot have several: flac, mp3, aac; and wav, aiff
 
 
 def check_track(track: Track, channels: Channels) -> None:
@@ -37,7 +40,7 @@ def file_rows(recording: Recording, track: Track, channels: Channels, reading: R
     Raises:
         AudioError: As `decode`; or it has fewer tracks or channels.
     """
-    links = recording.links()
+    links = links_of(recording)
     if len(links) > 1:  # nobody knows how long each is before it is decoded
         whole = _rows(links, track, channels, Reading(0, reading.limit, reading.skip_damage))
         yield from without(whole, Fraction(reading.start))
@@ -61,7 +64,8 @@ def _rows(links: list[Link], track: Track, channels: Channels, reading: Reading)
 
 def _wanted(link: Link, track: Track) -> list[int]:
     """The streams to decode."""
-    tracks = sound_tracks(link)
+    one = bool(link.span.head) or link.bytes_at(0, 4).startswith(ONE_TRACK)
+    tracks = [(0, "")] if one else sound_tracks(link)  # finding them takes as long as opening the file again
     if isinstance(track, int):
         if track > len(tracks):
             have = "one sound track" if len(tracks) == 1 else f"{len(tracks)} sound tracks"

@@ -11,7 +11,6 @@ part twice.
 import contextlib
 import difflib
 import errno
-import hashlib
 import json
 import os
 import re
@@ -21,15 +20,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from soundwave.checkpoints.parts import CHUNK_BYTES, PARTS, Fetched, Part, Progress, fetch
+from soundwave.checkpoints.parts import PARTS, Fetched, Part, Progress, fetch
 from soundwave.errors import CheckpointError
+from soundwave.files import hash_file, sync
 
 MINI = "mini"
 SHIPPED = {MINI: "soundwave-mini", "soundwave-mini": "soundwave-mini"}
 """Names of the models whose weights come with this package, and the name of their folder."""
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
-MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]  # never pickles
+MODEL_FILES = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model", "ngram.*", "words.*"]  # never pickles
 SECOND_COPIES = ["original/*", "*fp32*"]
 RECORD = "parts.json"
 RECORD_FORMAT = 1  # of the record and of what conversion writes: raise it to have old folders refused
@@ -152,7 +152,7 @@ def _is_unchanged(path: Path, known: dict[str, Any], thorough: bool) -> bool:
         return False
     if status.st_mtime_ns == known["modified_ns"] and not thorough:
         return True
-    return _sha256(path) == known["sha256"]
+    return hash_file(path) == known["sha256"]
 
 
 def _shipped_folder(name: str) -> Path:
@@ -235,9 +235,9 @@ def _make_in(staging: Path, part: Part, folder: Path, progress: Progress) -> Non
     _convert(part, fetched, made)
     _write_record(part, fetched, made)
     for path in [*made.iterdir(), made]:
-        _sync(path)
+        sync(path)
     os.replace(made, folder)
-    _sync(folder.parent)
+    sync(folder.parent)
     progress(f"converting {part.name}", 1, 1)
 
 
@@ -260,7 +260,7 @@ def _write_record(part: Part, fetched: Fetched, made: Path) -> None:
     for path in sorted(made.iterdir()):
         path.chmod(0o644)  # safetensors writes 0600: other users of a shared cache could not read it
         status = path.stat()
-        files[path.name] = {"size": status.st_size, "modified_ns": status.st_mtime_ns, "sha256": _sha256(path)}
+        files[path.name] = {"size": status.st_size, "modified_ns": status.st_mtime_ns, "sha256": hash_file(path)}
     record = {
         "format": RECORD_FORMAT,
         "part": part.name,
@@ -296,22 +296,3 @@ def _no_room(part: Part, cache: Path) -> str:
         f"The disk of {cache} has {free / 1e6:,.0f} MB free, and making {part.name} takes {part.room / 1e6:,.0f} MB. "
         "Free some space, or set SOUNDWAVE_CACHE to a folder on another disk."
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Make the system write a file or folder to disk before we rely on it; Windows cannot open folders."""
-    if os.name == "nt" and path.is_dir():
-        return
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,13 +6,11 @@ A folder may be anybody's, so nothing in it is run or asked for, and whatever is
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import CheckpointError, SoundwaveError
 from soundwave.inference_config import read_json
-
-T = TypeVar("T")
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -46,7 +44,7 @@ def read_soundwave_config(folder: Path) -> SoundwaveConfig:
         raise CheckpointError(f"{folder / 'config.json'} cannot be used: {_line(error)}") from error
 
 
-def read_pretrained(kind: type[T] | Any, folder: Path, what: str, **options: Any) -> T:
+def read_pretrained(kind: Any, folder: Path, what: str, **options: Any) -> Any:
     """`kind.from_pretrained(folder)`, for a folder that is here.
 
     Raises:

@@ -93,7 +93,7 @@ def load_lora(
     unmerge_lora(model)
     try:
         model.attach_lora(folder, trainable, name)
-    except (RuntimeError, ValueError) as error:
+    except Exception as error:  # PEFT trips over values of a wrong type in many ways
         raise CheckpointError(f"{misfit} ({' '.join(str(error).split())[:200]})") from error
     suffix = f".{name}.weight"
     attached = {key for key, _ in model.language_model.named_parameters() if "lora_" in key and key.endswith(suffix)}

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import init_empty_weights
@@ -27,19 +27,37 @@ TABLE_ENDINGS = tuple(  # of its name in the LLMs of transformers
 )
 LAYER = re.compile(r"(audio_tower|alignment|language_model)\.(?:.*\.)?(?:layers|h|blocks|block)\.(\d+)\.")
 
+M = TypeVar("M", bound=nn.Module)
 Rename = Callable[[str, Tensor], list[tuple[str, Tensor]]]  # a stored name and tensor to ours: none, one or several
 
 
 def empty_model(config: SoundwaveConfig) -> SoundwaveForConditionalGeneration:
-    """The model with parameters on `meta` (no memory) and real buffers."""
-    with init_empty_weights(include_buffers=False):
-        return SoundwaveForConditionalGeneration(config)
+    """The model with parameters on `meta` (no memory) and real buffers.
+
+    Raises:
+        CheckpointError: transformers cannot build it.
+    """
+    return _empty(SoundwaveForConditionalGeneration, config)
 
 
 def empty_encoder(config: SoundwaveConfig) -> SpeechEncoder:
-    """The speech encoder with parameters on `meta` and real buffers; no part of the LLM but its table is made."""
-    with init_empty_weights(include_buffers=False):
-        return SpeechEncoder(config)
+    """The speech encoder with parameters on `meta` and real buffers; no part of the LLM but its table is made.
+
+    Raises:
+        CheckpointError: transformers cannot build it.
+    """
+    return _empty(SpeechEncoder, config)
+
+
+def _empty(kind: type[M], config: SoundwaveConfig) -> M:
+    try:
+        with init_empty_weights(include_buffers=False):
+            return kind(config)
+    except Exception as error:  # transformers trips over values of a wrong type in many ways
+        told = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"No model can be built by this configuration ({type(error).__name__}: {told}); correct its config.json."
+        ) from error
 
 
 def weight_files(folder: Path) -> list[Path]:
@@ -140,7 +158,7 @@ def check_shapes(config: SoundwaveConfig, shapes: Mapping[str, tuple[int, ...]],
         CheckpointError: a tensor that the configuration asks for is missing, or has another shape.
     """
     width, frames = config.audio_config.d_model, config.audio_config.max_source_positions
-    needed = {
+    needed: dict[str, tuple[int, ...]] = {
         "audio_tower.embed_positions.weight": (frames, width),
         "alignment.project.weight": (config.text_config.hidden_size, width * config.frames_per_group),
     }

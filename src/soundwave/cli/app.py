@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 import soundwave
-from soundwave.cli import data, evaluation, models, speech, streams, training
+from soundwave.cli import data, evaluation, language_model, models, speech, streams, training
 from soundwave.cli.display import say_error
 from soundwave.cli.options import Family
 from soundwave.errors import ConfigurationError, SoundwaveError
@@ -97,6 +97,7 @@ app.command("eval")(evaluation.evaluate)
 app.add_typer(data.app, name="data")
 app.command("export")(models.export)
 app.add_typer(models.lora)
+app.add_typer(language_model.lm)
 
 
 def main() -> None:

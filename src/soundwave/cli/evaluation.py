@@ -15,13 +15,17 @@ from soundwave.cli.loading import load
 from soundwave.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, QuietOption, text_argument
 from soundwave.errors import ConfigurationError
 from soundwave.evaluation import TaskName
-from soundwave.inference.options import TranscribeOptions
+from soundwave.inference.options import AskOptions, TranscribeOptions, Via
 
 LlmOption = Annotated[bool | None, typer.Option(help=TranscribeOptions.__dataclass_fields__["llm"].metadata["help"])]
+ViaOption = Annotated[Via, typer.Option(help=AskOptions.__dataclass_fields__["via"].metadata["help"])]
+CascadeOption = Annotated[
+    Path | None, typer.Option(help="A folder of faster-whisper: its decoder hears, in place of the model's encoder.")
+]
 
 
 def evaluate(
-    manifests: Annotated[list[Path], typer.Argument(help="JSON-lines files: audio, and text or answers.")],
+    manifests: Annotated[list[str], typer.Argument(help="As for training: audio, and text or answers.")],
     task: Annotated[TaskName, typer.Option(help="What is measured.")] = TaskName.transcribe,
     model: ModelOption = "mini",
     device: DeviceOption = "auto",
@@ -30,7 +34,12 @@ def evaluate(
     max_new_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer; default: the task's.")] = None,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips that are asked at once.")] = 8,
     limit: Annotated[int | None, typer.Option(min=1, help="Only so many clips of each manifest.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Of rows that state none: chooses normaliser and measure; default: en.")
+    ] = None,
+    via: ViaOption = "auto",
     llm: LlmOption = None,
+    cascade: CascadeOption = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the score and all that decides it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result of another evaluation.")] = False,
     as_json: JsonOption = False,
@@ -41,17 +50,20 @@ def evaluate(
     With --out, every reply is kept beside that file, and a stopped evaluation goes on where it was. A clip that cannot
     be used is reported, and the others are still done.
     """
-    from soundwave.evaluation import clips, provenance, report, runner, tasks
+    from soundwave.evaluation import clips, provenance, report, runner, systems, tasks
 
     chosen = tasks.TASKS[task]
-    asking = chosen.ask_with(None if prompt is None else text_argument("--prompt", prompt), max_new_tokens, llm)
-    lines = clips.read_clips(manifests, chosen.needs, limit)
+    asking = chosen.ask_with(None if prompt is None else text_argument("--prompt", prompt), max_new_tokens, via, llm)
+    lines = clips.read_clips(manifests, chosen.needs, limit, language)
     earlier = _earlier_result(out, overwrite)
     engine = load(model, device, dtype, quiet)
     settings = provenance.settings_of(engine)
+    system = engine if cascade is None else systems.WhisperCascade(engine, cascade)
+    if cascade is not None:
+        settings["cascade"] = cascade.name
     kept = out.with_name(out.name + ".predictions.jsonl") if out else None
     notebook = runner.Notebook(kept, {"task": task.value, **as_plain(asking), **settings})
-    result: dict[str, Any] = {"settings": notebook.settings, "limit": limit}
+    result: dict[str, Any] = {"settings": notebook.settings, "limit": limit, "language": language}
     manifest_hashes = sorted({line.manifest.sha256 for line in lines})
     if out and earlier is not None and not _is_same(earlier, result, manifest_hashes):
         raise ConfigurationError(
@@ -59,7 +71,7 @@ def evaluate(
             "write to another file, or give --overwrite."
         )
     with count_progress(f"asking {model}", quiet) as progress:
-        done = runner.evaluate(engine, chosen, lines, asking, notebook, batch_size=batch_size, progress=progress)
+        done = runner.evaluate(system, chosen, lines, asking, notebook, batch_size=batch_size, progress=progress)
     result |= report.report(done, engine, lines, settings, batch_size=batch_size, arguments=sys.argv[1:])
     if out:
         report.write_result(out, result)

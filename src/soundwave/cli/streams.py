@@ -52,7 +52,7 @@ def _fill_closed() -> None:
     if sys.stdout is None:  # what Python has for a stream that was closed
         sys.stdout = cast(TextIO, ClosedOutput())
     if sys.stderr is None:
-        sys.stderr = open(os.devnull, "w")  # noqa: SIM115  # for as long as the process lives
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115  # for as long as the process lives
 
 
 def answers() -> TextIO:
@@ -98,7 +98,7 @@ def only_answers(quiet: bool = False) -> Iterator[None]:
     before = _answers, _errors
     with ExitStack() as stack:
         if quiet:
-            nowhere = stack.enter_context(open(os.devnull, "w"))
+            nowhere = stack.enter_context(open(os.devnull, "w", encoding="utf-8"))
             _errors = stack.enter_context(_led_elsewhere("stderr", nowhere))
         _answers = stack.enter_context(_led_elsewhere("stdout", sys.stderr))
         try:

@@ -28,7 +28,7 @@ def train(
 
     Prints the folder of the trained model. An estimate of memory and cost is derived, not measured: each line says how.
     """
-    from soundwave.training.estimate_table import estimate_text
+    from soundwave.training.cost.estimate_table import estimate_text
     from soundwave.training.loop import train_from_recipe
 
     if estimate:

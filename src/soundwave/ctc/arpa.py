@@ -6,23 +6,25 @@ import gzip
 import math
 from itertools import chain
 from pathlib import Path
-from typing import TextIO
+from typing import IO, Any
 
 import numpy as np
 
 from soundwave.ctc.ngram import NEVER, SPECIAL, Ints, Ngram
 from soundwave.errors import CheckpointError
+from soundwave.files import atomic_file
 
 NATURAL = math.log(10)  # of ARPA's base-10 logarithms
 
 
-def _open(path: Path, mode: str) -> TextIO:
-    return gzip.open(path, mode + "t", encoding="utf-8") if path.suffix == ".gz" else path.open(mode, encoding="utf-8")
+def _open(path: Path, mode: str) -> IO[str]:
+    opened: Any = gzip.open if path.suffix == ".gz" else open
+    return opened(path, mode + "t", encoding="utf-8")
 
 
 def write_arpa(ngram: Ngram, path: Path) -> None:
     """Writes a model as ARPA; gzip where the name ends with `.gz`."""
-    with _open(path, "w") as file:
+    with atomic_file(path) as draft, _open(draft, "w") as file:
         file.write("\\data\\\n")
         file.writelines(f"ngram {order}={count}\n" for order, count in enumerate(ngram.counts, 1))
         for order in range(1, ngram.order + 1):
@@ -47,9 +49,10 @@ def read_arpa(path: Path) -> Ngram:
     number = {word: i for i, word in enumerate(words)}
     single = {word[0]: values for word, *values in sections[0]}
     unigrams = np.array([single.get(word, (NEVER, 0.0)) for word in words])
-    contexts, last, logprobs, backoffs = [], [], [unigrams[:, 0]], [unigrams[:, 1]]
-    prefixes = np.arange(len(words))  # of the order before: (its context, its last word) as sorted keys
-    first = 1
+    contexts: list[Ints] = []
+    last: list[Ints] = []
+    logprobs, backoffs = [unigrams[:, 0]], [unigrams[:, 1]]
+    lowest = 1  # node of the order before
     for order, section in enumerate(sections[1:], 2):
         try:
             ids = np.fromiter(map(number.__getitem__, chain.from_iterable(row[0] for row in section)), np.int64)
@@ -57,18 +60,17 @@ def read_arpa(path: Path) -> Ngram:
             raise CheckpointError(f"{path}: a {order}-gram has {problem}, which is no 1-gram.") from problem
         table = ids.reshape(-1, order)
         context = _nodes(table[:, :-1], contexts, last, len(words))
-        if (context < first).any():
+        if (context < lowest).any():
             lost = " ".join(words[i] for i in table[int(np.argmin(context)), :-1])
             raise CheckpointError(f"{path}: {order}-grams begin with '{lost}', which is no {order - 1}-gram.")
+        lowest += len(logprobs[-1])
         rank = np.lexsort((table[:, -1], context))
         contexts.append(context[rank])
         last.append(table[rank, -1])
         values = np.array([row[1:] for row in section]).reshape(-1, 2)[rank]
         logprobs.append(values[:, 0])
         backoffs.append(values[:, 1])
-        first += len(prefixes)
-        prefixes = context
-    return Ngram(words, contexts, last, logprobs, backoffs[: max(len(sections) - 1, 1)] if len(sections) > 1 else [])
+    return Ngram(words, contexts, last, logprobs, backoffs[:-1])
 
 
 def _nodes(table: Ints, contexts: list[Ints], last: list[Ints], size: int) -> Ints:
@@ -77,8 +79,8 @@ def _nodes(table: Ints, contexts: list[Ints], last: list[Ints], size: int) -> In
     first = 1 + size
     for column, (context, word) in enumerate(zip(contexts, last, strict=True), 1):
         keys, wanted = context * size + word, nodes * size + table[:, column]
-        position = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
-        nodes = np.where(keys[position] == wanted, first + position, 0)
+        position = np.searchsorted(keys, wanted)
+        nodes = np.where(np.append(keys, -1)[position] == wanted, first + position, 0)
         first += len(keys)
     return nodes
 

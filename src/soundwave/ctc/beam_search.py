@@ -10,7 +10,7 @@ Knows nothing about models: classes come from a `Lexicon`, log-probabilities as 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,62 +18,35 @@ from numpy.typing import NDArray
 from soundwave.ctc.beams import Beams
 from soundwave.ctc.history import Costs
 from soundwave.ctc.hotwords import HotWords
-from soundwave.ctc.lexicon import Lexicon
+from soundwave.ctc.lexicon import Lexicon, plain_word
 from soundwave.ctc.ngram import Ngram
 from soundwave.errors import ConfigurationError
-
-RANGES: dict[str, tuple[float, float]] = {
-    "beams": (1, 10_000),
-    "language_weight": (0, 10),
-    "word_bonus": (-20, 20),
-    "unknown_word": (0, 1000),
-    "unknown_letter": (0, 100),
-    "hotword_bonus": (0, 100),
-    "beam_width": (0, 1000),
-    "class_width": (0, 1000),
-    "open_width": (0, 1000),
-    "sure_blank": (0.5, 1),
-}
+from soundwave.settings import check_settings, setting
 
 
 @dataclass(frozen=True)
 class BeamSearchOptions:
     """How the search weighs and prunes. Scores are in nats: natural logarithms of probabilities.
 
-    Attributes:
-        beams: texts kept after each frame.
-        language_weight: factor of the n-gram's log-probability.
-        word_bonus: nats for each word, against the n-gram's liking for short texts.
-        unknown_word: nats that a word of no list costs beside what the n-gram gives `<unk>`; None forbids such words.
-        unknown_letter: nats that each class of its spelling costs beyond that.
-        hotword_bonus: nats for each hot word.
-        beam_width: nats behind the best text at which a text is dropped.
-        class_width: nats behind the likeliest class of a frame at which a class is not tried.
-        open_width: the same for spellings of no list.
-        sure_blank: posterior from which a frame counts as blank and nothing else.
-
     Raises:
         ConfigurationError: a value is out of its range.
     """
 
-    beams: int = 128
-    language_weight: float = 0.6
-    word_bonus: float = 1.5
-    unknown_word: float | None = 4.0
-    unknown_letter: float = 0.5
-    hotword_bonus: float = 4.0
-    beam_width: float = 16.0
-    class_width: float = 7.0
-    open_width: float = 3.0
-    sure_blank: float = 0.999
+    beams: int = setting(128, least=1, help="Texts kept after each frame.")
+    language_weight: float = setting(0.8, least=0, help="Factor of the n-gram's log-probability.")
+    word_bonus: float = setting(2.5, help="For each word, against the n-gram's liking for short texts.")
+    unknown_word: float | None = setting(
+        3.0, least=0, help="Cost of a word of no list beside the n-gram's for <unk>; none: no such words."
+    )
+    unknown_letter: float = setting(2.0, least=0, help="Cost of each letter of such a word beyond that.")
+    hotword_bonus: float = setting(4.0, least=0, help="For each hot word.")
+    beam_width: float = setting(14.0, above=0, help="How far behind the best text a text is dropped.")
+    class_width: float = setting(7.0, above=0, help="How far behind a frame's likeliest class a class is not tried.")
+    open_width: float = setting(3.0, above=0, help="The same for classes that spell no word of the list.")
+    sure_blank: float = setting(0.999, above=0, most=1, help="Posterior from which a frame is blank and nothing else.")
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value, (least, most) = getattr(self, field.name), RANGES[field.name]
-            if value is None and field.name == "unknown_word":
-                continue
-            if not least <= value <= most:
-                raise ConfigurationError(f"{field.name} is {value}; it must be from {least} to {most}.")
+        check_settings(self)
 
 
 @dataclass(frozen=True)
@@ -155,15 +128,13 @@ class BeamSearchDecoder:
     def _with_hotwords(self, phrases: Sequence[str]) -> Costs:
         hot = HotWords(phrases, self.options.hotword_bonus)
         new = [written for plain, written in hot.written.items() if plain not in self.lexicon.number_of]
-        unspelt = [word for word in new if not all(len(spell([word.lower()])[0]) for spell in self.lexicon.spells[:1])]
-        if unspelt:
-            raise ConfigurationError(
-                f"The hot word '{unspelt[0]}' has no letters that this model spells; write it as it is spoken."
-            )
-        lexicon = self.lexicon.extended(new)
-        for plain, written in hot.written.items():
-            lexicon.words[lexicon.number_of[plain]] = written  # as the caller writes it
-        return Costs(lexicon, self.ngram, self.options, hot)
+        known = set("".join(self.lexicon.pieces))
+        for word in new:
+            if not known.issuperset(plain_word(word)):
+                raise ConfigurationError(
+                    f"The hot word '{word}' has signs that this model cannot spell; write it as it is spoken."
+                )
+        return Costs(self.lexicon.extended(new) if new else self.lexicon, self.ngram, self.options, hot)
 
 
 def greedy(logprobs: NDArray[np.floating], blank: int) -> list[int]:

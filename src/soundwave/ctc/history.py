@@ -1,7 +1,11 @@
-"""The words that beams have said so far, as a growing tree of records, with what the n-gram and hot words make of them."""
+"""The words that beams have said so far, as a growing tree of records, and what the n-gram and hot words make of them.
+
+Knows nothing about sounds.
+"""
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +21,7 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Hashes = NDArray[np.uint64]
+_READABLE = re.compile(r"[^\W\d_][^\W\d_']+")  # a word of no list has letters, two at least
 _SPREAD, _MIX = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5B9)  # of splitmix64
 
 
@@ -36,16 +41,23 @@ class Costs:
         hot: hot words, or None.
 
     Attributes:
-        ahead: (nodes + 1,) the most that a word at or below a node can be worth without its context. The last entry
-            stands for all spellings that are not in the lexicon.
+        outside: number of the node that stands for all spellings outside the lexicon; the last of the arrays below.
+        ahead: (nodes,) the most that a word at or below a node can be worth, whatever comes before it.
         below: the same for the words strictly below.
-        word_of: (nodes + 1,) the word that ends at a node, or -1.
+        written: each word as it is to be shown.
+        word_of, depths, readable, steps, first_step: (nodes,) as in `Lexicon`.
+        inner: (classes,) those that go on within a word.
+        unlisted_begins: (classes,) those that begin a word, but none of the lexicon.
+        lengths: (classes,) their letters.
+        unlisted: nats that a word of no list costs beside the n-gram's.
+        unknown: what such a word is worth, whatever comes before it, before its letters are counted.
     """
 
     def __init__(self, lexicon: Lexicon, ngram: Ngram | None, options: BeamSearchOptions, hot: HotWords | None = None):
         self.lexicon, self.ngram, self.options, self.hot = lexicon, ngram, options, hot
         values = np.full(len(lexicon.words), float(options.word_bonus))
-        self.unknown = options.word_bonus - (options.unknown_word or 0.0)
+        self.unlisted = options.unknown_word or 0.0
+        self.unknown = options.word_bonus - self.unlisted
         self.numbers = np.zeros(len(lexicon.words) + 1, np.int64)  # of the n-gram; the last one: a word of no list
         if ngram is not None:
             unigrams = options.language_weight * ngram.unigrams()
@@ -54,16 +66,52 @@ class Costs:
             self.numbers[lost] = ngram.ids(plain_word(lexicon.words[i]) for i in lost)
             values += unigrams[self.numbers[:-1]]
             self.unknown += unigrams[0]
+        self.written = list(lexicon.words)
         if hot is not None:
-            values[[lexicon.number_of[word] for word in hot.written]] += hot.bonus
+            for word, written in hot.written.items():
+                values[lexicon.number_of[word]] += hot.bonus
+                self.written[lexicon.number_of[word]] = written  # as the caller writes it
         ahead, below = lexicon.best_below(values)
         self.ahead, self.below = np.append(ahead, -np.inf), np.append(below, -np.inf)
-        self.word_of = np.append(lexicon.word_of, -1)
-        self.children = np.append(lexicon.children, 0)
-        self.first_child = np.append(lexicon.first_child, 0)
-        self.classes = lexicon.classes
-        self.roots = lexicon.roots
-        self.begins = (self.roots >= 0).any(0) if len(self.roots) else np.zeros(lexicon.size, bool)
+        self.outside = len(lexicon.parents)
+        self.word_of, self.depths = np.append(lexicon.word_of, -1), np.append(lexicon.depths, 1)
+        self.steps, self.first_step = np.append(lexicon.steps, 0), np.append(lexicon.first_step, 0)
+        self.readable = np.append(lexicon.readable, False)
+        self.step_classes, self.step_targets = lexicon.step_classes, lexicon.step_targets
+        self.begins = lexicon.begins
+        first = np.array([piece.startswith(" ") for piece in lexicon.pieces])
+        self.inner = ~first & (np.array(lexicon.pieces) != "")
+        self.unlisted_begins = first & (self.begins < 0)
+        self.lengths = np.array([len(piece.strip()) for piece in lexicon.pieces])
+
+
+class Spellings:
+    """Nodes beyond the lexicon for spellings of no list: one for every text. They live for one recording."""
+
+    def __init__(self, costs: Costs):
+        self._lexicon = costs.lexicon
+        self._outside = costs.outside
+        self._nodes: dict[str, int] = {}
+        self._texts: list[str] = []
+
+    def child(self, node: int, piece: int) -> int:
+        """The node behind another one by a class that leads out of the lexicon."""
+        text = self.text(node) + self._lexicon.pieces[piece].strip()
+        number = self._nodes.setdefault(text, self._outside + 1 + len(self._nodes))
+        if len(self._nodes) > len(self._texts):
+            self._texts.append(text)
+        return number
+
+    def text(self, node: int) -> str:
+        """The letters of the word that is under way at a node of any kind."""
+        if node < self._outside:
+            return self._lexicon.text(node)
+        return self._texts[node - self._outside - 1] if node > self._outside else ""
+
+    def described(self, node: int) -> tuple[bool, int]:
+        """Whether the letters to a node beyond the lexicon could be a word, and how many they are."""
+        text = self.text(node)
+        return bool(_READABLE.fullmatch(text)), len(text)
 
 
 class History:
@@ -83,7 +131,7 @@ class History:
         self._parents, self._words, self._states = np.zeros((3, 256), np.int64)
         self._states[0] = costs.ngram.start if costs.ngram is not None else 0
         self._progress = [Progress()]
-        self._unlisted: dict[str, int] = {}  # words of no list, numbered on from the lexicon's
+        self.spellings = Spellings(costs)
 
     def add(self, records: Ints, words: Ints, extra: Floats | float = 0.0) -> Ints:
         """New records: each a word more than an earlier one.
@@ -117,14 +165,10 @@ class History:
         self.total[new] = self.total[records] + gain
         return new
 
-    def unlisted(self, text: str) -> int:
-        """The number of a word that is in no list."""
-        return self._unlisted.setdefault(text, len(self._costs.lexicon.words) + len(self._unlisted))
-
     def word(self, number: int) -> str:
-        """A word by its number."""
-        words = self._costs.lexicon.words
-        return words[number] if number < len(words) else list(self._unlisted)[number - len(words)]
+        """A word by its number; beyond the lexicon's words, the numbers are those of nodes."""
+        words = self._costs.written
+        return words[number] if number < len(words) else self.spellings.text(number - len(words))
 
     def ended(self, records: Ints) -> tuple[Floats, Floats]:
         """Weighted score and language log-probability of each record's text as a whole, with its end."""

@@ -1,4 +1,4 @@
-"""A back-off n-gram of words in sorted arrays: looked up for many (state, word) pairs at once, stored in a few megabytes.
+"""A back-off n-gram of words in sorted arrays: looked up for many (state, word) pairs at once, stored in few megabytes.
 
 Knows nothing about speech. Reads and writes ARPA, the format of SRILM, KenLM and kaldingram; a model of its own is an
 `.npz` without pickled objects in which probabilities take one byte.
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from soundwave.errors import CheckpointError
+from soundwave.files import atomic_file
 
 UNKNOWN, START, END = "<unk>", "<s>", "</s>"  # words 0, 1 and 2 of every model
 SPECIAL = (UNKNOWN, START, END)
@@ -52,27 +53,21 @@ class Ngram:
         self.words = tuple(words)
         self.order = len(logprobs)
         self.counts = tuple(len(values) for values in logprobs)
-        self.start = 1 + SPECIAL.index(START)  # the state before the first word
+        self.start = 1 + SPECIAL.index(START) if self.order > 1 else 0  # the state before the first word
         self.end = SPECIAL.index(END)
         size = len(self.words)
-        self._keys = np.concatenate(
-            [context * size + word for context, word in zip(contexts, last, strict=True)] or [[]]
-        )
-        self._keys = np.append(self._keys, np.iinfo(np.int64).max).astype(np.int64)  # so that a search ends inside
+        keys = [context * size + word for context, word in zip(contexts, last, strict=True)]
+        end = np.full(1, np.iinfo(np.int64).max)  # so that a search ends inside
+        self._keys = np.concatenate([*keys, end])
         self._logprobs = np.concatenate([[0.0], *logprobs]).astype(np.float32)
-        self._backoffs = np.concatenate([[0.0], *backoffs, np.zeros(self.counts[-1] if self.order > 1 else 0)])
-        self._backoffs = self._backoffs.astype(np.float32)
+        self._backoffs = np.concatenate([[0.0], *backoffs, np.zeros(self.counts[-1])]).astype(np.float32)
         self._index: dict[str, int] = {}
-        self.shorter = np.zeros(len(self._logprobs), np.int32)  # the node of the n-gram without its first word
+        self._highest = 1 + sum(self.counts[:-1])  # first node of the last order
+        self.shorter = np.zeros(self._highest, np.int64)  # the node of the n-gram without its first word
         first = 1 + size
-        for context, word in zip(contexts, last, strict=True):
-            self.shorter[first : first + len(word)] = self._longest(self.shorter[context].astype(np.int64), word)
+        for context, word in zip(contexts[:-1], last[:-1], strict=True):
+            self.shorter[first : first + len(word)] = self._longest(self.shorter[context], word)
             first += len(word)
-        self._states = np.arange(len(self._logprobs), dtype=np.int32)
-        if self.order > 1:
-            self._states[-self.counts[-1] :] = self.shorter[-self.counts[-1] :]
-        else:
-            self._states[:] = 0
 
     def ids(self, words: Iterable[str]) -> Ints:
         """The number of each word; that of `<unk>` for one that the model does not know."""
@@ -104,16 +99,35 @@ class Ngram:
             miss = ~hit
             left, at, word = left[miss], at[miss], word[miss]
             scores[left] += self._backoffs[at]
-            at = self.shorter[at].astype(np.int64)
-        return scores + self._logprobs[nodes], self._states[nodes].astype(np.int64)
+            at = self.shorter[at]
+        logprobs = scores + self._logprobs[nodes]
+        full = np.flatnonzero(nodes >= self._highest)  # nothing follows them: the state is a shorter n-gram
+        if len(full) and self.order > 1:
+            contexts = self._keys[nodes[full] - 1 - len(self.words)] // len(self.words)
+            nodes[full] = self._longest(self.shorter[contexts], words[full])
+        return logprobs, nodes if self.order > 1 else np.zeros_like(nodes)
 
     def score_sentence(self, words: Iterable[str]) -> float:
-        """Natural log-probability of a sentence with its end: one word after the other, for single looks."""
+        """Natural log-probability of a sentence with its end."""
         total, state = 0.0, np.array([self.start])
         for word in [*self.ids(words), self.end]:
             logprob, state = self.score(state, np.array([word]))
             total += float(logprob[0])
         return total
+
+    def perplexity(self, sentences: Sequence[Sequence[str]]) -> tuple[float, float]:
+        """How many words the model hesitates between, over known words and ends, and the share of unknown words."""
+        ids = [np.append(self.ids(sentence), self.end) for sentence in sentences]
+        states = np.full(len(ids), self.start)
+        total, known, unknown = 0.0, 0, 0
+        for place in range(max(map(len, ids), default=0)):
+            running = np.array([i for i, sentence in enumerate(ids) if place < len(sentence)])
+            words = np.array([ids[i][place] for i in running])
+            logprobs, states[running] = self.score(states[running], words)
+            total += float(logprobs[words > 0].sum())
+            known += int((words > 0).sum())
+            unknown += int((words == 0).sum())
+        return math.exp(-total / max(known, 1)), unknown / max(known + unknown, 1)
 
     def _find(self, contexts: Ints, words: Ints) -> Ints:
         """The node of each (context, word); 0 where there is none."""
@@ -126,7 +140,7 @@ class Ngram:
         """The node of the longest known n-gram that ends with each word after each context."""
         nodes = self._find(contexts, words)
         while (missing := np.flatnonzero(nodes == 0)).size:
-            contexts = self.shorter[contexts].astype(np.int64)
+            contexts = self.shorter[contexts]
             nodes[missing] = self._find(contexts[missing], words[missing])
         return nodes
 
@@ -147,8 +161,16 @@ class Ngram:
         yield from zip(table.tolist(), self._logprobs[nodes].tolist(), self._backoffs[nodes].tolist(), strict=True)
 
     def save(self, path: Path) -> None:
-        """Writes the model as `.npz`: probabilities rounded to 256 values an order, n-grams as differences."""
-        arrays = {
+        """Writes ARPA where the name ends with `.arpa` or `.arpa.gz`, else `.npz` of one byte a probability.
+
+        Raises:
+            WriteError: the disk is full, or the place may not be written.
+        """
+        from soundwave.ctc.arpa import write_arpa
+
+        if path.name.removesuffix(".gz").endswith(".arpa"):
+            return write_arpa(self, path)
+        arrays: dict[str, NDArray] = {
             "format": np.array([FORMAT, self.order]),
             "words": np.frombuffer("\n".join(self.words).encode(), np.uint8),
         }
@@ -166,8 +188,7 @@ class Ngram:
                 arrays[f"children{order}"] = children.astype(np.uint16 if children.max() < 65536 else np.uint32)
                 arrays[f"last{order}"] = words.astype(np.uint16 if len(self.words) <= 65536 else np.uint32)
             before, first = nodes, first + count
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("wb") as file:
+        with atomic_file(path) as draft, draft.open("wb") as file:
             np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
 
     @classmethod

@@ -28,7 +28,9 @@ class _Order:
     logprobs: Floats
 
 
-def train_ngram(sentences: Sequence[Sequence[str]], order: int = 3, prune: float = 0.0, least: int = 2) -> Ngram:
+def train_ngram(
+    sentences: Sequence[Sequence[str]], order: int = 3, prune: float = 0.0, least: int = 2, known: Sequence[str] = ()
+) -> Ngram:
     """A model of sentences.
 
     Args:
@@ -36,6 +38,7 @@ def train_ngram(sentences: Sequence[Sequence[str]], order: int = 3, prune: float
         order: words of the longest n-gram.
         prune: n-grams are left out that raise the perplexity by less than this share each (Stolcke 1998); 0 keeps all.
         least: words that occur less often count as `<unk>`.
+        known: words that the model has however often they occur.
 
     Raises:
         ConfigurationError: `order`, `prune` or `least` is out of range, or there are no sentences.
@@ -48,7 +51,8 @@ def train_ngram(sentences: Sequence[Sequence[str]], order: int = 3, prune: float
         if not bottom <= value <= top:
             raise ConfigurationError(f"{name} is {value}; it must be from {bottom} to {top}.")
     counts = Counter(word for sentence in sentences for word in sentence)
-    kept = sorted((word for word in counts if counts[word] >= least), key=lambda word: (-counts[word], word))
+    frequent = {word for word in counts if counts[word] >= least}
+    kept = sorted(frequent | set(known), key=lambda word: (-counts[word], word))
     words = [*SPECIAL, *(word for word in kept if word not in SPECIAL)]
     if len(words) == len(SPECIAL):
         raise ConfigurationError(f"No word occurs {least} times in the texts; give more text, or a smaller `least`.")
@@ -117,9 +121,9 @@ def _smooth(orders: Sequence[_Order], size: int) -> None:
 
 def _discounts(counts: Floats) -> Floats:
     """What is taken off n-grams seen 0, 1, 2, and 3 or more times."""
-    seen = [max(1, int((counts == n).sum())) for n in range(1, 5)]
-    share = seen[0] / (seen[0] + 2 * seen[1])
-    taken = [n - (n + 1) * share * seen[n] / seen[n - 1] for n in (1, 2, 3)]
+    seen = [int((counts == n).sum()) for n in range(1, 5)]
+    share = seen[0] / max(seen[0] + 2 * seen[1], 1)
+    taken = [n - (n + 1) * share * seen[n] / max(seen[n - 1], 1) for n in (1, 2, 3)]
     return np.array([0.0, *np.clip(taken, 0.05, [0.95, 1.9, 2.85])])
 
 
@@ -162,7 +166,7 @@ def _assembled(words: Sequence[str], orders: Sequence[_Order], keep: Sequence[np
         model = Ngram(words, contexts[: n - 1], last[: n - 1], logprobs[:n], backoffs[: n - 1])
         base = 1 + sum(len(values) for values in logprobs[: n - 2])
         context = contexts[n - 2]
-        lower, _ = model.score(model.shorter[context].astype(np.int64), last[n - 2])
+        lower, _ = model.score(model.shorter[context], last[n - 2])
         size = len(logprobs[n - 2])
         seen = np.bincount(context - base, minlength=size)
         free = 1 - np.bincount(context - base, np.exp(logprobs[n - 1]), size)

@@ -47,8 +47,8 @@ def extras_of(fields: Fields) -> Fields:
         return {name: value for name, value in fields.items() if name not in DEFINED[key] and value is not None}
     custom = fields.get("custom") or {}
     read = DEFINED["messages"] if "messages" in custom else CUSTOM_READ
-    found = {name: value for name, value in custom.items() if name not in read and value is not None}
-    return found | _of_all_supervisions(fields)
+    stated = {name: value for name, value in custom.items() if name not in read and value is not None}
+    return stated | _of_all_supervisions(fields)
 
 
 def without_reserved(extras: Fields, key: str) -> Fields:
@@ -58,41 +58,42 @@ def without_reserved(extras: Fields, key: str) -> Fields:
     return {name: value for name, value in extras.items() if name not in reserved}
 
 
-def with_details(made: Fields, fields: Fields) -> Fields:
+def with_details(written: Fields, fields: Fields) -> Fields:
     """A row made from `fields`, with what their turns or supervisions say beside what training reads, where it can."""
-    made, turns = dict(made), _turn_extras(fields)
+    written, turns = dict(written), _turn_extras(fields)
     for name in ("messages", "conversations"):
-        if any(turns) and len(made.get(name) or []) == len(turns):
-            made[name] = [turn | _without(more, tuple(turn)) for more, turn in zip(turns, made[name], strict=True)]
+        if any(turns) and len(written.get(name) or []) == len(turns):
+            both = zip(turns, written[name], strict=True)
+            written[name] = [turn | _without(more, tuple(turn)) for more, turn in both]
             if name == "conversations" and any("transcription" in more for more in turns):
-                made[name][-1].setdefault("transcription", None)  # the last is the row's, and its words are not known
+                written[name][-1].setdefault("transcription", None)  # the row's: its words are not known
     custom = fields.get("custom") or {}
-    if "supervisions" in made and fields.get("supervisions") and "messages" not in custom:
+    if "supervisions" in written and fields.get("supervisions") and "messages" not in custom:
         elsewhere = set(_of_all_supervisions(fields))  # back to the supervisions
-        made["supervisions"] = [{**one, "recording_id": made["id"]} for one in fields["supervisions"]]
-        made["custom"] = {name: value for name, value in made["custom"].items() if name not in elsewhere} | custom
-    return made
+        written["supervisions"] = [{**part, "recording_id": written["id"]} for part in fields["supervisions"]]
+        written["custom"] = {name: value for name, value in written["custom"].items() if name not in elsewhere} | custom
+    return written
 
 
 def beside(fields: Fields) -> Details:
     """All that a row says beside what training reads of it, by what a user calls it."""
     extras = extras_of(fields)
-    found = {(f"the field {name!r}", 0): value for name, value in extras.items()}
+    details = {(f"the field {name!r}", 0): value for name, value in extras.items()}
     turns = _turn_extras(fields)
-    found |= {
+    details |= {
         (f"the field {name!r} of a turn", number): value
         for number, turn in enumerate(turns) for name, value in turn.items()
     }  # fmt: skip
-    found |= {
+    details |= {
         (f"the field {name!r} of an audio or part", number): value
         for number, sound in enumerate(_sounds(fields)) for name, value in sound.items() if name not in SOUND_DEFINED
     }  # fmt: skip
-    return found | (_of_cut(fields, extras) if format_key(fields) == "supervisions" else {})
+    return details | (_of_cut(fields, extras) if format_key(fields) == "supervisions" else {})
 
 
-def lost(made: Fields, fields: Fields) -> list[str]:
+def lost(written: Fields, fields: Fields) -> list[str]:
     """What a row says beside what training reads of it, and the row made from it does not; by what a user calls it."""
-    carried = beside(made)
+    carried = beside(written)
     return list(dict.fromkeys(told[0] for told, value in beside(fields).items() if carried.get(told) != value))
 
 
@@ -102,10 +103,10 @@ def _turn_extras(fields: Fields) -> list[Fields]:
     if "messages" in source:
         return [_without(message, MESSAGE_DEFINED) for message in source["messages"]]
     turns = source.get("conversations") or []
-    heard = max((number for number, turn in enumerate(turns) if "transcription" in turn), default=None)
+    last = max((number for number, turn in enumerate(turns) if "transcription" in turn), default=None)
     # The last transcription is the row's; of those before nothing is read.
     return [
-        _without(turn, TURN_DEFINED + (("transcription",) if number == heard else ()))
+        _without(turn, TURN_DEFINED + (("transcription",) if number == last else ()))
         for number, turn in enumerate(turns)
     ]
 
@@ -118,7 +119,7 @@ def _sounds(fields: Fields) -> Iterator[Fields]:
     """The objects in which a row names its sounds, and the other parts of its messages."""
     for name in ("audio", "audios"):
         listed = fields.get(name)
-        yield from (one for one in (listed if isinstance(listed, list) else [listed]) if isinstance(one, dict))
+        yield from (sound for sound in (listed if isinstance(listed, list) else [listed]) if isinstance(sound, dict))
     for turn in fields.get("conversations") or []:
         yield from _sounds({"audio": turn.get("audio")})
     for message in fields.get("messages") or []:
@@ -134,31 +135,31 @@ def _said(supervision: Fields) -> Fields:
 
 def _of_all_supervisions(fields: Fields) -> Fields:
     """What all supervisions of a cut say alike."""
-    said = [_said(one) for one in fields.get("supervisions") or []]
+    said = [_said(supervision) for supervision in fields.get("supervisions") or []]
     if not said:
         return {}
-    return {name: value for name, value in said[0].items() if all(one.get(name) == value for one in said)}
+    return {name: value for name, value in said[0].items() if all(other.get(name) == value for other in said)}
 
 
 def _of_cut(fields: Fields, extras: Fields) -> Details:
     """What only a lhotse cut can say: more of its recording, and of its supervisions one by one."""
-    found: Details = {(f"the field {name!r}", 0): fields[name] for name in set(fields) - DEFINED["supervisions"]}
+    details: Details = {(f"the field {name!r}", 0): fields[name] for name in set(fields) - DEFINED["supervisions"]}
     recording = fields.get("recording") or {}
-    found |= {(f"the recording's {name}", 0): recording[name] for name in set(recording) - RECORDING_DEFINED}
+    details |= {(f"the recording's {name}", 0): recording[name] for name in set(recording) - RECORDING_DEFINED}
     custom = fields.get("custom") or {}
     if "messages" in custom:  # a conversation that `soundwave data shard` wrote: nothing is read of its supervisions
-        return found
+        return details
     other = [name for name in custom if name in extras and extras[name] != custom[name]]
-    found |= {(f"the cut's own {name}", 0): custom[name] for name in other}
+    details |= {(f"the cut's own {name}", 0): custom[name] for name in other}
     supervisions = fields.get("supervisions") or []
-    for number, one in enumerate(supervisions):
-        whole = len(supervisions) == 1 and _is_whole(one, fields)
+    for number, supervision in enumerate(supervisions):
+        whole = len(supervisions) == 1 and _is_whole(supervision, fields)
         read = ("text", "language") if len(supervisions) == 1 else ()
         places = ("start", "duration") if whole else ()
-        told = {name: value for name, value in _said(one).items() if extras.get(name) != value}
-        told |= _without(one, (*SUPERVISION_DEFINED, *read, *places))
-        found |= {(f"{name} of a supervision", number): value for name, value in told.items()}
-    return found
+        told = {name: value for name, value in _said(supervision).items() if extras.get(name) != value}
+        told |= _without(supervision, (*SUPERVISION_DEFINED, *read, *places))
+        details |= {(f"{name} of a supervision", number): value for name, value in told.items()}
+    return details
 
 
 def _is_whole(supervision: Fields, cut: Fields) -> bool:

@@ -196,12 +196,12 @@ def without_text(row: Row) -> Example | None:
     if row.example is not None or not fields or fields.get("text") is not None:
         return None
     if "supervisions" not in fields:
-        made = {**fields, "text": ""}
-    elif isinstance(said, list) and all(isinstance(one, dict) and one.get("text") is None for one in said):
-        made = {**fields, "supervisions": [{"text": ""}]}
+        filled = {**fields, "text": ""}
+    elif isinstance(said, list) and all(isinstance(part, dict) and part.get("text") is None for part in said):
+        filled = {**fields, "supervisions": [{"text": ""}]}
     else:
         return None
-    return replace(parse_row(made, row.folder, row.where), transcript=None, spoken=None)
+    return replace(parse_row(filled, row.folder, row.where), transcript=None, spoken=None)
 
 
 def check_audio_files(examples: Iterable[Example]) -> None:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 import numpy as np
 import soundfile
 
-from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.audio import SAMPLE_RATE, iter_audio, load_audio
+from soundwave.audio.loading import END_TOLERANCE
 from soundwave.data.example import AudioSpan
 from soundwave.errors import AudioError
 
+__all__ = ["END_TOLERANCE", "MAX_SECONDS", "Facts", "facts_of", "samples_of", "seconds_of_span"]
+
 MAX_SECONDS = 30.0  # one example's recording; what the encoder hears at once
-END_TOLERANCE = 0.1  # seconds by which a stated end or duration may lie beyond the recording
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def facts_of(path: str) -> Facts:
             return Facts(info.frames / info.samplerate, info.samplerate, info.channels, info.frames, info.format)
         except (soundfile.SoundFileError, OSError):
             pass  # FFmpeg reads more formats, and says better what is wrong with a file
-    count = len(load_audio(path, max_seconds=None))
+    count = sum(len(block) for block in iter_audio(path, on_warning=lambda _: None))
     return Facts(count / SAMPLE_RATE, SAMPLE_RATE, 1, count, "other")
 
 
@@ -52,21 +54,13 @@ def samples_of(span: AudioSpan, max_seconds: float | None = MAX_SECONDS) -> np.n
 
     Args:
         span: where the sound is.
-        max_seconds: the longest whole file; a cut may be taken from a file of any length.
+        max_seconds: the longest that is taken; a cut may be part of a file of any length, and is sought.
 
     Raises:
         AudioError: it cannot be read, is too long, or the span lies outside.
     """
     _require_file(span.path)
-    whole = load_audio(span.path, max_seconds=None if span.end is not None else max_seconds)
-    seconds = len(whole) / SAMPLE_RATE
-    first = int((span.start or 0.0) * SAMPLE_RATE)
-    cut = whole[first : len(whole) if span.end is None else int(span.end * SAMPLE_RATE)]
-    if not len(cut):
-        raise AudioError(f"{span.path} has nothing from {span.start or 0.0:g} s on; it is {seconds:.1f} s long.")
-    if span.end is not None and span.end > seconds + END_TOLERANCE:
-        raise AudioError(f"{span.path} ends at {seconds:.2f} s, before the cut does ({span.end:g} s); correct the cut.")
-    return cut
+    return load_audio(span.path, start=span.start or 0.0, end=span.end, max_seconds=max_seconds)
 
 
 def _require_file(path: str) -> None:

@@ -75,7 +75,7 @@ def _messages(row: Row, folder: Path, where: str) -> Example:
         raise DataError(f'{where}: audios is {listed!r}; it must be a list of paths, as in ["clips/x.mp3"].')
     if not isinstance(row["messages"], list):
         raise DataError(f"{where}: messages is {row['messages']!r}; it must be a list of role and content.")
-    waiting = [_span(one, folder, where) for one in listed]
+    waiting = [_span(source, folder, where) for source in listed]
     messages, audios = [], []
     for message in row["messages"]:
         if not isinstance(message, dict):
@@ -116,12 +116,12 @@ def _part_source(part: Row, where: str) -> Any:
         if not isinstance(sound, dict) or not isinstance(sound.get("data"), str):
             raise DataError(f'{where}: input_audio must be {{"data": base64 text, "format": "wav"}}.')
         return f"data:audio/{sound.get('format', 'wav')};base64,{sound['data']}"
-    found = next((part[name] for name in ("path", "url", "audio", "audio_url") if part.get(name) is not None), None)
-    if isinstance(found, dict) and "url" in found:
-        found = found["url"]
-    if found is None or isinstance(found, dict):
-        return found
-    return {"path": found, "start": part.get("start"), "end": part.get("end")}
+    source = next((part[name] for name in ("path", "url", "audio", "audio_url") if part.get(name) is not None), None)
+    if isinstance(source, dict) and "url" in source:
+        source = source["url"]
+    if source is None or isinstance(source, dict):
+        return source
+    return {"path": source, "start": part.get("start"), "end": part.get("end")}
 
 
 def _short(row: Row, folder: Path, where: str) -> Example:
@@ -133,7 +133,7 @@ def _short(row: Row, folder: Path, where: str) -> Example:
     reply = require_text(row["text"], "text", where)
     prompt = row.get("prompt")
     given = row["audio"] if isinstance(row["audio"], list) else [row["audio"]]
-    spans = [_span(one, folder, where) for one in given]
+    spans = [_span(source, folder, where) for source in given]
     start, end = seconds_of(row, "start", where), seconds_of(row, "end", where)
     offset, duration = seconds_of(row, "offset", where), seconds_of(row, "duration", where)
     if start is None and offset is not None:
@@ -165,7 +165,7 @@ def _conversations(row: Row, folder: Path, where: str) -> Example:
         listed = [] if sound is None else sound if isinstance(sound, list) else [sound]
         if AUDIO_PART not in parts:
             parts = [AUDIO_PART] * len(listed) + parts
-        audios += [_span(one, folder, where) for one in listed]
+        audios += [_span(source, folder, where) for source in listed]
         messages.append({"role": role_of(turn.get("from"), where), "content": parts})
         spoken = turn.get("transcription", spoken)
     return _example(row, messages, audios, spoken, where)
@@ -183,11 +183,11 @@ def _lhotse(row: Row, folder: Path, where: str) -> Example:
     source, seconds = recording_of(row, where)
     start, duration = seconds_of(row, "start", where) or 0.0, seconds_of(row, "duration", where)
     whole = start == 0 and duration == seconds
-    spoken = [one for one in supervisions if one.get("text") is not None]
+    spoken = [supervision for supervision in supervisions if supervision.get("text") is not None]
     short: Row = {name: custom[name] for name in CUSTOM_READ if name in custom}
     short |= {"audio": source, "duration": duration, "id": row.get("id")}
     if spoken:
-        short["text"] = " ".join(require_text(one["text"], "a supervision's text", where) for one in spoken)
+        short["text"] = " ".join(require_text(part["text"], "a supervision's text", where) for part in spoken)
         short["language"] = spoken[0].get("language")
     if not whole:
         short |= {"start": start, "end": None if duration is None else start + duration}
@@ -206,11 +206,11 @@ def _check_cut(row: Row, where: str) -> None:
         "custom audios": custom.get("audios") if "messages" in custom else None,
     }
     for name, values in listed.items():
-        if values is not None and not (isinstance(values, list) and all(isinstance(one, dict) for one in values)):
+        if values is not None and not (isinstance(values, list) and all(isinstance(part, dict) for part in values)):
             raise DataError(f"{where}: the {name} are {values!r}; they must be a list of objects.")
-    for one in row.get("supervisions") or []:
-        if not isinstance(one.get("custom") or {}, dict):
-            raise DataError(f"{where}: custom of a supervision is {one['custom']!r}; it must be an object.")
+    for part in row.get("supervisions") or []:
+        if not isinstance(part.get("custom") or {}, dict):
+            raise DataError(f"{where}: custom of a supervision is {part['custom']!r}; it must be an object.")
 
 
 def _cut_of_messages(row: Row, custom: Row, folder: Path, where: str) -> Example:
@@ -309,7 +309,7 @@ def recording_of(row: dict[str, Any], where: str) -> tuple[str, float | None]:
             f"{where}: a lhotse {kind} without one recording; only plain cuts (MonoCut) of a recording are read. "
             f"{SAVE_FIRST}"
         )
-    if not isinstance(sources, list) or not all(isinstance(one, dict) for one in sources):
+    if not isinstance(sources, list) or not all(isinstance(item, dict) for item in sources):
         raise DataError(f"{where}: the recording's sources are {sources!r}; they must be a list with one object.")
     if sources[0].get("type") != "file":
         raise DataError(
@@ -323,7 +323,7 @@ def recording_of(row: dict[str, Any], where: str) -> tuple[str, float | None]:
 def _check_channel(channel: Any, recording: dict[str, Any], where: str) -> None:
     """The cut is the only channel of its recording's only file."""
     sources = recording["sources"]
-    stated = recording.get("channel_ids") or [one for source in sources for one in source.get("channels") or []]
+    stated = recording.get("channel_ids") or [number for source in sources for number in source.get("channels") or []]
     if len(sources) > 1 or len(stated) > 1:
         raise DataError(
             f"{where}: the cut is channel {channel} of a recording with {len(stated)} channels in {_files(sources)}; "
@@ -343,9 +343,9 @@ def _files(sources: list[Any]) -> str:
 
 def _check_transforms(transforms: Any, where: str) -> None:
     """Nothing changes the sound but what training does itself: another sampling rate, of at least its own."""
-    for one in transforms or []:
-        name = one.get("name") if isinstance(one, dict) else one
-        options = (one.get("kwargs") if isinstance(one, dict) else None) or {}
+    for transform in transforms or []:
+        name = transform.get("name") if isinstance(transform, dict) else transform
+        options = (transform.get("kwargs") if isinstance(transform, dict) else None) or {}
         if name == "Resample" and options.get("target_sampling_rate", 0) >= SAMPLE_RATE:
             continue
         told = ", ".join(f"{key} {value}" for key, value in options.items())

@@ -91,17 +91,17 @@ def find_shards(place: str | Path, *, allow_commands: bool = False) -> list[Shar
     if Path(text).is_dir():
         names = sorted(str(path) for path in Path(text).glob("cuts.*.jsonl*"))
         sounds = any(Path(text).glob("recording.*.tar*"))
-        found = [Shard(name, _recording(name) if sounds else None) for name in names]
-        found = found or [Shard(None, str(path)) for path in sorted(Path(text).glob("*.tar"))]
+        shards = [Shard(name, _recording(name) if sounds else None) for name in names]
+        shards = shards or [Shard(None, str(path)) for path in sorted(Path(text).glob("*.tar"))]
     else:
         names = [name for pattern in expanded(text) for name in _globbed(pattern)]
-        found = [Shard(name, _recording(name)) if CUTS.fullmatch(name) else Shard(None, name) for name in names]
-    if not found:
+        shards = [Shard(name, _recording(name)) if CUTS.fullmatch(name) else Shard(None, name) for name in names]
+    if not shards:
         raise DataError(
             f"{place}: no shards; give a folder with cuts.*.jsonl.gz and recording.*.tar (lhotse Shar), "
             "or tars (WebDataset), as in tars/{000000..000127}.tar."
         )
-    return found
+    return shards
 
 
 def expanded(pattern: str) -> list[str]:
@@ -111,15 +111,16 @@ def expanded(pattern: str) -> list[str]:
         >>> expanded("s-{08..10}.tar")
         ['s-08.tar', 's-09.tar', 's-10.tar']
     """
-    found = BRACES.search(pattern)
-    if found is None:
+    braces = BRACES.search(pattern)
+    if braces is None:
         return [pattern]
-    numbers = RANGE.fullmatch(found[1])
-    choices = found[1].split(",")
+    numbers = RANGE.fullmatch(braces[1])
+    choices = braces[1].split(",")
     if numbers:
         width = len(numbers[1])
         choices = [str(number).zfill(width) for number in range(int(numbers[1]), int(numbers[2]) + 1)]
-    return [name for choice in choices for name in expanded(pattern[: found.start()] + choice + pattern[found.end() :])]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return [name for choice in choices for name in expanded(before + choice + after)]
 
 
 def _globbed(pattern: str) -> list[str]:
@@ -174,11 +175,11 @@ def _shar_rows(shard: Shard, first: int, sounds: bool) -> Iterator[tuple[int, Ro
     cuts, tar = str(shard.cuts), str(shard.tar)
     with _reading(cuts):
         lines = _lines(cuts)
-    heard: Iterator[Any] = iter(TarIterator(tar)) if shard.tar and sounds else repeat((None, None), len(lines))
+    recordings: Iterator[Any] = iter(TarIterator(tar)) if shard.tar and sounds else repeat((None, None), len(lines))
     for number, line in enumerate(lines):
         with _reading(tar):
             # lhotse itself ends with the shorter of the two, and what is missing would never be known.
-            if (pair := next(heard, None)) is None:
+            if (pair := next(recordings, None)) is None:
                 raise ValueError(f"it ends after {number} of {len(lines)} sounds")
         if number < first:
             continue
@@ -188,7 +189,7 @@ def _shar_rows(shard: Shard, first: int, sounds: bool) -> Iterator[tuple[int, Ro
             recording, path = pair
             yield number, _with_sound(cut, recording, path, sounds)
     with _reading(tar):
-        if next(heard, None) is not None:
+        if next(recordings, None) is not None:
             raise ValueError(f"it has more sounds than there are cuts ({len(lines)})")
 
 
@@ -198,6 +199,8 @@ def _with_sound(cut: Row, recording: Any, path: Path | None, sounds: bool) -> Ro
         raise ValueError(f"the sound of cut {cut['id']!r} is named {str(path)!r}")
     if path is not None and recording is not None:
         held = recording.sources[0]
+        if not isinstance(held.source, bytes):  # a command or an address in the place of the sound
+            raise ValueError(f"the sound of cut {cut['id']!r} is {held.type} {held.source!r}, not in the tar")
         text = data_text(held.source, path.suffix.removeprefix("."))
         source = {"type": "file", "channels": held.channels, "source": text}
         return {**cut, "recording": {**cut["recording"], "sources": [source]}}
@@ -325,9 +328,9 @@ def _is_audio(extension: str) -> bool:
 def _with_sounds(value: Any, sounds: dict[str, str]) -> Any:
     """The same values, with each name of a sound replaced by the sound."""
     if isinstance(value, dict):
-        return {key: _with_sounds(one, sounds) for key, one in value.items()}
+        return {key: _with_sounds(item, sounds) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_sounds(one, sounds) for one in value]
+        return [_with_sounds(item, sounds) for item in value]
     return sounds.get(value, value) if isinstance(value, str) else value
 
 

@@ -32,7 +32,7 @@ class UnwritableRow(DataError):
 
 def write_messages(example: Example, extras: Fields, place: Place) -> Fields:
     """ms-swift and LLaMA-Factory: `messages` with `<audio>` marks, and `audios`."""
-    messages = [{"role": one["role"], "content": _marked(one["content"])} for one in example.messages]
+    messages = [{"role": message["role"], "content": _marked(message["content"])} for message in example.messages]
     row: Fields = {"messages": messages}
     if example.audios:
         row["audios"] = [_sound(span, place) for span in example.audios]
@@ -157,19 +157,19 @@ WRITERS: dict[str, Callable[[Example, Fields, Place], Fields]] = {
 
 def first_exchange(example: Example) -> tuple[list[Fields], str, list[AudioSpan]]:
     """Content of the first user turn that is followed by a reply (with audio, if any turn has), reply, and spans."""
-    heard = 0
-    found: tuple[list[Fields], str, list[AudioSpan]] | None = None
+    first = 0
+    exchange: tuple[list[Fields], str, list[AudioSpan]] | None = None
     for message, following in pairwise(example.messages):
         count = sum(part["type"] == "audio" for part in message["content"])
-        spans = list(example.audios[heard : heard + count])
-        heard += count
-        better = found is None or (spans and not found[2])
+        spans = list(example.audios[first : first + count])
+        first += count
+        better = exchange is None or (spans and not exchange[2])
         if better and message["role"] == "user" and following["role"] == "assistant":
             reply = "".join(part["text"] for part in following["content"] if part["type"] == "text")
-            found = message["content"], reply, spans
-    if found is None:
+            exchange = message["content"], reply, spans
+    if exchange is None:
         raise UnwritableRow("there is no question with a reply right after it")
-    return found
+    return exchange
 
 
 def _asked(example: Example, asked: list[Fields], reply: str, audios: int) -> Fields:
@@ -241,7 +241,7 @@ def relocated(fields: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
 
     def move(source: Any) -> Any:
         if isinstance(source, list):
-            return [move(one) for one in source]
+            return [move(item) for item in source]
         if isinstance(source, dict):
             return {key: move(value) if key in PATH_KEYS else value for key, value in source.items()}
         return relative(str((old / source).absolute()), new) if _is_path(source) else source

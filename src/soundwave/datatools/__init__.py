@@ -1,4 +1,4 @@
 """What is done to training data before training: checked, counted, converted, shown, filtered, and made.
 
-Stands on the manifest reading of `soundwave.training`. `soundwave data` is its command line.
+Stands on the manifest reading of `soundwave.data`. `soundwave data` is its command line.
 """

@@ -63,12 +63,12 @@ def answer_manifest(
     with JsonLines(out) as answered:
         known = _answers_in(answered.earlier, out)
         done = {_place(fields) for fields in answered.earlier}
-        made = {_place(fields): fields for fields in (_fields(row, prompt, out.parent) for row in rows)}
+        wanted = {_place(fields): fields for fields in (_fields(row, prompt, out.parent) for row in rows)}
         waiting: dict[str, list[dict[str, Any]]] = {}
-        for place, fields in made.items():
+        for place, fields in wanted.items():
             if place not in done:
                 waiting.setdefault(fields["transcript"], []).append(fields)
-        result = Answered(rows=len(made), before=sum(place in done for place in made))
+        result = Answered(rows=len(wanted), before=sum(place in done for place in wanted))
         for texts, replies in _replies(waiting, known, answerer, batch_size):
             for text, reply in zip(texts, replies, strict=True):
                 for fields in waiting[text]:

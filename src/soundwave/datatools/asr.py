@@ -1,11 +1,10 @@
-"""What a recogniser hears in clips, kept on disk as it is heard, so that a stopped pass goes on where it was.
+"""What a recogniser makes of clips, kept on disk at once, so that a stopped pass goes on where it was.
 
 Any recogniser is a function from samples to text; Whisper (CTranslate2, through faster-whisper) is one of them.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -17,7 +16,7 @@ import numpy as np
 from soundwave.data.example import AudioSpan
 from soundwave.data.probe import samples_of
 from soundwave.errors import AudioError, DataError
-from soundwave.files import JsonLines
+from soundwave.files import JsonLines, hash_json
 
 Recogniser = Callable[[np.ndarray], str]  # (samples,) float32 at 16 kHz to text
 
@@ -41,40 +40,40 @@ def whisper(folder: Path, language: str | None = "en", threads: int = 1) -> Reco
     vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     digits = [number for token, number in vocabulary.items() if any(c in "0123456789%$£&" for c in token)]
 
-    def hear(samples: np.ndarray) -> str:
+    def recognise(samples: np.ndarray) -> str:
         segments, _ = model.transcribe(
             samples, language=language, beam_size=1, temperature=0.0, without_timestamps=True,
             condition_on_previous_text=False, suppress_tokens=[-1, *digits],  # -1: Whisper's own list
         )
         return " ".join(segment.text.strip() for segment in segments)
 
-    return hear
+    return recognise
 
 
 @contextmanager
-def hearing(recogniser: Recogniser, name: str, notes: Path) -> Iterator[Callable[[AudioSpan], str | None]]:
+def resumable(recogniser: Recogniser, name: str, notes: Path) -> Iterator[Callable[[AudioSpan], str | None]]:
     """A function that gives the text of a span; None where the recording cannot be used.
 
     Args:
         recogniser: called once a span.
         name: of the recogniser; notes of another one do not count.
-        notes: a JSON-lines file that is added to; spans that it holds are not heard again.
+        notes: a JSON-lines file that is added to; spans that it holds are not recognised again.
     """
     with JsonLines(notes) as noted:
         known = {row["key"]: row["asr_text"] for row in noted.earlier if {"key", "asr_text"} <= row.keys()}
 
-        def hear(span: AudioSpan) -> str | None:
+        def transcribe(span: AudioSpan) -> str | None:
             key = span_key(span, name)
             if key not in known:
-                known[key] = _hear(span, recogniser)
+                known[key] = _recognised(span, recogniser)
                 noted.add({"key": key, "audio": span.path[:200], "asr": name, "asr_text": known[key]})
             text: str | None = known[key]
             return text
 
-        yield hear
+        yield transcribe
 
 
-def _hear(span: AudioSpan, recogniser: Recogniser) -> str | None:
+def _recognised(span: AudioSpan, recogniser: Recogniser) -> str | None:
     try:
         return recogniser(samples_of(span))
     except AudioError:
@@ -87,4 +86,4 @@ def span_key(span: AudioSpan, name: str) -> str:
     if not span.path.startswith("data:") and os.path.isfile(span.path):
         stat = Path(span.path).stat()
         content = f"{Path(span.path).resolve()}|{stat.st_size}|{stat.st_mtime_ns}"
-    return hashlib.sha1(f"{content}|{span.start}|{span.end}|{name}".encode()).hexdigest()
+    return hash_json([content, span.start, span.end, name])

@@ -27,6 +27,7 @@ RULES = {
     "audio-missing": (ERROR, "the audio file does not exist"),
     "audio-broken": (ERROR, "the audio cannot be decoded"),
     "audio-silent": (ERROR, "words are said to be spoken, but the audio is silent"),
+    "audio-odd": (WARNING, "the audio is not as it should be: channels that cancel, a part that is missing"),
     "duration": (ERROR, "the stated duration is not the audio's, or a cut ends after it"),
     "too-long": (ERROR, f"more than {MAX_SECONDS:g} s of audio in one piece"),
     "text-empty": (ERROR, "the reply is empty although words are spoken, or there is no audio"),
@@ -90,13 +91,13 @@ def check(
     cases: dict[str, _Cases] = {}
     for row, recordings in decoded_rows(rows, DecodeOptions(decode, jobs)):
         report.rows += 1
-        found = [*_of_row(row, recordings, spelling, tolerance), *_duplicate(row, seen)]
-        report.findings += [_finding(row.manifest, row.number, rule, detail) for rule, detail in found]
-        report.bad_rows += any(strict or RULES[rule][0] == ERROR for rule, _ in found)
+        broken = [*_of_row(row, recordings, spelling, tolerance), *_duplicate(row, seen)]
+        report.findings += [_finding(row.manifest, row.number, rule, detail) for rule, detail in broken]
+        report.bad_rows += any(strict or RULES[rule][0] == ERROR for rule, _ in broken)
         cases.setdefault(row.manifest, _Cases()).add(row)
         if progress:
             progress(report.rows, total)
-    upper = {manifest: counted for manifest, counted in cases.items() if counted.upper and counted.upper * 2 >= counted.rows}
+    upper = {manifest: counted for manifest, counted in cases.items() if counted.mostly_upper}
     report.findings += [
         _finding(manifest, counted.first, "upper-case", f"{counted.upper} of {counted.rows} texts are in capitals")
         for manifest, counted in upper.items()
@@ -113,6 +114,10 @@ class _Cases:
     rows: int = 0
     upper: int = 0
     first: int = 0
+
+    @property
+    def mostly_upper(self) -> bool:
+        return self.upper > 0 and self.upper * 2 >= self.rows
 
     def add(self, row: Row) -> None:
         if row.example is None or row.example.spoken is None:
@@ -134,29 +139,30 @@ def _of_row(
     example = row.example
     if example is None:
         return [("format", row.problem or "")]
-    found = _sound_of(example, recordings, tolerance) + (_reserved_in(example, spelling) or _words_of(example))
+    broken = _sound_of(example, recordings, tolerance) + (_reserved_in(example, spelling) or _words_of(example))
     if spelling and len(recordings) == 1 and recordings[0].rule is None and example.transcript:
-        found += _ctc_of(example.transcript, seconds_of_span(example.audios[0], recordings[0].seconds), spelling)
-    return found
+        broken += _ctc_of(example.transcript, seconds_of_span(example.audios[0], recordings[0].seconds), spelling)
+    return broken
 
 
 def _sound_of(example: Example, recordings: Sequence[Decoded], tolerance: float) -> list[tuple[str, str]]:
-    found = [(one.rule, one.detail) for one in recordings if one.rule]
-    if found or not example.audios:
-        return found
+    broken = [(recording.rule, recording.detail) for recording in recordings if recording.rule]
+    if broken or not example.audios:
+        return broken
     total = 0.0
-    for span, one in zip(example.audios, recordings, strict=True):
-        whole, seconds = one.seconds, seconds_of_span(span, one.seconds)
+    for span, recording in zip(example.audios, recordings, strict=True):
+        whole, seconds = recording.seconds, seconds_of_span(span, recording.seconds)
         total += seconds
         if seconds > MAX_SECONDS + 1e-6:
-            found.append(("too-long", f"{_named(span)} has {seconds:.2f} s"))
+            broken.append(("too-long", f"{_named(span)} has {seconds:.2f} s"))
         if (span.start or 0.0) >= whole or (span.end is not None and span.end > whole + tolerance):
-            found.append(("duration", f"the cut {_cut(span)} lies outside of {_named(span)}, which has {whole:.2f} s"))
-    if not found and example.duration is not None and abs(example.duration - total) > tolerance:
-        found.append(("duration", f"stated {example.duration:g} s, the audio has {total:.2f} s"))
-    if example.transcript and all(one.silent for one in recordings):
-        found.append(("audio-silent", f"the audio is silent where {example.transcript[:60]!r} is said"))
-    return found
+            broken.append(("duration", f"the cut {_cut(span)} lies outside of {_named(span)}, which has {whole:.2f} s"))
+    if not broken and example.duration is not None and abs(example.duration - total) > tolerance:
+        broken.append(("duration", f"stated {example.duration:g} s, the audio has {total:.2f} s"))
+    broken += [("audio-odd", told) for recording in recordings for told in recording.warnings]
+    if example.transcript and all(recording.silent for recording in recordings):
+        broken.append(("audio-silent", f"the audio is silent where {example.transcript[:60]!r} is said"))
+    return broken
 
 
 def _words_of(example: Example) -> list[tuple[str, str]]:
@@ -167,10 +173,10 @@ def _words_of(example: Example) -> list[tuple[str, str]]:
     spoken = example.spoken or ""
     if spoken.strip() and not any(character.isalnum() for character in spoken):
         return [("no-letters", f"the transcript is {spoken[:80]!r}")]
-    found = [("noise-mark", f"{mark[0]!r} in the transcript")] if (mark := NOISE_MARK.search(spoken)) else []
+    broken = [("noise-mark", f"{mark[0]!r} in the transcript")] if (mark := NOISE_MARK.search(spoken)) else []
     if spoken and example.transcript is None:
-        found.append(("ctc-spelling", f"{spoken[:80]!r} does not say how it is spoken"))
-    return found
+        broken.append(("ctc-spelling", f"{spoken[:80]!r} does not say how it is spoken"))
+    return broken
 
 
 def _reserved_in(example: Example, spelling: Spelling | None) -> list[tuple[str, str]]:

@@ -6,21 +6,25 @@ what differs is a loss, counted by kind.
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
-import shutil
 from collections import Counter
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import soundfile
+
+from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.data.example import AudioSpan, Example
 from soundwave.data.extras import extras_of, lost, with_details
 from soundwave.data.manifests import Progress, Row, read_examples, write_rows
+from soundwave.data.probe import facts_of
 from soundwave.data.readers import parse_row
 from soundwave.data.writers import WRITERS, UnwritableRow, relative
-from soundwave.datatools.sound_files import with_files
-from soundwave.errors import DataError
+from soundwave.errors import AudioError, DataError
+from soundwave.files import atomic_file, atomic_folder
 
 MEANINGS = {
     "messages": "turns or their layout: some formats hold one question and its reply only, without a system turn",
@@ -36,16 +40,16 @@ LOSSES_SHOWN = 6
 
 @dataclass
 class Conversion:
-    """What a conversion did: rows written, and of each loss how many rows have it."""
+    """What a conversion did: rows written and skipped, and of each loss how many rows have it."""
 
     rows: int = 0
-    left_out: int = 0
+    skipped: int = 0
     losses: Counter[str] = field(default_factory=Counter)
 
 
 def convert(
     source: str | Path, target: Path, to: str, *, allow_loss: bool = False, absolute: bool = False,
-    audio_dir: Path | None = None, progress: Progress | None = None,
+    audio_dir: Path | None = None, overwrite: bool = False, progress: Progress | None = None,
 ) -> Conversion:
     """Writes a manifest in another format.
 
@@ -57,11 +61,13 @@ def convert(
         absolute: absolute audio paths; else relative to the target's folder.
         audio_dir: sounds inside the source are written into this folder, and named by the rows; and what lhotse
             cannot name otherwise, a mix of channels.
+        overwrite: a saved data set may be replaced; a file always is.
         progress: called with rows done and rows in all.
 
     Raises:
-        DataError: a row of the source is bad, or a sound cannot be written; or something would be lost and
-            `allow_loss` is not set: then no manifest is written.
+        DataError: a row of the source is bad; or something would be lost and `allow_loss` is not set: then no manifest
+            is written.
+        WriteError: the manifest or a sound cannot be written.
         AudioError: a sound to be written cannot be read, or a format states facts of a recording that cannot be.
     """
     folder = target if to == "datasets" else target.parent
@@ -76,16 +82,16 @@ def convert(
         if audio_dir:
             example = with_files(example, audio_dir, mono=to == "lhotse")
         try:
-            made = with_details(WRITERS[to](example, extras_of(row.fields), place), row.fields)
+            converted = with_details(WRITERS[to](example, extras_of(row.fields), place), row.fields)
         except UnwritableRow as problem:
             done.losses[f"whole rows: {problem}"] += 1
-            done.left_out += 1
+            done.skipped += 1
             continue
         finally:
             if progress:
                 progress(number, len(examples))
-        done.losses.update(_lost(row, example, made, folder))
-        written.append(made)
+        done.losses.update(_lost(row, example, converted, folder))
+        written.append(converted)
     if done.losses and not allow_loss:
         told = "; ".join(f"{meaning} ({count} rows)" for meaning, count in done.losses.most_common(LOSSES_SHOWN))
         nothing = f"No manifest was written, only sounds in {audio_dir}" if audio_dir else "Nothing was written"
@@ -96,16 +102,16 @@ def convert(
     if not written:
         raise DataError(f"{source}: no row can be written as {to}; choose another format.")
     if to == "datasets":
-        _save_dataset(written, target)
+        _save_dataset(written, target, overwrite)
     else:
         write_rows(target, written)
     done.rows = len(written)
     return done
 
 
-def _lost(row: Row, example: Example, made: dict[str, Any], folder: Path) -> list[str]:
+def _lost(row: Row, example: Example, written: dict[str, Any], folder: Path) -> list[str]:
     """The meanings of what differs when the written row is read."""
-    back = parse_row(made, folder, row.where)
+    back = parse_row(written, folder, row.where)
     losses = []
     for item in fields(Example):
         if not item.compare:
@@ -118,7 +124,7 @@ def _lost(row: Row, example: Example, made: dict[str, Any], folder: Path) -> lis
         if before == after or (item.name == "duration" and _close(before, after)):
             continue
         losses.append(MEANINGS[item.name])
-    return losses + lost(made, row.fields)
+    return losses + lost(written, row.fields)
 
 
 def _placed(spans: tuple[AudioSpan, ...]) -> list[AudioSpan]:
@@ -148,13 +154,13 @@ def _close(before: float | None, after: float | None) -> bool:
     return before is None or (after is not None and abs(before - after) <= DURATION_TOLERANCE)
 
 
-def _save_dataset(rows: list[dict[str, Any]], folder: Path) -> None:
+def _save_dataset(rows: list[dict[str, Any]], folder: Path, overwrite: bool) -> None:
     try:
         datasets = importlib.import_module("datasets")  # optional: heavy, and only this format needs it
     except ImportError as error:
         raise DataError("The format datasets needs the package datasets; pip install datasets.") from error
-    if folder.exists():
-        raise DataError(f"{folder} exists; a data set is saved into a new folder. Remove it or name another.")
+    if folder.exists() and not overwrite:
+        raise DataError(f"{folder} exists; name another folder, or allow to overwrite this one.")
     datasets.disable_progress_bars()  # ours is shown already
     names = list(dict.fromkeys(name for row in rows for name in row))
     columns = {name: [row.get(name) for row in rows] for name in names}
@@ -162,11 +168,43 @@ def _save_dataset(rows: list[dict[str, Any]], folder: Path) -> None:
         if len({type(value) for value in values if value is not None} - {int, float}) > 1:
             columns[name] = [None if value is None else str(value) for value in values]  # one type a column
     table = datasets.table.InMemoryTable.from_pydict({name: columns[name] for name in names if name != "audio"})
-    made = datasets.Dataset(table, fingerprint=f"soundwave{len(rows)}")
+    dataset = datasets.Dataset(table, fingerprint=f"soundwave{len(rows)}")
     sounds = [{"bytes": None, "path": path} for path in columns["audio"]]
-    made = made.add_column("audio", sounds, new_fingerprint=f"soundwave-audio{len(rows)}")
-    made = made.cast_column("audio", datasets.Audio(decode=False))
-    unfinished = folder.with_name(folder.name + ".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    made.save_to_disk(str(unfinished))
-    unfinished.rename(folder)
+    dataset = dataset.add_column("audio", sounds, new_fingerprint=f"soundwave-audio{len(rows)}")
+    dataset = dataset.cast_column("audio", datasets.Audio(decode=False))
+    with atomic_folder(folder, overwrite=overwrite) as draft:
+        dataset.save_to_disk(str(draft))
+
+
+# --- sounds inside the data, as files --------------------------------------------------------------------------------
+
+
+def with_files(example: Example, folder: Path, mono: bool = False) -> Example:
+    """The example with each sound inside the data in a file of its own; cuts of it stay cuts.
+
+    Args:
+        example: what may hold sounds as `data:` texts.
+        folder: where the files are, or are made.
+        mono: recordings of several channels are written there too, mixed.
+
+    Raises:
+        AudioError: a sound cannot be decoded.
+        WriteError: a file cannot be written.
+    """
+    return replace(example, audios=tuple(_with_file(span, folder, mono, example.where) for span in example.audios))
+
+
+def _with_file(span: AudioSpan, folder: Path, mono: bool, where: str) -> AudioSpan:
+    inside = span.path.startswith("data:")
+    if not inside and not (mono and facts_of(span.path).channels > 1):
+        return span
+    held = span.path.encode() if inside else Path(span.path).read_bytes()
+    file = folder.absolute() / f"{hashlib.sha256(held).hexdigest()[:20]}.flac"
+    if not file.exists():
+        try:
+            samples = load_audio(span.path, max_seconds=None)
+        except AudioError as error:
+            raise AudioError(f"{where}: {error}") from error
+        with atomic_file(file) as draft:
+            soundfile.write(draft, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
+    return replace(span, path=str(file))

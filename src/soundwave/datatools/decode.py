@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
-from soundwave.audio import SAMPLE_RATE, is_silent, load_audio
+from soundwave.audio import SAMPLE_RATE, is_silent, iter_audio
 from soundwave.data.example import AudioSpan
 from soundwave.data.manifests import Row
 from soundwave.data.probe import MAX_SECONDS, facts_of
@@ -22,12 +22,13 @@ ROWS_AHEAD = 4  # for each job
 
 @dataclass(frozen=True)
 class Decoded:
-    """One audio file: its length in seconds, whether it is silent, or which rule it breaks and why."""
+    """One audio file: its length in seconds, whether it is silent, which rule it breaks and why, or what it lacks."""
 
     seconds: float = 0.0
     silent: bool = False
     rule: str | None = None
     detail: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,10 @@ def decode(path: str, whole: bool, options: DecodeOptions) -> Decoded:
             seconds = facts_of(path).seconds
             if not options.decode or (whole and seconds > options.longest):
                 return Decoded(seconds)
-        samples = load_audio(path, max_seconds=None)
-        return Decoded(len(samples) / SAMPLE_RATE, is_silent(samples))
+        told: list[str] = []
+        count, silent = 0, True
+        for block in iter_audio(path, on_warning=told.append):  # in pieces: a file that is cut may be hours long
+            count, silent = count + len(block), silent and is_silent(block)
+        return Decoded(count / SAMPLE_RATE, silent, warnings=tuple(told))
     except AudioError as problem:
         return Decoded(rule="audio-broken", detail=str(problem))

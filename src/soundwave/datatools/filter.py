@@ -18,7 +18,7 @@ from soundwave.data.manifests import Progress, Row, read_rows, total_rows, writi
 from soundwave.data.probe import MAX_SECONDS, seconds_of_span
 from soundwave.data.shards import is_sharded
 from soundwave.data.writers import relative, relocated, with_fields, write_parts
-from soundwave.datatools.asr import Recogniser, hearing
+from soundwave.datatools.asr import Recogniser, resumable
 from soundwave.datatools.decode import Decoded, DecodeOptions, decoded_rows
 from soundwave.datatools.spelling import Spelling
 from soundwave.errors import DataError
@@ -107,13 +107,13 @@ def filter_manifest(
     total, sharded = total_rows([source]), is_sharded(source)
     longest = float("inf") if "duration" in limits.skipped else max(MAX_SECONDS, limits.max_seconds)
     options = DecodeOptions(decode and "audio" not in limits.skipped, jobs, longest, stated="audio" in limits.skipped)
-    listener: AbstractContextManager[Callable[[AudioSpan], str | None] | None] = nullcontext()
+    recognising: AbstractContextManager[Callable[[AudioSpan], str | None] | None] = nullcontext()
     if recogniser is not None and "wer" not in limits.skipped:
-        listener = hearing(recogniser, recogniser_name, target.with_name(target.name + ".asr.jsonl"))
+        recognising = resumable(recogniser, recogniser_name, target.with_name(target.name + ".asr.jsonl"))
     outcome = Outcome()
-    with listener as hear, writing(target) as keep, writing(dropped) as drop:
+    with recognising as transcribe, writing(target) as keep, writing(dropped) as drop:
         for row, recordings in decoded_rows(read_rows(source), options):
-            hypothesis = _hypothesis(row, recordings, limits, hear)
+            hypothesis = _hypothesis(row, recordings, limits, transcribe)
             reasons, facts = _counted(outcome, row, recordings, limits, spelling, hypothesis)
             fields = _moved(row, (dropped if reasons else target).parent)
             if reasons:
@@ -175,7 +175,7 @@ def judge(
         reasons["frames"] = f"{frames:.0f} frames for {tokens} tokens, allowed are {allowed:.0f}"
     facts: dict[str, Any] = {}
     if hypothesis is not None and example.spoken is not None:
-        wer = word_errors([spoken], [hypothesis]).rate
+        wer = word_errors([spoken], [hypothesis], [example.language]).rate
         facts = {HYPOTHESIS: hypothesis, "wer": round(wer, 4)}
         if wer >= limits.max_wer:
             reasons["wer"] = f"word error rate {wer:.2f}, heard is {hypothesis[:120]!r}"
@@ -188,36 +188,37 @@ def seconds_of_example(example: Example, recordings: Sequence[Decoded]) -> float
         return None
     if example.duration is not None:
         return example.duration
-    if any(one.rule for one in recordings):
+    if any(recording.rule for recording in recordings):
         return None
-    return sum(seconds_of_span(span, one.seconds) for span, one in zip(example.audios, recordings, strict=True))
+    pairs = zip(example.audios, recordings, strict=True)
+    return sum(seconds_of_span(span, recording.seconds) for span, recording in pairs)
 
 
 def _unreadable(example: Example, recordings: Sequence[Decoded]) -> str | None:
     """Why one of the recordings cannot be used, if so; those that were not opened are taken for good."""
-    for span, one in zip(example.audios, recordings, strict=False):
-        if one.rule:
-            return one.detail
-        if not seconds_of_span(span, one.seconds):
-            return f"the recording has nothing from {span.start or 0.0:g} s on; it is {one.seconds:.2f} s long"
+    for span, recording in zip(example.audios, recordings, strict=False):
+        if recording.rule:
+            return recording.detail
+        if not seconds_of_span(span, recording.seconds):
+            return f"the recording has nothing from {span.start or 0.0:g} s on; it is {recording.seconds:.2f} s long"
     return None
 
 
 def _hypothesis(
-    row: Row, recordings: Sequence[Decoded], limits: Limits, hear: Callable[[AudioSpan], str | None] | None
+    row: Row, recordings: Sequence[Decoded], limits: Limits, transcribe: Callable[[AudioSpan], str | None] | None
 ) -> str | None:
-    """What is heard in a row: its own `asr_text`, else the recogniser's text where hearing it can matter."""
+    """What is heard in a row: its own `asr_text`, else the recogniser's text where it can matter."""
     example = row.example
     if example is None or example.spoken is None or "wer" in limits.skipped:
         return None
     given = extras_of(row.fields).get(HYPOTHESIS)
     if isinstance(given, str):
         return given
-    if hear is None or len(example.audios) != 1:
+    if transcribe is None or len(example.audios) != 1:
         return None
     seconds = seconds_of_example(example, recordings)
     allowed = "duration" in limits.skipped or seconds is None or limits.min_seconds <= seconds <= limits.max_seconds
-    return hear(example.audios[0]) if allowed and not any(one.rule for one in recordings) else None
+    return transcribe(example.audios[0]) if allowed and not any(recording.rule for recording in recordings) else None
 
 
 def _moved(row: Row, folder: Path) -> dict[str, Any]:

@@ -99,38 +99,38 @@ def instruct(
     name = label_field or wording.label
     shares = _shares(wording, formats)
     labelled, rows = _labelled(source, name, wording)
-    answers = sorted({one.answer for one in labelled})
+    answers = sorted({clip.answer for clip in labelled})
     pool = answers if len(answers) >= len(LETTERS) else sorted({*answers, *wording.options})
     result = Instructed(without=rows - len(labelled))
-    made: list[dict[str, Any]] = []
-    for number, one in enumerate(labelled, 1):
+    conversations: list[dict[str, Any]] = []
+    for number, clip in enumerate(labelled, 1):
         asked_before: set[str] = set()
         for take in range(takes):
             for attempt in range(TRIES):
-                draw = random.Random(f"{seed}/{wording.task}/{one.row.position}/{take}/{attempt}")
-                form = _form(one, shares, pool, draw)
+                draw = random.Random(f"{seed}/{wording.task}/{clip.row.position}/{take}/{attempt}")
+                form = _form(clip, shares, pool, draw)
                 standard = draw.random() < standard_share and not attempt
                 cued = form == "choice" or (form != wording.usual and len(shares) > 1)
-                asked, reply = _exchange(one, form, wording, pool, draw, standard=standard, cued=cued)
+                asked, reply = _exchange(clip, form, wording, pool, draw, standard=standard, cued=cued)
                 if asked not in asked_before:
                     break
             asked_before.add(asked)
-            made.append(_conversation(one, wording.task, form, asked, reply, out.parent))
+            conversations.append(_conversation(clip, wording.task, form, asked, reply, out.parent))
             result.formats[form] += 1
         if progress:
             progress(number, len(labelled))
-    result.rows = write_rows(out, made)
+    result.rows = write_rows(out, conversations)
     return result
 
 
-def _conversation(one: Labelled, task: str, form: str, asked: str, reply: str, folder: Path) -> dict[str, Any]:
+def _conversation(clip: Labelled, task: str, form: str, asked: str, reply: str, folder: Path) -> dict[str, Any]:
     """A row of the form `messages`, audio before the instruction; what else is known of the clip goes along."""
     messages = [
-        {"role": "user", "content": [AUDIO_PART] * len(one.example.audios) + [text_part(asked)]},
+        {"role": "user", "content": [AUDIO_PART] * len(clip.example.audios) + [text_part(asked)]},
         {"role": "assistant", "content": [text_part(reply)]},
     ]
-    example = replace(one.example, messages=messages, task=task)
-    extras = {**extras_of(one.row.fields), "answer_format": form}
+    example = replace(clip.example, messages=messages, task=task)
+    extras = {**extras_of(clip.row.fields), "answer_format": form}
     return write_messages(example, extras, lambda path: relative(path, folder))
 
 
@@ -191,9 +191,9 @@ def _label(row: Row, example: Example, name: str) -> Any:
 
 
 def _with_answer(row: Row, example: Example, value: Any, name: str, wording: Wording) -> Labelled:
-    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
+    if isinstance(value, list) and value and all(isinstance(part, dict) for part in value):
         return _placed_word(row, example, value, name)
-    if isinstance(value, list) and value and all(isinstance(one, str) for one in value):
+    if isinstance(value, list) and value and all(isinstance(part, str) for part in value):
         value = ", ".join(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise DataError(
@@ -211,7 +211,7 @@ def _with_answer(row: Row, example: Example, value: Any, name: str, wording: Wor
 def _placed_word(row: Row, example: Example, words: list[dict[str, Any]], name: str) -> Labelled:
     """A word that is said once, and when; the times of other words are the wrong answers."""
     try:
-        times = [(str(one["word"]), f"{float(one['start']):.2f} to {float(one['end']):.2f} seconds") for one in words]
+        times = [(str(w["word"]), f"{float(w['start']):.2f} to {float(w['end']):.2f} seconds") for w in words]
     except (KeyError, TypeError, ValueError) as error:
         raise DataError(
             f'{row.where}: {name!r} holds {words[0]!r}; each word is {{"word": text, "start": s, "end": s}}.'
@@ -225,37 +225,38 @@ def _placed_word(row: Row, example: Example, words: list[dict[str, Any]], name: 
     return Labelled(row, example, times[chosen][1], others, times[chosen][0])
 
 
-def _form(one: Labelled, shares: Mapping[str, float], pool: Sequence[str], draw: random.Random) -> str:
+def _form(clip: Labelled, shares: Mapping[str, float], pool: Sequence[str], draw: random.Random) -> str:
     """One of the forms that this row can have."""
-    wrong = [other for other in (pool if one.others is None else one.others) if other != one.answer]
-    can = {"choice": bool(wrong and one.answer), "transcript": bool(one.example.spoken), "sentence": bool(one.answer)}
+    wrong = [other for other in (pool if clip.others is None else clip.others) if other != clip.answer]
+    answer, spoken = bool(clip.answer), bool(clip.example.spoken)
+    can = {"choice": bool(wrong) and answer, "transcript": spoken, "sentence": answer}
     possible = {name: share for name, share in shares.items() if can.get(name, True)}
     if not possible:
         raise DataError(
-            f"{one.row.where}: an answer of the form {' or '.join(shares)} needs what the row has not: a transcript, "
+            f"{clip.row.where}: an answer of the form {' or '.join(shares)} needs what the row has not: a transcript, "
             "or another label to choose from. Allow the form direct too."
         )
     return draw.choices(list(possible), weights=list(possible.values()))[0]
 
 
 def _exchange(
-    one: Labelled, form: str, wording: Wording, pool: Sequence[str], draw: random.Random, *, standard: bool, cued: bool
+    clip: Labelled, form: str, wording: Wording, pool: Sequence[str], draw: random.Random, *, standard: bool, cued: bool
 ) -> tuple[str, str]:
     """What is asked, with the lines of a choice, and the answer."""
     instruction = wording.instructions[0] if standard else draw.choice(wording.instructions)
-    asked = _filled(f"{instruction} {draw.choice(CUES[form]) if cued else ''}".rstrip(), word=one.word)
+    asked = _filled(f"{instruction} {draw.choice(CUES[form]) if cued else ''}".rstrip(), word=clip.word)
     if form == "direct":
-        return asked, one.answer
+        return asked, clip.answer
     if form == "choice":
-        wrong = [other for other in (pool if one.others is None else one.others) if other != one.answer]
-        options = [one.answer, *draw.sample(wrong, min(len(LETTERS) - 1, len(wrong)))]
+        wrong = [other for other in (pool if clip.others is None else clip.others) if other != clip.answer]
+        options = [clip.answer, *draw.sample(wrong, min(len(LETTERS) - 1, len(wrong)))]
         draw.shuffle(options)
         lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=False)]
-        return "\n".join([asked, *lines]), lines[options.index(one.answer)]
+        return "\n".join([asked, *lines]), lines[options.index(clip.answer)]
     template = draw.choice(wording.sentences if form == "sentence" else wording.transcript_first)
     # A quotation mark ends the transcript, so there is none inside it.
-    said = " ".join((one.example.spoken or "").split()).replace('"', "'")
-    return asked, _filled(template, word=one.word, transcript=said, answer=one.answer)
+    said = " ".join((clip.example.spoken or "").split()).replace('"', "'")
+    return asked, _filled(template, word=clip.word, transcript=said, answer=clip.answer)
 
 
 def _filled(template: str, **values: str) -> str:

@@ -6,7 +6,6 @@ after the other in one recording. What is made lies beside its place until all o
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import re
@@ -30,7 +29,7 @@ from soundwave.data.probe import samples_of
 from soundwave.data.readers import parse_row
 from soundwave.data.writers import UnwritableRow, cut_of_recording, write_messages
 from soundwave.errors import AudioError, DataError
-from soundwave.files import claim_folder
+from soundwave.files import claim_folder, hash_json, written
 
 ENCODINGS = ("flac", "opus", "wav")
 LAYOUTS = ("shar", "webdataset")
@@ -41,11 +40,11 @@ Numbered = tuple[int, Row, Example]
 
 @dataclass
 class Sharding:
-    """What was done: shards made now and by an earlier run, and rows left out of all of them."""
+    """What was done: shards made now and by an earlier run, and rows skipped in all of them."""
 
     made: int = 0
     before: int = 0
-    left_out: int = 0
+    skipped: int = 0
 
 
 @dataclass(frozen=True)
@@ -76,33 +75,28 @@ def shard(
         shard_size: examples in a shard.
         jobs: shards that are written at once.
         progress: called with rows done and rows in all.
-        on_bad: told of each row whose audio cannot be used, which is left out; also of those that an earlier run left
-            out.
+        on_bad: told of each row whose audio cannot be used, which is skipped; also of those of an earlier run.
 
     Raises:
-        DataError: a row is bad, the target is there already, the disk is full, or no row is left.
+        DataError: a row is bad, the target is there already, or no row is left.
+        WriteError: the disk is full; the same command goes on with the shards that are not done.
         ConfigurationError: what an earlier run left was made of other rows, or with other settings.
     """
     if target.exists():
         raise DataError(f"{target} exists; shards are written into a new folder. Remove it or name another.")
     rows = [(number, row, example) for number, (row, example) in enumerate(read_examples(source))]
-    digest = hashlib.sha256(json.dumps([row.fields for _, row, _ in rows], default=str).encode()).hexdigest()[:16]
+    digest = hash_json([row.fields for _, row, _ in rows])[:16]
     unfinished = target.with_name(target.name + ".unfinished")
     claim_folder(unfinished, {"rows": digest, "layout": layout, "encoding": encoding, "shard_size": shard_size})
     write = _Writer(unfinished, layout, encoding, len(rows), progress, on_bad)
     parts = [rows[start : start + shard_size] for start in range(0, len(rows), shard_size)]
-    try:
+    with written(unfinished):
         with ThreadPoolExecutor(jobs) as pool:
             list(pool.map(write.part, range(len(parts)), parts))
         if not any(write.finished.iterdir()):
             raise DataError(f"{source}: no row has audio that can be used; no shard was written.")
         write.finished.rename(target)
         shutil.rmtree(unfinished)
-    except OSError as error:
-        raise DataError(
-            f"{unfinished} could not be written ({error.strerror or error}); free some space and run the same command "
-            "again: it goes on with the shards that are not done."
-        ) from error
     return write.done
 
 
@@ -135,21 +129,21 @@ class _Writer:
         names = [f"recording.{number:06d}.tar", f"cuts.{number:06d}.jsonl.gz"]
         if self.layout == "webdataset":
             names = [f"{number:06d}.tar"]
-        noted = self.folder / f"left-out-{number:06d}.json"
+        noted = self.folder / f"skipped-{number:06d}.json"
         if (self.finished / names[-1]).exists():
             with self.lock:
                 self.done.before += 1
             for told in json.loads(noted.read_text(encoding="utf-8")) if noted.exists() else ():
-                self._leave_out(told)
+                self._skip(told)
             self._seen(len(rows))
             return
         draft = self.folder / f"draft-{number:06d}"
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir()
-        left_out: list[str] = []
-        sounds = self._sounds(rows, left_out)
+        skipped: list[str] = []
+        sounds = self._sounds(rows, skipped)
         (self._webdataset if self.layout == "webdataset" else self._shar)(draft, number, sounds)
-        noted.write_text(json.dumps(left_out), encoding="utf-8")  # first: a shard that is done is not read again
+        noted.write_text(json.dumps(skipped), encoding="utf-8")  # first: a shard that is done is not read again
         written = [draft / name for name in names if (draft / name).exists()]
         for path in written:
             path.rename(self.finished / path.name)
@@ -178,23 +172,23 @@ class _Writer:
                 if sound.spans:
                     writer.write(f"{key}.{self.encoding}", io.BytesIO(encoded(sound.samples, self.encoding)))
 
-    def _sounds(self, rows: Iterable[Numbered], left_out: list[str]) -> Iterator[Sounding]:
-        """The examples with their sounds; where one cannot be used, the row and why is added to `left_out`."""
+    def _sounds(self, rows: Iterable[Numbered], skipped: list[str]) -> Iterator[Sounding]:
+        """The examples with their sounds; where one cannot be used, the row and why is added to `skipped`."""
         for at, row, example in rows:
             try:
                 sound = joined(example)
             except AudioError as error:
-                left_out.append(f"{row.where}: {error}")
-                self._leave_out(left_out[-1])
+                skipped.append(f"{row.where}: {error}")
+                self._skip(skipped[-1])
             else:
                 yield at, row, example, sound
             self._seen(1)
 
-    def _leave_out(self, told: str) -> None:
+    def _skip(self, told: str) -> None:
         if self.on_bad:
             self.on_bad(told)
         with self.lock:
-            self.done.left_out += 1
+            self.done.skipped += 1
 
     def _seen(self, count: int) -> None:
         with self.lock:
@@ -279,10 +273,10 @@ def _with_sound(cut: dict[str, Any], sound: Sound) -> dict[str, Any]:
     return {**cut, "recording": recording}
 
 
-def _same(one: Example, other: Example) -> bool:
+def _same(example: Example, other: Example) -> bool:
     """Whether two examples teach the same, wherever their sound is."""
     names = ("messages", "transcript", "spoken", "task", "language")
-    return all(getattr(one, name) == getattr(other, name) for name in names)
+    return all(getattr(example, name) == getattr(other, name) for name in names)
 
 
 def sample_row(name: str, row: Row, example: Example, sound: Sound) -> dict[str, Any]:

@@ -108,7 +108,7 @@ def show(row: Row, spelling: Spelling) -> Shown:
         tokens=tokens,
         audios=[_heard(span, spelling) for span in example.audios],
         transcript=example.transcript,
-        pieces=[spelling.piece(one) for one in classes],
+        pieces=[spelling.piece(ctc_class) for ctc_class in classes],
         ctc_frames=ctc_frames_needed(classes),
         fields={name: value for name, value in row.fields.items() if isinstance(value, str | int | float)},
     )

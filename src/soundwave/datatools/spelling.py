@@ -74,8 +74,8 @@ class Spelling:
         group = int(self.config.get("frames_per_group", 2))
         if self.config.get("encoder_window", "dynamic") == "padded":
             return MOST_ENCODER_FRAMES // group
-        heard = seconds + float(self.config.get("window_tail_seconds", 0.5))
-        return min(-(-round(heard * ENCODER_FRAMES_PER_SECOND * 1000) // (1000 * group)), MOST_ENCODER_FRAMES // group)
+        window = seconds + float(self.config.get("window_tail_seconds", 0.5))
+        return min(-(-round(window * ENCODER_FRAMES_PER_SECOND * 1000) // (1000 * group)), MOST_ENCODER_FRAMES // group)
 
 
 def load_spelling(

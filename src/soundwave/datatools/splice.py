@@ -90,11 +90,11 @@ def splice(
         for number, (name, with_sound) in enumerate(plan, 1):
             if name not in done:
                 draw = random.Random(f"{seed}/{name}")
-                made = _with_sound(spoken, noises, sound_seconds, draw) if with_sound else _speakers(spoken, draw)
-                if made is None:
+                clip = _with_sound(spoken, noises, sound_seconds, draw) if with_sound else _speakers(spoken, draw)
+                if clip is None:
                     result.failed += 1
                 else:
-                    samples, row = made
+                    samples, row = clip
                     soundfile.write(out / name, samples, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
                     clips.add({"audio": name, **row})
                     result.made += 1
@@ -109,15 +109,15 @@ def utterances(manifest: str | Path) -> list[Utterance]:
     Raises:
         DataError: there are fewer than two.
     """
-    found = []
+    known = []
     for row, example in read_examples(manifest):
         if len(example.audios) == 1 and example.transcript:
             speaker = extras_of(row.fields).get("speaker")
             said = " ".join((example.spoken or "").split())
-            found.append(Utterance(example.audios[0], said, None if speaker is None else str(speaker)))
-    if len(found) < 2:
-        raise DataError(f"{manifest}: {len(found)} rows have one recording and a transcript; two are joined at least.")
-    return found
+            known.append(Utterance(example.audios[0], said, None if speaker is None else str(speaker)))
+    if len(known) < 2:
+        raise DataError(f"{manifest}: {len(known)} rows have one recording and a transcript; two are joined at least.")
+    return known
 
 
 def sounds_of(manifest: str | Path) -> list[Sound]:
@@ -126,14 +126,14 @@ def sounds_of(manifest: str | Path) -> list[Sound]:
     Raises:
         DataError: no such manifest, or a label that cannot be a tag.
     """
-    found = []
+    labelled = []
     for row in read_rows(manifest):
         label = next((row.fields[name] for name in LABEL_FIELDS if row.fields.get(name)), None)
         audio = row.fields.get("audio", row.fields.get("audio_filepath"))
         if isinstance(audio, str) and label is not None:
             path = audio if audio.startswith("data:") else str((row.folder / audio).absolute())
-            found.append(Sound(AudioSpan(path, row.fields.get("start"), row.fields.get("end")), tag_of(str(label))))
-    return found
+            labelled.append(Sound(AudioSpan(path, row.fields.get("start"), row.fields.get("end")), tag_of(str(label))))
+    return labelled
 
 
 def tag_of(label: str) -> str:
@@ -169,11 +169,11 @@ def _with_sound(
     for _ in range(TRIES):
         first = draw.choice(spoken)
         sound = draw.choice(sounds)
-        same = [one for one in spoken if one.speaker == first.speaker and one != first]
-        second = draw.choice(same or [one for one in spoken if one != first] or list(spoken))
+        same = [utterance for utterance in spoken if utterance.speaker == first.speaker and utterance != first]
+        second = draw.choice(same or [utterance for utterance in spoken if utterance != first] or list(spoken))
         try:
-            heard = loudest(samples_of(sound.span, max_seconds=None), seconds)
-            joined = _joined([samples_of(first.span), heard, samples_of(second.span)], draw)
+            loud = loudest(samples_of(sound.span, max_seconds=None), seconds)
+            joined = _joined([samples_of(first.span), loud, samples_of(second.span)], draw)
         except AudioError:
             continue
         if joined is not None:
@@ -184,10 +184,10 @@ def _with_sound(
 
 
 def _speakers(spoken: Sequence[Utterance], draw: random.Random) -> tuple[np.ndarray, dict[str, Any]] | None:
-    known = [one for one in spoken if one.speaker is not None]
+    known = [utterance for utterance in spoken if utterance.speaker is not None]
     for _ in range(TRIES):
         first = draw.choice(known)
-        second = draw.choice([one for one in known if one.speaker != first.speaker])
+        second = draw.choice([utterance for utterance in known if utterance.speaker != first.speaker])
         try:
             joined = _joined([samples_of(first.span), samples_of(second.span)], draw)
         except AudioError:

@@ -16,6 +16,7 @@ from soundwave.data.extras import extras_of
 from soundwave.data.manifests import Progress, Row, read_rows, total_rows, without_text
 from soundwave.data.probe import facts_of, seconds_of_span
 from soundwave.errors import AudioError, ConfigurationError, DataError
+from soundwave.files import atomic_file
 
 EDGES = (0.0, 1.0, 2.0, 3.0, 5.0, 7.5, 10.0, 15.0, 20.0, 30.0, float("inf"))  # seconds, of the histogram
 SPEAKER_FIELDS = ("speaker", "speaker_id", "spk_id", "voice")
@@ -154,8 +155,8 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {}
     ranked = sorted(values)
-    found = {f"p{share}": round(ranked[round((len(ranked) - 1) * share / 100)], 3) for share in (5, 50, 95)}
-    return {"mean": round(sum(values) / len(values), 3), **found}
+    shares = {f"p{share}": round(ranked[round((len(ranked) - 1) * share / 100)], 3) for share in (5, 50, 95)}
+    return {"mean": round(sum(values) / len(values), 3), **shares}
 
 
 def check_picture(path: Path) -> None:
@@ -191,6 +192,6 @@ def plot(summary: Summary, path: Path) -> None:
     left.set(xlabel="seconds", ylabel="rows", title=f"{summary.seconds / 3600:.2f} h in {len(summary.durations)} rows")
     right.hist(summary.characters_a_second, bins=40)
     right.set(xlabel="characters a second", title="speed of speech")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=120)
+    with atomic_file(path) as draft:
+        figure.savefig(draft, dpi=120)
     pyplot.close(figure)

@@ -118,28 +118,28 @@ def synthesise(
     clips = (_clip(index, line, voices, seed, ranges, noise) for index, line in enumerate(lines))
     with JsonLines(out / "manifest.jsonl") as rows, _pool(jobs, voices) as pool:
         done = {row["audio"]: row["duration"] for row in rows.earlier}
-        made = Made(before=len(done))
+        totals = Made(before=len(done))
         results = _in_order(clips, out, done, pool, jobs)
         for clip, result in results:
-            if hours is not None and made.seconds >= hours * 3600:
+            if hours is not None and totals.seconds >= hours * 3600:
                 results.close()
                 break
             try:
                 seconds = result()
             except (RuntimeError, subprocess.TimeoutExpired) as error:
-                made.dropped += 1
+                totals.dropped += 1
                 if on_dropped:
                     on_dropped(clip, error)
                 continue
-            made.seconds += seconds
+            totals.seconds += seconds
             if clip.name in done:
                 continue
             row = {"audio": clip.name, "text": clip.line.text, "duration": round(seconds, 3)}
             rows.add(row | {"speaker": clip.take.speaker, **clip.line.fields})
-            made.clips += 1
+            totals.clips += 1
             if progress:
-                progress(made)
-    return made
+                progress(totals)
+    return totals
 
 
 def _clip(

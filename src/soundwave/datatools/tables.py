@@ -30,9 +30,10 @@ def findings_table(report: Report, most: int | None) -> Table:
     """A line for each finding: which row, and why."""
     table = plain_table("row", "rule", "why")
     shown = report.findings if most is None else report.findings[:most]
-    for one in shown:
-        colour = "red" if one.severity == ERROR else "yellow"
-        table.add_row(Text(f"{one.manifest}:{one.line}"), Text(one.rule, style=colour), Text(one.detail))
+    for finding in shown:
+        colour = "red" if finding.severity == ERROR else "yellow"
+        place = f"{finding.manifest}:{finding.line}"
+        table.add_row(Text(place), Text(finding.rule, style=colour), Text(finding.detail))
     return table
 
 
@@ -142,8 +143,8 @@ def _audio(audio: ShownAudio) -> Text:
 
 
 def _spread(values: list[float]) -> str:
-    found = percentiles(values)
-    return "–" if not found else f"{found['mean']:.2f} on average, 5–95 %: {found['p5']:.2f} to {found['p95']:.2f}"
+    shares = percentiles(values)
+    return "–" if not shares else f"{shares['mean']:.2f} on average, 5–95 %: {shares['p5']:.2f} to {shares['p95']:.2f}"
 
 
 def _most(counts: Counter[str]) -> str:

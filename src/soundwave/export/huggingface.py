@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from soundwave.checkpoints.catalog import resolve_model
 from soundwave.checkpoints.folder import read_config
@@ -19,7 +18,8 @@ from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.lora import fold_lora, load_lora
 from soundwave.checkpoints.native import resolve_part
 from soundwave.checkpoints.weights import opened, weight_files
-from soundwave.errors import CheckpointError, ConfigurationError
+from soundwave.errors import ConfigurationError
+from soundwave.files import atomic_folder
 
 DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
 STORED = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}  # safetensors' names
@@ -39,36 +39,27 @@ def export(model: str, out: Path, dtype: str = "auto", merge: bool = False, lora
         `out`.
 
     Raises:
-        CheckpointError: the model or a LoRA cannot be read, `out` holds something, or it cannot be written.
+        CheckpointError: the model or a LoRA cannot be read.
+        WriteError: `out` holds something, or it cannot be written.
         ConfigurationError: an unknown dtype, or nothing to merge.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise CheckpointError(f"{out} is there already; give a folder that is new or empty.")
     if dtype != "auto" and dtype not in DTYPES:
         raise ConfigurationError(f"dtype={dtype!r} is not known; choose auto, {', '.join(DTYPES)}.")
-    folder = resolve_model(model)
-    loaded, processor, _ = load_checkpoint(folder, "cpu", DTYPES.get(dtype) or stored_dtype(folder))
-    if merge:
-        if not loaded.has_lora and not loras:
-            raise ConfigurationError(f"{model} has no LoRA to merge; `soundwave export` writes it as it is.")
-        fold_lora(loaded)
-        for lora in loras:
-            load_lora(loaded, lora)
+    with atomic_folder(out) as draft:
+        folder = resolve_model(model)
+        loaded, processor, _ = load_checkpoint(folder, "cpu", DTYPES.get(dtype) or stored_dtype(folder))
+        if merge:
+            if not loaded.has_lora and not loras:
+                raise ConfigurationError(f"{model} has no LoRA to merge; `soundwave export` writes it as it is.")
             fold_lora(loaded)
-    draft = out.with_name(f".{out.name}.unfinished")
-    shutil.rmtree(draft, ignore_errors=True)
-    try:
+            for lora in loras:
+                load_lora(loaded, lora)
+                fold_lora(loaded)
         loaded.save_pretrained(draft)
         processor.save_pretrained(draft)
-        if out.is_dir():
-            out.rmdir()
-        draft.rename(out)
-    except (OSError, SafetensorError) as error:
-        shutil.rmtree(draft, ignore_errors=True)
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(
-            f"{out} could not be written ({reason}); free some space or give another folder."
-        ) from error
+        for name in (processor.inference.transcribe.ngram, processor.inference.transcribe.words):
+            if name is not None and (folder / name).is_file():
+                shutil.copyfile(folder / name, draft / name)
     return out
 
 

@@ -106,7 +106,7 @@ class Transcriber:
         words = [word for word in ngram.words if word not in SPECIAL]
         if options.words is not None:
             words = (self.folder / options.words).read_text(encoding="utf-8").split()
-        lexicon = Lexicon(words, [self.ctc.encode_words], self.ctc.decode)
+        lexicon = Lexicon(words, [*self.ctc.pieces, ""])  # the last class is the blank
         weights = BeamSearchOptions(
             beams=options.beams, language_weight=options.language_weight, word_bonus=options.word_bonus,
             unknown_word=options.unknown_word_cost, hotword_bonus=options.hotword_bonus,

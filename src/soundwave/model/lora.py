@@ -6,6 +6,8 @@ work with every transformers. Knows nothing about audio.
 
 from __future__ import annotations
 
+import dataclasses
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +16,20 @@ from typing import Any
 from peft import LoraConfig, PeftConfig, get_peft_model_state_dict, inject_adapter_in_model, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from soundwave.files import atomic_file
 
 CONFIG_NAME, WEIGHTS_NAME = "adapter_config.json", "adapter_model.safetensors"  # PEFT's
 PEFT_PREFIX = "base_model.model."  # of every name in a PEFT folder
+READ = {  # settings of PEFT's that this project or its users make use of; others load code, copy layers, or start anew
+    "r", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "layers_to_transform", "layers_pattern",
+    "rank_pattern", "alpha_pattern", "use_rslora", "use_dora", "bias", "lora_bias", "fan_in_fan_out", "inference_mode",
+    "init_lora_weights", "task_type", "peft_type", "peft_version", "base_model_name_or_path", "revision",
+    "auto_mapping",
+}
+PLAIN = LoraConfig()
+PLAIN_NAME = re.compile(r"[\w.-]+")
 DEFAULT = "default"  # PEFT's name for the only LoRA
 
 
@@ -57,14 +67,42 @@ def read_lora(language_model: nn.Module, folder: Path, trainable: bool = False, 
     config = PeftConfig.from_pretrained(str(folder), trust_remote_code=False)
     if not isinstance(config, LoraConfig):
         raise ValueError(f"{folder / CONFIG_NAME} is of {config.peft_type}, not of a LoRA")
-    config.inference_mode = not trainable
-    add_lora(language_model, config, name)
     stored = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(folder / WEIGHTS_NAME).items()}
+    _check(config, stored)
+    config.inference_mode = not trainable
+    config.init_lora_weights = True  # the stored ones follow; other ways decompose the LLM's matrices for it
+    add_lora(language_model, config, name)
     set_peft_model_state_dict(language_model, stored, adapter_name=name)
     if not trainable:
         for key, parameter in language_model.named_parameters():
             if "lora_" in key and f".{name}." in key:
                 parameter.requires_grad_(False)
+
+
+def _check(config: LoraConfig, stored: dict[str, Tensor]) -> None:
+    """Refuses what a stranger's configuration could make of this model: patterns, copied layers, ranks without weights.
+
+    Raises:
+        ValueError: with the setting.
+    """
+    for one in dataclasses.fields(config):
+        if one.name not in READ and getattr(config, one.name) != getattr(PLAIN, one.name):
+            raise ValueError(f"it sets {one.name}, which is not read here")
+    if isinstance(config.target_modules, str) and config.target_modules != "all-linear":
+        raise ValueError(f"target_modules is a pattern, {config.target_modules[:80]!r}; only a list of names is read")
+    names = [*(config.rank_pattern or {}), *(config.alpha_pattern or {})]
+    for given in (config.target_modules, config.exclude_modules, config.layers_pattern):
+        names += [given] if isinstance(given, str) else given or []
+    pattern = next((name for name in names if not PLAIN_NAME.fullmatch(name)), None)
+    if pattern is not None:
+        raise ValueError(f"it names modules by a pattern, {pattern[:80]!r}; only names are read")
+    ranks = {value.shape[0] for key, value in stored.items() if ".lora_A." in key}
+    asked = {config.r, *(config.rank_pattern or {}).values()}
+    if not asked & ranks or max(asked) > max(ranks):
+        raise ValueError(f"its configuration has rank {config.r}, its weights {sorted(ranks)}")
+    for key, value in stored.items():
+        if not value.isfinite().all():
+            raise ValueError(f"{key} holds values that are no numbers")
 
 
 def choose_lora(language_model: nn.Module, names: Sequence[str]) -> None:

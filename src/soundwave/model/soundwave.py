@@ -24,7 +24,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import cached_file
 
 from soundwave.configuration import SoundwaveConfig
-from soundwave.errors import ConfigurationError
+from soundwave.errors import CheckpointError, ConfigurationError
 from soundwave.inference_config import TextOnly
 from soundwave.model.adapters import AlignmentAdapter, ShrinkingAdapter
 from soundwave.model.lora import DEFAULT, lora_names, read_lora, switch_lora, write_lora
@@ -82,8 +82,11 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **options: Any) -> Any:
         """As in transformers, for folders that `save_pretrained` wrote; a LoRA that was attached then is again.
 
+        Code of the folder is never run, whatever `trust_remote_code` says.
+
         Raises:
             ConfigurationError: the folder holds only what was trained, without the frozen parts.
+            CheckpointError: the LoRA that belongs to the model is missing.
         """
         source = {name: options[name] for name in HUB_OPTIONS if name in options}
         config = options.get("config") or SoundwaveConfig.from_pretrained(
@@ -94,15 +97,19 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
                 f"{pretrained_model_name_or_path} holds only what was trained over {config.audio_tower_source} and "
                 f"{config.language_model_source}; load it with soundwave.load({str(pretrained_model_name_or_path)!r})."
             )
-        model = super().from_pretrained(
-            pretrained_model_name_or_path, *args, **options | {"trust_remote_code": False}
-        )
+        options.pop("trust_remote_code", None)
+        model = super().from_pretrained(pretrained_model_name_or_path, *args, trust_remote_code=False, **options)
         defaults = _file_of(pretrained_model_name_or_path, "generation_config.json", source)
         if defaults is not None:
             model.language_model.generation_config = GenerationConfig.from_pretrained(
                 defaults.parent, trust_remote_code=False
             )
         lora = _file_of(pretrained_model_name_or_path, f"{LORA_FOLDER}/adapter_config.json", source)
+        if lora is None and config.lora:
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} lacks the folder {LORA_FOLDER}/, which config.json says belongs to "
+                "it; copy the whole folder of the model again."
+            )
         if lora is not None:
             _file_of(pretrained_model_name_or_path, f"{LORA_FOLDER}/adapter_model.safetensors", source)
             model.attach_lora(lora.parent)
@@ -131,6 +138,9 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
         complete.audio_tower_source = complete.language_model_source = None  # the folder holds both
         complete.lora = self.has_lora
         complete.save_pretrained(save_directory)
+        mode = Path(save_directory, "config.json").stat().st_mode & 0o777  # as the umask has it
+        for file in Path(save_directory).glob("*.safetensors"):
+            file.chmod(mode)  # safetensors makes files that only their owner can read
         self.language_model.generation_config.save_pretrained(save_directory)
         if self.has_lora:
             for name in lora_names(self.language_model):

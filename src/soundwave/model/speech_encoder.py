@@ -105,6 +105,9 @@ class SpeechEncoder(nn.Module):
         parts: `audio_tower`, `alignment`, `shrinking` and `token_table` of a whole model, to share; None: new ones.
     """
 
+    audio_tower: WhisperEncoder
+    alignment: AlignmentAdapter
+    shrinking: ShrinkingAdapter
     token_table: nn.Embedding | None
 
     def __init__(self, config: SoundwaveConfig, parts: dict[str, nn.Module | None] | None = None):

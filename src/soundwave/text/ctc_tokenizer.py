@@ -40,7 +40,6 @@ class CtcTokenizer:
             self.class_of = {token: i for i, token in enumerate(self.vocabulary)}
             self._pieces = _restricted(tokenizer, set(self.vocabulary))
             self._letters: dict[str, str] = {}
-            self._space = [one for token, one in self.class_of.items() if self._pieces.id_to_token(token) == SPACE_BYTE]
 
     def encode(self, text: str) -> list[int]:
         """Text to classes. A letter outside a restricted vocabulary is spelt without its marks, é as e, or left out."""
@@ -49,13 +48,11 @@ class CtcTokenizer:
         ids = self._pieces.encode(" " + self._spellable(text), add_special_tokens=False).ids
         return [self.class_of[token] for token in ids if token in self.class_of]
 
-    def encode_words(self, words: Sequence[str]) -> list[list[int]]:
-        """Classes of each of several words, as they are inside a text; none of one without letters, such as 42."""
-        if self.vocabulary is None:
-            return [self.tokenizer(f" {word}", add_special_tokens=False).input_ids for word in words]
-        found = self._pieces.encode_batch([f" {self._spellable(word)}" for word in words], add_special_tokens=False)
-        classes = [[self.class_of[token] for token in one.ids if token in self.class_of] for one in found]
-        return [[] if one == self._space else one for one in classes]
+    @property
+    def pieces(self) -> list[str]:
+        """The text of each class in small letters; a leading space begins a word."""
+        ids = list(range(len(self.tokenizer))) if self.vocabulary is None else self.vocabulary
+        return [name.replace(SPACE_BYTE, " ").lower() for name in self.tokenizer.convert_ids_to_tokens(ids)]
 
     def _spellable(self, text: str) -> str:
         """The text with letters that have no classes replaced by their base letters, where those have some."""
@@ -81,7 +78,7 @@ def ctc_frames_needed(classes: Sequence[int]) -> int:
 
     With fewer, no alignment exists: the loss is infinite, and PyTorch's `zero_infinity` makes it 0.
     """
-    return len(classes) + sum(one == other for one, other in pairwise(classes))
+    return len(classes) + sum(ctc_class == other for ctc_class, other in pairwise(classes))
 
 
 def _definition(tokenizer: Any) -> dict[str, Any]:
@@ -107,7 +104,8 @@ def _restricted(tokenizer: Any, allowed: set[int]) -> Tokenizer:
             kept.append(merge)
     definition["model"]["merges"] = kept
     # single characters stay, so that one without a class still parts what is around it
-    definition["model"]["vocab"] = {piece: one for piece, one in ids.items() if one in allowed or len(piece) == 1}
+    kept_ids = {piece: number for piece, number in ids.items() if number in allowed or len(piece) == 1}
+    definition["model"]["vocab"] = kept_ids
     definition["added_tokens"] = []
     definition["post_processor"] = None
     return Tokenizer.from_str(json.dumps(definition))

@@ -16,7 +16,7 @@ _APOSTROPHES = "'’‘ʼ`´′"
 _JOINERS = "\u200c\u200d"  # parts of the spelling inside words of Persian, Hindi, …
 # Written signs that are read aloud as words: "&" may be "and", "$5" is "five dollars". Their spelling would be a guess.
 _SPOKEN_SIGNS = frozenset("&%+=@#$€£¥°/\\^~<>|*_§")
-_MARK_OF_NOISE = re.compile(r"\[[^\]]*\]")  # [noise], [laughter]: what is heard there is no word
+_MARK_OF_NOISE = re.compile(r"\[[^\]]*\]|^\s*\([^()]*\)\s*$")  # [noise], or nothing but (laughs): no words
 _OTHER_WIDTHS = re.compile("[\uff00-\uffef\ufb00-\ufb06]+")  # full- and half-width forms, Latin ligatures
 _TURKIC = ("tr", "az")  # I is the capital of ı there
 
@@ -44,7 +44,7 @@ def normalise_transcript(text: str, language: str | None = None) -> str | None:
         True
     """
     composed = _OTHER_WIDTHS.sub(
-        lambda found: unicodedata.normalize("NFKC", found[0]), unicodedata.normalize("NFC", text)
+        lambda match: unicodedata.normalize("NFKC", match[0]), unicodedata.normalize("NFC", text)
     )
     if _MARK_OF_NOISE.search(composed):
         return None

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from soundwave.errors import ConfigurationError, shown
+from soundwave.text.chat_template import render
 
 RELEASED_SYSTEM_PROMPT = (
     "You are a helpful language and speech assistant. You are able to understand the speech content that the user "
@@ -135,7 +136,7 @@ def render_turns(tokenizer: Any, turns: Sequence[Turn], audio_token: str, reply:
                 f"A text holds {name!r}, which would be a control token in a prompt's text form; use tokenize=True, "
                 "which reads it as text, or remove it."
             )
-    return _render(tokenizer, [(turn.role, _written(turn, audio_token)) for turn in turns], reply)
+    return render(tokenizer, [(turn.role, _written(turn, audio_token)) for turn in turns], reply)
 
 
 def control_tokens(tokenizer: Any) -> tuple[str, ...]:
@@ -200,13 +201,13 @@ def _template_pieces(
     for i, (role, _) in enumerate(messages):
         if role != "assistant":
             continue
-        before, after = _render(tokenizer, messages[:i], True), _render(tokenizer, messages[: i + 1], False)
+        before, after = render(tokenizer, messages[:i], True), render(tokenizer, messages[: i + 1], False)
         if not (before.startswith(done) and after.startswith(before)):
             raise ConfigurationError("The tokenizer's chat template rewrites earlier turns; it cannot be trained on.")
         said = after[len(before) :].rstrip("\n")  # the newline after an end-of-turn is the template's, not the reply's
         pieces += [(before[len(done) :], False), (said, True)]
         done = before + said
-    final = _render(tokenizer, messages, reply)
+    final = render(tokenizer, messages, reply)
     pieces.append((final[len(done) :], False))
     return [(_template_ids(tokenizer, text, guard, control), spoken) for text, spoken in pieces if text]
 
@@ -223,14 +224,3 @@ def _template_ids(tokenizer: Any, text: str, guard: str, control: Sequence[str])
             plain = piece.replace(guard, "")
             ids += tokenizer(plain, add_special_tokens=False, split_special_tokens=True).input_ids
     return ids
-
-
-def _render(tokenizer: Any, messages: Sequence[tuple[str, str]], reply: bool) -> str:
-    turns = [{"role": role, "content": content} for role, content in messages]
-    try:
-        return tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=reply)
-    except Exception as error:  # a template is a program of the model's: it raises what it likes
-        raise ConfigurationError(
-            f"The tokenizer's chat template cannot write this conversation ({type(error).__name__}: "
-            f"{' '.join(str(error).split())[:200]}); give other roles, or a model with another chat_template."
-        ) from error

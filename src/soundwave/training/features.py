@@ -23,10 +23,12 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.errors import AudioError, ConfigurationError, SoundwaveError, TrainingError
+from soundwave.files import write_text
 from soundwave.model.whisper import encode_window
 from soundwave.processing import SoundwaveProcessor
-from soundwave.training.effects import Effects
+from soundwave.training.augmentation import Effects
 
+END_TOLERANCE = 0.1  # seconds that a row's end may lie beyond its file's, as for `soundwave data check`
 BATCH_SECONDS = 120.0  # audio encoded at once into a store
 ENCODED_AT_ONCE = 16  # clips encoded at once on the fly: 0.3 GB of bf16 activations at large-v3's width and 30 s
 
@@ -76,10 +78,13 @@ class Clip:
             raise AudioError(f"{self.name}: {error}") from error
         first = int((self.start or 0.0) * SAMPLE_RATE)
         last = len(whole) if self.end is None else int(self.end * SAMPLE_RATE)
+        length = len(whole) / SAMPLE_RATE
+        if self.end is not None and self.end > length + END_TOLERANCE:
+            raise AudioError(f"{self.path} ends at {length:.2f} s, but {self.name or 'its row'} has end {self.end:g}.")
         cut = whole[first:last]
         if not len(cut):
             raise AudioError(
-                f"{self.path} has nothing from {self.start or 0.0:g} s on; it is {len(whole) / SAMPLE_RATE:.1f} s long."
+                f"{self.path} has nothing from {self.start or 0.0:g} s on; it is {length:.1f} s long."
             )
         said = cut if self.speed == 1.0 else load_audio((cut, round(SAMPLE_RATE * self.speed)))
         return said if self.effects is None else self.effects.apply(said, self._seed())
@@ -122,9 +127,10 @@ class FeatureStore:
         self.folder, self.width = folder, width
         description = {"width": width, **describes}
         note = folder / "store.json"
-        if note.is_file() and json.loads(note.read_text()) != description:
+        kept = note.read_text(encoding="utf-8").strip() if note.is_file() else json.dumps(description)
+        if json.loads(kept) != description:
             raise TrainingError(
-                f"{folder} holds features of {note.read_text().strip()}, but {json.dumps(description)} is wanted; "
+                f"{folder} holds features of {kept}, but {json.dumps(description)} is wanted; "
                 "choose another feature folder or delete this one."
             )
         self.index: dict[str, tuple[int, int]] = {}
@@ -133,9 +139,7 @@ class FeatureStore:
         self.lock = FileLock(folder / "store.lock")  # one writer at a time
         with self.lock:
             if not note.is_file():
-                draft = note.with_suffix(".tmp")
-                draft.write_text(json.dumps(description) + "\n")
-                draft.rename(note)
+                write_text(note, json.dumps(description) + "\n")
             self._load_index()
 
     def _load_index(self) -> None:
@@ -158,7 +162,7 @@ class FeatureStore:
     def add(self, keys: Sequence[str], frames: Sequence[np.ndarray]) -> None:
         """Appends (F_i, E) frames; the index line is written after its rows are."""
         path = self.folder / "frames.f16"
-        with self.lock, path.open("ab") as rows, (self.folder / "index.jsonl").open("a") as index:
+        with self.lock, path.open("ab") as rows, (self.folder / "index.jsonl").open("a", encoding="utf-8") as index:
             start = rows.tell() // (2 * self.width)
             if rows.tell() % (2 * self.width):  # half a row of an interrupted run
                 rows.truncate(start * 2 * self.width)
@@ -226,11 +230,11 @@ class OnTheFly:
     def frames(self, clips: Sequence[Clip]) -> list[np.ndarray | None]:
         """(F_i, E) float16 frames of each clip; None for one that cannot be read."""
         good, mels = _mels(list(dict.fromkeys(clips)), self.processor, self.on_bad)
-        made: dict[Clip, np.ndarray] = {}
+        encoded: dict[Clip, np.ndarray] = {}
         for start in range(0, len(good), ENCODED_AT_ONCE):
             part = slice(start, start + ENCODED_AT_ONCE)
-            made.update(zip(good[part], encode_mels(self.tower, mels[part]), strict=True))
-        return [made.get(clip) for clip in clips]
+            encoded.update(zip(good[part], encode_mels(self.tower, mels[part]), strict=True))
+        return [encoded.get(clip) for clip in clips]
 
 
 def fill_store(

@@ -6,6 +6,8 @@ changes nothing, so several processes have the batches of one. A lane's position
 batches of it are done: a resumed run reads that buffer again and goes on.
 """
 
+
+
 from __future__ import annotations
 
 import random
@@ -17,18 +19,21 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
+
 from soundwave.data.example import Example
 from soundwave.data.manifests import read_manifest
 from soundwave.data.readers import parse_row
 from soundwave.data.shards import Shard, find_shards, is_sharded, read_shard
 from soundwave.errors import ConfigurationError, DataError, TrainingError
 from soundwave.text.ctc_tokenizer import CtcTokenizer
-from soundwave.training.dataset import Batch, Item, batches, ctc_target, item_of
-from soundwave.training.effects import Effects
-from soundwave.training.left_out import LeftOut
-from soundwave.training.mixture import task_probabilities
-from soundwave.training.order import Place, Share, shares
+from soundwave.training.augmentation import Effects
+from soundwave.training.checkpoint import Position
+from soundwave.training.collate import Batch
+from soundwave.training.distributed import gathered
 from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.reporting import Skipped
+from soundwave.training.sampler import Item, Place, Share, batches, ctc_target, item_of, shares, task_probabilities
 
 LONGEST = 30.0  # seconds that the encoder hears
 
@@ -78,7 +83,7 @@ class StreamSource:
     number: int = 0
 
     @classmethod
-    def of(cls, source: DataSource, number: int = 0) -> StreamSource:
+    def of(cls, source: DataSource, number: int = 0, allow_commands: bool = False) -> StreamSource:
         """Looks for the shards and counts the examples of one; reads a plain manifest whole.
 
         Raises:
@@ -87,7 +92,7 @@ class StreamSource:
         if not is_sharded(source.manifest):
             examples = list(read_manifest(source.manifest))
             return cls(source, [], examples, len(examples), number)
-        shards = find_shards(source.manifest, allow_commands=True)
+        shards = find_shards(source.manifest, allow_commands=allow_commands)
         problem = ""
         for shard in shards:
             try:
@@ -145,7 +150,7 @@ class Stream:
         ctc: makes CTC classes from transcripts.
         effects: what may happen to waveforms.
         with_text: whether the stage learns from examples without a CTC target.
-        left_out: takes what cannot be used.
+        skipped: takes what cannot be used.
 
     Raises:
         ConfigurationError: the recipe has options that a stream cannot have.
@@ -153,12 +158,14 @@ class Stream:
     """
 
     def __init__(
-        self, recipe: Recipe, ctc: CtcTokenizer, effects: Effects | None, with_text: bool, left_out: LeftOut
+        self, recipe: Recipe, ctc: CtcTokenizer, effects: Effects | None, with_text: bool, skipped: Skipped
     ):
         check_streamed(recipe)
         self.recipe, self.ctc, self.effects, self.with_text = recipe, ctc, effects, with_text
-        self.left_out = left_out
-        self.sources = [StreamSource.of(source, number) for number, source in enumerate(recipe.train)]
+        self.skipped = skipped
+        self.sources = [
+            StreamSource.of(source, number, recipe.allow_commands) for number, source in enumerate(recipe.train)
+        ]
         self.lanes = 1
 
     def described(self) -> str:
@@ -211,7 +218,7 @@ class Stream:
 
     def shares(
         self, lanes: dict[str, Any], first: int, rank: int, processes: int, collate: Callable[[Place], Batch]
-    ) -> Iterator[Share]:
+    ) -> Iterator[Share[Batch]]:
         """This process's batches from a position on.
 
         Args:
@@ -243,7 +250,7 @@ class Stream:
         """
         if self.recipe.on_bad_shard == "stop":
             raise TrainingError(f"{problem} (set on_bad_shard=skip to leave it out and go on)")
-        self.left_out.name(name, problem)
+        self.skipped.name(name, problem)
 
 
 def check_streamed(recipe: Recipe) -> None:
@@ -344,8 +351,34 @@ class _Lane:
         return short and (self.stream.with_text or ctc_target(example, self.stream.ctc) is not None)
 
 
-def some_transcripts(source: DataSource, most: int) -> Iterator[str]:
+def some_transcripts(source: DataSource, most: int, allow_commands: bool) -> Iterator[str]:
     """Transcripts of a source, of shards the first `most` examples' only."""
-    found = read_manifest(source.manifest, sounds=False, allow_commands=True)
+    found = read_manifest(source.manifest, sounds=False, allow_commands=allow_commands)
     found = islice(found, most) if is_sharded(source.manifest) else found
     return (example.transcript for example in found if example.transcript)
+
+
+def begin(stream: Stream, position: Position, accelerator: Accelerator) -> None:
+    """Makes every process read the same shards in the same order, from a checkpoint's position or from the start.
+
+    Raises:
+        TrainingError: the checkpoint's lanes are not as many as the recipe's batches a step, or of other sources.
+    """
+    if position.lanes and len(position.lanes) != stream.lanes:
+        raise TrainingError(
+            f"The checkpoint's data is shared among {len(position.lanes)} batches a step, but now a step has "
+            f"{stream.lanes}; set batches_per_step={len(position.lanes)}, or change output_dir."
+        )
+    # Shards may have come or gone since, or while the processes looked: one listing holds for all of them, to the end.
+    position.sources = position.sources or gathered(accelerator, stream.catalogue())[: len(stream.sources)]
+    stream.use(position.sources)
+
+
+def tell_lanes(position: Position, accelerator: Accelerator) -> None:
+    """Lets every process know where the lanes of all of them stand, before one writes it down."""
+    if not position.sources:
+        return
+    rank, processes = accelerator.process_index, accelerator.num_processes
+    own = [(lane, state) for lane, state in position.lanes.items() if int(lane) % processes == rank]
+    lanes = dict(gathered(accelerator, own))
+    position.lanes = {lane: lanes[lane] for lane in sorted(lanes, key=int)}

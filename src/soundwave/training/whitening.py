@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from soundwave.errors import TrainingError
+from soundwave.files import atomic_file
 from soundwave.model.adapters import AlignmentAdapter
 
 FILE = "whitening.safetensors"  # in the run's folder: a run that goes on reads it again
@@ -61,18 +62,13 @@ def write_whitening(folder: Path, frames: Iterable[Tensor], width: int, begun: b
         begun: whether the run has a checkpoint; without one, what is there may be of another recipe and is replaced.
 
     Raises:
-        TrainingError: the disk is full.
+        WriteError: the disk is full.
     """
     if begun and (folder / FILE).exists():
         return
     mean, whitener = measure(frames, width)
-    draft = folder / f".{FILE}.tmp"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
+    with atomic_file(folder / FILE) as draft:
         save_file({"mean": mean, "whitener": whitener.contiguous()}, draft)
-        draft.replace(folder / FILE)
-    except (OSError, SafetensorError) as error:
-        raise TrainingError(f"{folder / FILE} could not be written ({error}); free some space.") from error
 
 
 def read_whitening(folder: Path, adapter: AlignmentAdapter) -> None:

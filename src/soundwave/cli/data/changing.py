@@ -10,9 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import soundwave
-from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, SourceArgument, SpellingOption, spelling_of
+from soundwave.cli.data.options import (
+    DEFAULT_MODEL,
+    JobsOption,
+    OverwriteOption,
+    SourceArgument,
+    SpellingOption,
+    spelling_of,
+)
 from soundwave.cli.display import count_progress, note, print_answer, print_json, print_table
-from soundwave.cli.options import JsonOption, OverwriteOption, QuietOption
+from soundwave.cli.options import JsonOption, QuietOption
 from soundwave.errors import ConfigurationError
 from soundwave.files import refuse_existing
 
@@ -84,11 +91,11 @@ def convert(
     with count_progress("converting", quiet) as progress:
         done = convert_manifest(
             source, target, to.value, allow_loss=allow_loss, absolute=absolute, audio_dir=audio_dir,
-            progress=progress,
+            overwrite=overwrite, progress=progress,
         )
     for meaning, count in done.losses.most_common():
         note(f"lost in {count} rows: {meaning}", quiet=False)
-    print_answer(f"{done.rows} rows in {target}" + (f", {done.left_out} left out" if done.left_out else ""))
+    print_answer(f"{done.rows} rows in {target}" + (f", {done.skipped} skipped" if done.skipped else ""))
 
 
 def filter_rows(
@@ -130,8 +137,9 @@ def filter_rows(
         min_seconds, max_seconds, max_tokens, frames_per_token, max_wer, frozenset(rule.value for rule in skip or [])
     )
     aside = dropped or target.with_name(target.name + ".dropped.jsonl")
-    for file in (target, aside):
-        refuse_existing(file, overwrite or file.resolve() == Path(source).resolve())  # of its source more is said
+    if Path(source).resolve() not in (target.resolve(), aside.resolve()):  # that is never meant, and told below
+        refuse_existing(target, overwrite)
+        refuse_existing(aside, overwrite)
     spelling = spelling_of(model, quiet)
     hearing = None if asr is None or "wer" in limits.skipped else _recogniser(asr, language)
     with count_progress("filtering", quiet) as progress:
@@ -165,10 +173,10 @@ def shard(
     with count_progress("sharding", quiet) as progress:
         done = shard_manifest(
             source, target, layout=to.value, encoding=encoding.value, shard_size=shard_size, jobs=jobs,
-            progress=progress, on_bad=lambda told: note(f"left out: {told}", quiet=False),
+            progress=progress, on_bad=lambda told: note(f"skipped: {told}", quiet=False),
         )
-    print_answer(f"{done.made} shards made now, {done.before} before, {done.left_out} rows left out; {target}")
-    if done.left_out:
+    print_answer(f"{done.made} shards made now, {done.before} before, {done.skipped} rows skipped; {target}")
+    if done.skipped:
         raise typer.Exit(1)
 
 

@@ -11,12 +11,14 @@ from soundwave.cli.data.options import (
     DEFAULT_MODEL,
     JobsOption,
     ManifestsArgument,
+    OverwriteOption,
     SourceArgument,
     SpellingOption,
     spelling_of,
 )
 from soundwave.cli.display import count_progress, print_answer, print_json, print_table, say
 from soundwave.cli.options import JsonOption, QuietOption
+from soundwave.files import refuse_existing
 
 
 def check(
@@ -33,8 +35,9 @@ def check(
 ) -> None:
     """Check every row, say which are bad and why.
 
-    Looked at: format, audio (there, decodes, not silent, at most 30 s), duration, empty texts, what CTC can spell and
-    fit into the frames, duplicates. The exit code is 1 where a row is bad.
+    Looked at: format, audio (there, decodes, not silent, at most 30 s), duration, empty texts, marks of noise, the
+    model's own tokens, capitals, what CTC can spell and fit into the frames, duplicates. The exit code is 1 where a row
+    is bad.
     """
     from soundwave.datatools import check as checks
     from soundwave.datatools import tables
@@ -62,6 +65,7 @@ def check(
 def stats(
     manifests: ManifestsArgument,
     plot: Annotated[Path | None, typer.Option(help="Draw the histograms into this picture (.png, .svg, .pdf).")] = None,
+    overwrite: OverwriteOption = False,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -74,6 +78,7 @@ def stats(
 
     if plot is not None:
         summary.check_picture(plot)
+        refuse_existing(plot, overwrite)
     with count_progress("counting", quiet) as progress:
         found = summary.summarise(manifests, progress)
     if as_json:

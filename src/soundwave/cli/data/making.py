@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, SeedOption
+from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, OverwriteOption, SeedOption
 from soundwave.cli.display import count_progress, note, print_answer
-from soundwave.cli.options import OverwriteOption, QuietOption
+from soundwave.cli.options import QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.files import refuse_existing
 

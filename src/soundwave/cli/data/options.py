@@ -23,6 +23,7 @@ SpellingOption = Annotated[
 ]
 SeedOption = Annotated[int, typer.Option(help="The same seed and settings give the same clips.")]
 JobsOption = Annotated[int, typer.Option("--jobs", "-j", min=1, help="So many at once.")]
+OverwriteOption = Annotated[bool, typer.Option("--overwrite", help="Replace what is in OUT's place.")]
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 

@@ -21,7 +21,6 @@ class ContinuationTree:
 
     Attributes:
         tokens, parents, depths: of each node; a parent comes before its children, and -1 is the prompt's end.
-        read: nodes that have children: only these does the LLM read.
         paths: the nodes of each continuation, by its number.
     """
 
@@ -34,6 +33,7 @@ class ContinuationTree:
 
     @property
     def read(self) -> list[int]:
+        """Nodes that have children: only these does the LLM read."""
         return sorted(set(self.parents) - {-1})
 
     @property
@@ -53,6 +53,15 @@ class ContinuationTree:
             path.append(node)
             parent = node
         self.paths[number] = path
+
+    def missing(self, continuation: Sequence[int]) -> int:
+        """Nodes that `add` would make."""
+        parent = -1
+        for depth, token in enumerate(continuation):
+            if (parent, token) not in self._children:
+                return len(continuation) - depth
+            parent = self._children[parent, token]
+        return 0
 
     def ancestors(self) -> np.ndarray:
         """(N, N) True where a node that is read sees another: itself and those above it."""
@@ -89,11 +98,11 @@ def trees(continuations: Sequence[list[int]], most: int) -> Iterator[Continuatio
 
     Args:
         continuations: token ids.
-        most: nodes of one tree; a continuation that is longer has a tree of its own.
+        most: nodes of one tree; a continuation that is longer has a tree of its own; 0: each has.
     """
     tree = ContinuationTree()
     for number in sorted(range(len(continuations)), key=lambda i: continuations[i]):
-        if tree.paths and len(tree.tokens) + len(continuations[number]) > most:
+        if tree.paths and len(tree.tokens) + tree.missing(continuations[number]) > most:
             yield tree
             tree = ContinuationTree()
         tree.add(number, continuations[number])

@@ -44,14 +44,14 @@ class TorchDecoder:
 
     def __init__(self, language_model: PreTrainedModel, name: str = "torch"):
         self.name = name
-        self._language_model: PreTrainedModel | None = language_model
-        self._twins = Twins(language_model)
+        self._open: Twins | None = Twins(language_model)
+        self._kept: tuple[tuple[object, ...], _Batch] | None = None  # what `_read` gave last, and for what
         self._lock, self._queue = threading.Lock(), threading.Lock()  # never held while a token is handed over
 
     @property
     def info(self) -> DecoderInfo:
         """What it is."""
-        model = self._model()
+        model = self._twins.language_model
         ends = model.generation_config.eos_token_id
         return DecoderInfo(
             name=self.name, device=str(model.device), dtype=str(model.dtype).removeprefix("torch."),
@@ -69,7 +69,7 @@ class TorchDecoder:
         Raises:
             ConfigurationError: a prompt is empty, of another width, or leaves no room in the LLM's context.
         """
-        info, model = self.info, self._model()
+        info, model = self.info, self._twins.language_model
         limits = [min(options.max_new_tokens, room_for_answer(prompt, info)) for prompt in prompts]
         choose = chooser(options, model.generation_config, info.eos_ids, len(prompts), model.device)
         return self._generate(prompts, limits, choose, info.eos_ids)
@@ -82,9 +82,9 @@ class TorchDecoder:
             answers: dict[int, list[int]] = {row: [] for row in rows}
             batch: _Batch | None = None
             while rows:
-                with self._computing():
+                with self._computing() as twins:
                     if batch is None:
-                        batch = _Batch(self._twins.get(adapted), [prompts[row] for row in rows])
+                        batch = _Batch(twins.get(adapted), [prompts[row] for row in rows])
                     else:
                         batch.step([answers[row][-1] for row in rows])
                     chosen = choose(batch.scores, rows, [answers[row] for row in rows])
@@ -107,11 +107,11 @@ class TorchDecoder:
             ConfigurationError: as `generate`, or a continuation does not fit into the LLM's context.
         """
         room_for_answer(prompt, self.info, max(map(len, continuations), default=0))
-        model = self._model()
-        most = NODES_AT_ONCE if model.config._attn_implementation in TAKE_A_TREE else 0
+        attention = self._twins.language_model.config._attn_implementation
+        most = NODES_AT_ONCE if attention in TAKE_A_TREE else 0  # 0: each text alone
         totals = [0.0] * len(continuations)
-        with self._computing():
-            batch = _Batch(self._twins.get(prompt.adapted), [prompt])
+        with self._computing() as twins:
+            batch = self._read(twins.get(prompt.adapted), prompt)
             for tree in trees(continuations, most):
                 for row, total in tree.totals(batch.read(tree)).items():
                     totals[row] = total
@@ -119,24 +119,34 @@ class TorchDecoder:
 
     def close(self) -> None:
         """Frees the LLM; streams that are open end with an error when they are read on."""
-        self._language_model = None
-        del self._twins
+        with self._lock:
+            self._open = self._kept = None
+
+    def _read(self, model: PreTrainedModel, prompt: Prompt) -> _Batch:
+        """A prompt, read; the last plain one is kept, since the hypotheses of all recordings follow the same one."""
+        if prompt.adapted or any(isinstance(segment, np.ndarray) for segment in prompt.segments):
+            return _Batch(model, [prompt])
+        written = sum(0 if weight.is_inference() else weight._version for weight in model.parameters())
+        key = (model, written, tuple(map(tuple, prompt.segments)))
+        if self._kept is None or self._kept[0] != key:
+            self._kept = (key, _Batch(model, [prompt]))
+        return self._kept[1]
 
     @contextmanager
-    def _computing(self) -> Iterator[None]:
+    def _computing(self) -> Iterator[Twins]:
         with self._queue:  # whoever waits here is next: else who has just computed would take the lock again
             self._lock.acquire()
         try:
             with torch.no_grad():
-                self._model()
-                yield
+                yield self._twins
         finally:
             self._lock.release()
 
-    def _model(self) -> PreTrainedModel:
-        if self._language_model is None:
+    @property
+    def _twins(self) -> Twins:
+        if self._open is None:
             raise ConfigurationError("This decoder is closed; load the model again.")
-        return self._language_model
+        return self._open
 
 
 class _Batch:
@@ -212,7 +222,7 @@ def embedded(model: PreTrainedModel, prompt: Prompt) -> Tensor:
     """(L, D) what the LLM reads for a prompt: its token embeddings, and the audio's between them."""
     table = model.get_input_embeddings()
     parts = [
-        torch.from_numpy(segment).to(model.device, table.weight.dtype) if isinstance(segment, np.ndarray)
+        torch.tensor(segment, dtype=table.weight.dtype, device=model.device) if isinstance(segment, np.ndarray)
         else table(torch.tensor(segment, dtype=torch.long, device=model.device))
         for segment in prompt.segments
     ]
