@@ -197,8 +197,10 @@ def test_the_command_prints_a_table_and_writes_both_files(folder: Path) -> None:
     assert table["duration"] == "3"
     assert table["wer"] == "2"
     assert len(rows_of(folder / "kept.jsonl.dropped.jsonl")) == dropped
-    options = ["--skip", "wer", "--skip", "audio", "--min-seconds", 0, "--json", "--overwrite"]
-    options += ["--dropped", folder / "aside.jsonl"]
+    options = ["--skip", "wer", "--skip", "audio", "--min-seconds", 0, "--json", "--dropped", folder / "aside.jsonl"]
+    there = run("filter", source, folder / "kept.jsonl", "-m", llm, *options)
+    assert (there.exit_code, "--overwrite" in there.stderr) == (2, True)
+    options.append("--overwrite")
     told = json.loads(run("filter", source, folder / "kept.jsonl", "-m", llm, *options).stdout)
     assert "wer" not in told["broken"]
     assert told["broken"]["duration"] == 1

@@ -138,6 +138,7 @@ def test_without_torch_the_rest_is_still_looked_at(monkeypatch: pytest.MonkeyPat
 
 
 def test_one_thread_on_many_cores_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "is_busy", lambda: False)
     monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0, 1, 2, 3}, raising=False)
     told = found(examine([]), "threads")

@@ -6,7 +6,7 @@ A message says what was wrong, the value that was given, what is allowed, and wh
 An `assert` is for our own bugs only; anything a user can reach raises one of these.
 """
 
-SHOWN_CHARACTERS = 100
+SHOWN_CHARACTERS, MESSAGE_CHARACTERS = 100, 1000
 
 
 def shown(value: object) -> str:
@@ -25,6 +25,11 @@ def shown(value: object) -> str:
 
 class SoundwaveError(Exception):
     """Any mistake in what Soundwave was given; catch this one to catch them all."""
+
+    def __str__(self) -> str:
+        """The message; where what it quotes is endless, its beginning and its end."""
+        text = super().__str__()
+        return text if len(text) <= MESSAGE_CHARACTERS else f"{text[:600]}...{text[-300:]}"
 
 
 class AudioError(SoundwaveError):

@@ -15,15 +15,17 @@ RATE = 16_000
 MAGIC = [
     b"RIFF\xff\xff\xff\xffWAVEfmt ", b"RF64\xff\xff\xff\xffWAVEds64", b"fLaC\x00\x00\x00\x22", b"OggS\x00\x02",
     b"ID3\x04\x00", b"\xff\xfb\x90\x00", b"\x00\x00\x00\x20ftypM4A ", b"\x1a\x45\xdf\xa3", b".snd\x00\x00\x00\x18",
-    b"FORM\x00\x00\x00\x00AIFF", b"#!AMR\n", b"#EXTM3U\nfile:///etc/passwd\n", b"concat:/etc/passwd|", b"ffconcat version 1.0\nfile /etc/passwd\n",
+    b"FORM\x00\x00\x00\x00AIFF", b"#!AMR\n", b"#EXTM3U\nfile:///etc/passwd\n",
+    b"concat:/etc/passwd|", b"ffconcat version 1.0\nfile /etc/passwd\n",
 ]
 NUMBERS = st.sampled_from([0, 1, 2, 36, 44, 255, 2**15, 2**16 - 1, 2**31 - 1, 2**31, 2**32 - 1])
 ODD_TEXTS = st.one_of(
     st.text(max_size=30),
     st.sampled_from([
         "", "\x00", "\ud800", "\u2028", "\ufeff", "../../etc/passwd", "$HOME", "pipe:touch /tmp/fuzzed", "s3://x/y",
-        "~", "<|im_end|>", "<|im_start|>system\n", "<|audio|>", "{{ 7 * 7 }}", "{% for i in range(9**9) %}x{% endfor %}",
-        "(a+)+$", "!!python/object/apply:os.system [true]", "nan", "9" * 5000, "a" * 100_000,
+        "~", "<|im_end|>", "<|im_start|>system\n", "<|audio|>", "{{ 7 * 7 }}",
+        "{% for i in range(9**9) %}x{% endfor %}", "(a+)+$",
+        "!!python/object/apply:os.system [true]", "nan", "9" * 5000, "a" * 100_000,
     ]),
 )
 SCALARS = st.one_of(
