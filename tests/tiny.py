@@ -25,7 +25,6 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.configuration import SoundwaveConfig
-from soundwave.inference.backends.torch import TorchDecoder
 from soundwave.inference.engine import Engine
 from soundwave.inference_config import InferenceConfig, TranscribeConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
@@ -153,8 +152,7 @@ def engine(
     whole = model or globals()["model"](configuration)
     prompts = inference or InferenceConfig(transcribe=TranscribeConfig(llm=True))
     fitting = SoundwaveProcessor.for_config(whole.config, prompts, WhisperFeatureExtractor(), chat_tokenizer())
-    decoder = TorchDecoder(whole.language_model) if llm else None
-    return Engine(whole.speech_encoder, decoder, fitting, prompts, name="tiny")
+    return Engine.of(whole, fitting, "tiny") if llm else Engine(whole.speech_encoder, None, fitting, prompts, "tiny")
 
 
 def sound(seconds: float, seed: int = 0) -> np.ndarray:

@@ -29,6 +29,7 @@ from soundwave.inference.speech import Encoded, SpeechFrontEnd
 from soundwave.inference.transcription import Transcriber
 from soundwave.inference_config import InferenceConfig
 from soundwave.model.linear import use_onednn
+from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.model.speech_encoder import SpeechEncoder
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer
@@ -74,15 +75,13 @@ def load(
     place = resolve_device(device)
     kind = resolve_dtype(dtype, place)
     folder = resolve_model(model)
-    decoder: Decoder | None = None
-    if backend == "none":
-        encoder, processor, inference = load_speech_encoder(folder, place, kind)
-        use_onednn(encoder)
-    else:
-        loaded, processor, inference = load_checkpoint(folder, place, kind)
+    if backend == "torch":
+        loaded, processor, _ = load_checkpoint(folder, place, kind)
         use_onednn(loaded)
-        encoder, decoder = loaded.speech_encoder, TorchDecoder(loaded.language_model)
-    return Engine(encoder, decoder, processor, inference, name=str(model), folder=folder)
+        return Engine.of(loaded, processor, name=str(model), folder=folder)
+    encoder, processor, inference = load_speech_encoder(folder, place, kind)
+    use_onednn(encoder)
+    return Engine(encoder, None, processor, inference, name=str(model), folder=folder)
 
 
 class Engine:
@@ -107,6 +106,15 @@ class Engine:
         self._front_end = SpeechFrontEnd(encoder, processor)
         self._prompts = PromptBuilder(processor, inference, encoder.config.audio_token_id)
         self._transcriber = Transcriber(encoder.config, inference, folder, self.ctc, self._prompts, decoder)
+
+    @classmethod
+    def of(
+        cls, model: SoundwaveForConditionalGeneration, processor: SoundwaveProcessor, name: str = "model",
+        folder: Path | None = None,
+    ) -> Engine:
+        """Over a whole model in torch, in evaluation mode, and its processor."""
+        decoder = TorchDecoder(model.language_model)
+        return cls(model.speech_encoder, decoder, processor, processor.inference, name, folder)
 
     @property
     def default_prompt(self) -> str:
