@@ -1,9 +1,8 @@
-"""A model beside other processes: a forked child computes, an engine is not pickled, waiting threads sleep."""
+"""A model beside other processes: a forked child computes, waiting threads sleep."""
 
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +11,7 @@ from typing import Any
 
 import pytest
 
-from soundwave.errors import ConfigurationError
 from soundwave.inference import processes
-from soundwave.inference.processes import refuse_pickling
 
 # Work that OpenMP divides among its threads, before the fork and after it.
 FORK = """
@@ -47,17 +44,6 @@ def in_a_process(code: str, **environment: str) -> str:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system does not fork")
 def test_a_forked_child_computes_with_one_thread_and_its_parent_with_all() -> None:
     assert in_a_process(FORK.format(hook=True)) == "0 2"
-
-
-def test_pickling_says_what_to_do_instead() -> None:
-    class Engine:
-        name = "my-model"
-
-        def __reduce__(self) -> Any:
-            refuse_pickling(self)
-
-    with pytest.raises(ConfigurationError, match=r"soundwave.load\('my-model'\)"):
-        pickle.dumps(Engine())
 
 
 # --- how threads wait

@@ -31,27 +31,25 @@ def right(name: str, what: str = "right") -> str:
 
 ROWS = {
     "**`transcribe`, word error rate**": lambda: f"**{percent('dev-librispeech-transcribe')}**",
-    "the CTC path alone with known words (`transcribe --ctc`)": lambda: percent("dev-librispeech-ctc"),
-    "the best CTC path as it is spelt, after stage I / after all stages": lambda: (
-        f"{AFTER_STAGE_1} / {percent('dev-librispeech-ctc-path')}"
+    "without the language model (`transcribe --no-llm`)": lambda: percent("dev-librispeech-no-llm"),
+    "the greedy CTC path, after stage I / after all stages": lambda: (
+        f"{AFTER_STAGE_1} / {percent('dev-librispeech-ctc')}"
     ),
-    "the language model alone, without the search": lambda: percent("dev-librispeech-llm"),
-    "`transcribe`": lambda: percent("dev-nonnative-transcribe"),
-    "the CTC path alone with known words": lambda: percent("dev-nonnative-ctc"),
+    "`transcribe` on accents and children": lambda: percent("dev-nonnative-transcribe"),
+    "the same without the language model": lambda: percent("dev-nonnative-no-llm"),
+    "`transcribe` on real microphones": lambda: percent("dev-common-voice-transcribe"),
     "spoken questions answered rightly": lambda: right("dev-questions-questions"),
-    "… by the language model with LoRA from the audio itself (`--no-search`)": lambda: right(
-        "dev-questions-audio-itself"
+    "… their words, word error rate": lambda: (
+        f"{100 * result('dev-questions-questions')['also']['word_error_rate_of_transcript']:.1f} %"
     ),
-    "… their words, as they were heard, word error rate": lambda: (
-        f"{100 * result('dev-questions-questions')['also']['word_error_rate_of_heard']:.1f} %"
-    ),
+    "… from the audio itself (`--via audio`)": lambda: right("dev-questions-audio"),
     "… only repeated instead of answered": lambda: right("dev-questions-questions", "only_repeated"),
     "typed questions answered as the plain language model does": lambda: right(
         "dev-questions-typed-questions", "same_as_plain_model"
     ),
-    "the intent of a spoken command, one of 24": lambda: percent("commands"),
-    "the sound of a recording, one of ten": lambda: percent("sounds"),
-    "English to German, short sentences": lambda: percent("translation").replace("%", "BLEU"),
+    "the intent of a spoken command, one of 24 (`--via audio`)": lambda: percent("commands"),
+    "the sound of a recording, one of ten (`--via audio`)": lambda: percent("sounds"),
+    "English to German, short sentences (`--via audio`)": lambda: percent("translation").replace("%", "BLEU"),
     "nothing written where nobody speaks": lambda: right("no-speech", "empty"),
 }
 

@@ -44,13 +44,16 @@ class TranscribeConfig:
     """
 
     llm: bool = setting(True, help="Whether the LLM has a say in a transcript, unless told otherwise.")
-    rescoring_weight: float = setting(0.5, least=0, help="Of the plain LLM's log-probability beside CTC's; 0: none.")
-    nbest: int = setting(8, least=1, help="Hypotheses of the CTC search that the LLM chooses among.")
-    beams: int = setting(32, least=1, help="Hypotheses that the CTC search keeps at each frame.")
-    language_weight: float = setting(0.5, least=0, help="Of the n-gram's log-probability beside CTC's.")
-    word_bonus: float = setting(1.5, help="Added for each word, since every word costs probability.")
-    unknown_word_cost: float = setting(10.0, least=0, help="Taken off for each word that the list of words lacks.")
-    hotword_bonus: float = setting(10.0, least=0, help="Added for each hot word.")
+    rescoring_weight: float = setting(0.5, least=0, help="Of the plain LLM's log-probability beside the search's score.")
+    nbest: int = setting(16, least=1, help="Hypotheses of the CTC search that the LLM chooses among.")
+    beams: int = setting(128, least=1, most=10_000, help="Hypotheses that the CTC search keeps at each frame.")
+    language_weight: float = setting(1.0, least=0, most=10, help="Of the n-gram's log-probability beside CTC's.")
+    word_bonus: float = setting(3.0, least=-20, most=20, help="Added for each word, since every word costs probability.")
+    unknown_word: float | None = setting(
+        3.0, least=0, most=1000, help="Taken off for each word that the n-gram does not know; none: no such words."
+    )
+    unknown_letter: float = setting(2.0, least=0, most=100, help="Taken off for each piece of such a word.")
+    hotword_bonus: float = setting(4.0, least=0, most=100, help="Added for each hot word.")
     ngram: str | None = setting(None, help="File of the n-gram, beside this one; none: no language model of words.")
     words: str | None = setting(None, help="File of known words, beside this one; none: those of the n-gram.")
 

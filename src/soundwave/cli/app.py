@@ -23,7 +23,7 @@ from soundwave.cli.options import Family
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.inference.processes import wait_as_fits
 
-EXTRAS = {"train": "train", "data": "train", "eval": "eval"}  # what a verb needs beyond the core
+EXTRAS = {"train": "train", "data": "train", "eval": "eval", "lm": "train"}  # what a verb needs beyond the core
 
 
 class Verbs(TyperGroup):

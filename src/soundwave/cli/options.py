@@ -77,7 +77,7 @@ def takes(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
 
 def _flag(item: Field[Any], hint: Any) -> inspect.Parameter:
     """A field as a parameter of a verb: its type, range and help as typer has them."""
-    default = item.default if item.default_factory is MISSING else item.default_factory()
+    default: Any = item.default if item.default_factory is MISSING else item.default_factory()
     told = item.metadata["help"]
     if hint == tuple[str, ...]:
         hint, default, told = list[str], list(default), f"{told} Comma-separated; may be given again."

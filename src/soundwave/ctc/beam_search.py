@@ -33,8 +33,8 @@ class BeamSearchOptions:
     """
 
     beams: int = setting(128, least=1, help="Texts kept after each frame.")
-    language_weight: float = setting(0.8, least=0, help="Factor of the n-gram's log-probability.")
-    word_bonus: float = setting(2.5, help="For each word, against the n-gram's liking for short texts.")
+    language_weight: float = setting(1.0, least=0, help="Factor of the n-gram's log-probability.")
+    word_bonus: float = setting(3.0, help="For each word, against the n-gram's liking for short texts.")
     unknown_word: float | None = setting(
         3.0, least=0, help="Cost of a word of no list beside the n-gram's for <unk>; none: no such words."
     )

@@ -1,4 +1,4 @@
-"""What a loaded model means to the processes around it: busy neighbours, forked children, pickles.
+"""What a loaded model means to the processes around it: busy neighbours, and forked children.
 
 Importing it imports no torch: how threads wait is settled before torch is loaded.
 """
@@ -9,9 +9,6 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Any, NoReturn
-
-from soundwave.errors import ConfigurationError
 
 LOAD = Path("/proc/loadavg")  # its fourth field: threads that run now / all threads
 SAMPLES, SAMPLE_SECONDS = 5, 0.002  # the middle of so many: a thread that ran for an instant is no neighbour
@@ -74,15 +71,3 @@ def _use_one_thread() -> None:
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(1)
-
-
-def refuse_pickling(engine: Any) -> NoReturn:
-    """For `__reduce__` of what holds a model: says what to do instead of pickling it.
-
-    Raises:
-        ConfigurationError: always.
-    """
-    name = getattr(engine, "name", "mini")
-    raise ConfigurationError(
-        f"An engine cannot be pickled; load it in the process that uses it: soundwave.load({name!r})."
-    )

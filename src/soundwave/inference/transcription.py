@@ -109,7 +109,8 @@ class Transcriber:
         lexicon = Lexicon(words, [*self.ctc.pieces, ""])  # the last class is the blank
         weights = BeamSearchOptions(
             beams=options.beams, language_weight=options.language_weight, word_bonus=options.word_bonus,
-            unknown_word=options.unknown_word_cost, hotword_bonus=options.hotword_bonus,
+            unknown_word=options.unknown_word, unknown_letter=options.unknown_letter,
+            hotword_bonus=options.hotword_bonus,
         )
         return BeamSearchDecoder(lexicon, ngram, self.config.blank_class, weights)
 
