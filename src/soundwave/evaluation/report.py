@@ -70,8 +70,8 @@ def _method(evaluation: Evaluation, engine: Engine) -> str:
     """How the words were chosen."""
     settings = engine.inference.transcribe
     search = (
-        f"CTC beam search with {settings.ngram} ({settings.beams} beams, weight {settings.language_weight:g}, bonus "
-        f"{settings.word_bonus:g})"
+        f"CTC beam search with {settings.ngram} ({settings.search.beams} beams, weight "
+        f"{settings.search.language_weight:g}, bonus {settings.search.word_bonus:g})"
     )
     ways = {
         "ctc": search if settings.ngram else "greedy CTC",

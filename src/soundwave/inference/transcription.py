@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from soundwave.configuration import SoundwaveConfig
-from soundwave.ctc.beam_search import BeamSearchDecoder, BeamSearchOptions, Hypothesis
+from soundwave.ctc.beam_search import BeamSearchDecoder, Hypothesis
 from soundwave.ctc.lexicon import Lexicon
 from soundwave.ctc.ngram import SPECIAL, Ngram
 from soundwave.errors import ConfigurationError
@@ -107,12 +107,7 @@ class Transcriber:
         if options.words is not None:
             words = (self.folder / options.words).read_text(encoding="utf-8").split()
         lexicon = Lexicon(words, [*self.ctc.pieces, ""])  # the last class is the blank
-        weights = BeamSearchOptions(
-            beams=options.beams, language_weight=options.language_weight, word_bonus=options.word_bonus,
-            unknown_word=options.unknown_word, unknown_letter=options.unknown_letter,
-            hotword_bonus=options.hotword_bonus,
-        )
-        return BeamSearchDecoder(lexicon, ngram, self.config.blank_class, weights)
+        return BeamSearchDecoder(lexicon, ngram, self.config.blank_class, options.search)
 
     def _best(self, hypotheses: Sequence[Hypothesis]) -> str:
         """The text that CTC, n-gram and LLM together find likeliest; the LLM reads all as typed turns."""
