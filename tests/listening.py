@@ -16,6 +16,8 @@ from soundwave.evaluation import TaskName
 from soundwave.evaluation.clips import read_clips
 from soundwave.evaluation.runner import Notebook, evaluate
 from soundwave.evaluation.tasks import TASKS
+from soundwave.inference.results import Reply, Timings, Usage
+from soundwave.inference_config import InferenceConfig
 
 STEP = 0.1  # seconds: the n-th clip of a manifest lasts n steps, and so the fake engine knows it again
 
@@ -23,22 +25,18 @@ STEP = 0.1  # seconds: the n-th clip of a manifest lasts n steps, and so the fak
 class ListeningEngine:
     """Knows a clip by its length and says what it was told to; keeps what it was asked."""
 
-    name, folder = "fake", None
-    heard: str | None = None  # the words that it says to have found first
-    model = SimpleNamespace(
-        config=SimpleNamespace(
-            transcribe_prompt="Write it down.", answer_prompt=None, joint_ctc_weight=0.0, audio_tower_source=None,
-            language_model_source=None,
-        )
-    )
+    name, folder, decoder, processor, default_prompt = "fake", None, None, None, "The model's own prompt."
+    transcript: str | None = None  # the words that it says to have read first
+    encoder = SimpleNamespace(config=SimpleNamespace(audio_tower_source=None, language_model_source=None))
+    inference = InferenceConfig(transcribe_prompt="Write it down.")
 
     def __init__(self, *replies: str, breaks_at: int | None = None, refuses: tuple[int, ...] = ()) -> None:
         self.replies, self.breaks_at, self.refuses = replies, breaks_at, refuses
         self.batches: list[list[int]] = []
-        self.prompts: list[str] = []
+        self.prompts: list[str | None] = []
         self.options: dict[str, Any] = {}
 
-    def hear(self, audios: Any) -> list[str]:
+    def texts(self, audios: Any) -> list[str]:
         numbers = [round(len(samples) / rate / STEP) for samples, rate in audios]
         self.batches.append(numbers)
         if self.breaks_at in numbers:
@@ -47,24 +45,26 @@ class ListeningEngine:
             raise AudioError("the engine refuses one of these")
         return [self.replies[number - 1] for number in numbers]
 
-    def transcribe_batch(self, audios: Any) -> list[Any]:
-        return [
-            SimpleNamespace(text=text, ctc_text=text.upper() + " ctc")
-            for text in self.hear(audios)
-        ]
-
-    def read_batch(self, audios: Any) -> list[Any]:
-        return [SimpleNamespace(text=text, ctc_text=text.upper() + " ctc") for text in self.hear(audios)]
+    def transcribe_batch(self, audios: Any, *, llm: bool | None = None) -> list[Any]:
+        self.options = {"llm": llm}
+        source = "ctc" if llm is False else "llm"
+        return [SimpleNamespace(text=text, ctc_text=f"{text} ctc", source=source) for text in self.texts(audios)]
 
     def ask_batch(self, requests: Any, **options: Any) -> list[Any]:
         self.options = options
         self.prompts += [prompt for _, prompt in requests]
         if requests[0][0] is None:
-            return [SimpleNamespace(text=f"re: {prompt}", heard=None) for _, prompt in requests]
-        return [SimpleNamespace(text=text, heard=self.heard) for text in self.hear([audio for audio, _ in requests])]
+            return [reply(f"re: {prompt}", "text") for _, prompt in requests]
+        via = "transcript" if options["via"] == "auto" else options["via"]
+        words = self.transcript if via == "transcript" else None
+        return [reply(text, via, words) for text in self.texts([audio for audio, _ in requests])]
 
     def describe(self) -> dict[str, Any]:
         return {"model": "/some/disk/fake", "device": "cpu", "dtype": "float32", "parameters": {"total": 7}}
+
+
+def reply(text: str, via: Any, transcript: str | None = None) -> Reply:
+    return Reply(text, [], "stop", Usage(0, 0, 0, 0), Timings(0, 0, 0, 0), via, transcript)
 
 
 def manifest_of(folder: Path, *lines: dict[str, Any], name: str = "manifest.jsonl") -> Path:

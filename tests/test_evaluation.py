@@ -21,7 +21,7 @@ from soundwave.evaluation import TaskName, provenance, tasks
 from soundwave.evaluation.clips import read_clips
 from soundwave.evaluation.runner import Notebook, evaluate
 from soundwave.evaluation.tasks import TASKS, Asking
-from soundwave.inference.engine import Engine
+from soundwave.inference_config import InferenceConfig, TranscribeConfig
 
 # --- what the tasks ask and count
 
@@ -37,9 +37,17 @@ def test_transcribing_scores_the_text_and_tells_the_ctc_path_beside_it(tmp_path:
 
 def test_the_ctc_task_reads_the_ctc_path_alone(tmp_path: Path) -> None:
     engine = ListeningEngine("a cat")
-    done = judge("ctc", engine, manifest_of(tmp_path, {"text": "A CAT"}))
+    done = judge("ctc", engine, manifest_of(tmp_path, {"text": "A CAT CTC"}))
     assert done.task.score(done.predictions).value == 0
-    assert engine.prompts == []
+    assert (engine.prompts, engine.options) == ([], {"llm": False})
+
+
+@pytest.mark.parametrize("llm", [None, True, False])
+def test_a_transcript_is_made_as_the_model_does_best_unless_told_otherwise(tmp_path: Path, llm: bool | None) -> None:
+    engine, task = ListeningEngine("a cat"), TASKS[TaskName.transcribe]
+    clips = read_clips([manifest_of(tmp_path, {"text": "a cat"})], task.needs)
+    evaluate(engine, task, clips, task.ask_with(llm=llm), Notebook(None, {}))  # type: ignore[arg-type]
+    assert engine.options == {"llm": llm}
 
 
 def test_questions_are_asked_to_be_answered_greedily_and_echoes_are_counted(tmp_path: Path) -> None:
@@ -47,8 +55,15 @@ def test_questions_are_asked_to_be_answered_greedily_and_echoes_are_counted(tmp_
     engine = ListeningEngine("It is Paris.", "What is b", "Red.")
     done = judge("questions", engine, manifest_of(tmp_path, *lines))
     assert done.task.score(done.predictions).counts == {"right": 1, "only_repeated": 1}
-    assert set(engine.prompts) == {"Please answer the question that the person asks."}
-    assert engine.options == {"temperature": 0, "max_new_tokens": 64}
+    assert set(engine.prompts) == {None}  # what is said is itself the prompt
+    assert engine.options == {"via": "auto", "temperature": 0, "max_new_tokens": 64}
+
+
+@pytest.mark.parametrize(("language", "right"), [("ja", 1), (None, 0)])
+def test_answers_are_compared_as_their_language_is_written(tmp_path: Path, language: str | None, right: int) -> None:
+    line = {"text": "日本の首都はどこですか？", "answers": ["東京"], "language": language}
+    done = judge("questions", ListeningEngine("東京です。"), manifest_of(tmp_path, line))
+    assert done.task.score(done.predictions).counts["right"] == right
 
 
 def test_silence_is_scored_by_the_share_of_empty_replies(tmp_path: Path) -> None:
@@ -75,32 +90,29 @@ def test_typed_questions_are_compared_with_the_plain_model_and_no_recording_is_o
 def test_the_plain_reply_is_the_language_models_own_without_lora(tmp_path: Path) -> None:
     from soundwave.checkpoints.lora import attach_lora
 
-    engine = Engine(tiny.model(), tiny.processor())
-    before = tasks.plain_reply(engine, "the cat", 6)
-    attach_lora(engine.model, 4, 8, 0.0, ["q_proj", "v_proj"])
-    for name, parameter in engine.model.language_model.named_parameters():
+    model = tiny.model()
+    before = tasks.plain_reply(tiny.engine(model=model), "the cat", 6)
+    attach_lora(model, 4, 8, 0.0, ["q_proj", "v_proj"])
+    for name, parameter in model.language_model.named_parameters():
         if "lora_B" in name:
             parameter.data.fill_(0.5)
-    assert tasks.plain_reply(engine, "the cat", 6) == before
-    adapted = engine.ask(None, "the cat", temperature=0, max_new_tokens=6).text
-    assert adapted == before  # config.text_only is plain
-    engine.model.config.text_only = "adapted"
-    assert engine.ask(None, "the cat", temperature=0, max_new_tokens=6).text != before  # LoRA is on again
+    for text_only, same in (("plain", True), ("adapted", False)):
+        engine = tiny.engine(model=model, inference=InferenceConfig(text_only=text_only))  # type: ignore[arg-type]
+        assert tasks.plain_reply(engine, "the cat", 6) == before
+        assert (engine.ask(None, "the cat", temperature=0, max_new_tokens=6).text == before) is same
 
 
 @pytest.mark.parametrize(
-    ("name", "prompt", "limit", "told"),
+    ("name", "setting"),
     [
-        ("ctc", "Say it.", None, "The task ctc has no prompt: leave 'Say it.' out."),
-        ("transcribe", None, 9, "max_new_tokens=9 changes nothing in the task transcribe"),
+        ("ctc", {"prompt": "Say it."}), ("typed-questions", {"prompt": "Say it."}),
+        ("transcribe", {"max_new_tokens": 9}), ("transcribe", {"via": "audio"}), ("typed-questions", {"via": "audio"}),
+        ("ctc", {"llm": True}), ("questions", {"llm": False}),
     ],
 )
-def test_a_setting_that_would_change_nothing_is_refused(
-    name: str, prompt: str | None, limit: int | None, told: str
-) -> None:
-    with pytest.raises(ConfigurationError) as problem:
-        TASKS[TaskName(name)].ask_with(prompt, limit)
-    assert told in str(problem.value)
+def test_a_setting_that_would_change_nothing_is_refused(name: str, setting: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=f"^{next(iter(setting))} changes nothing in the task {name}"):
+        TASKS[TaskName(name)].ask_with(**setting)
 
 
 def test_another_prompt_for_transcripts_is_asked_like_a_question(tmp_path: Path) -> None:
@@ -246,6 +258,51 @@ def test_the_file_holds_the_score_and_all_that_decides_it(
     assert str(tmp_path) not in out.read_text()  # results are published: no folder of anybody's disk
 
 
+@pytest.mark.parametrize(
+    ("options", "method", "prompt"),
+    [
+        ([], "greedy CTC; the transcript is answered greedily, as if typed", "what is said"),
+        (["--via", "audio"], "greedy", "The model's own prompt."),
+        (["--via", "audio", "--prompt", "Why?"], "greedy", "Why?"),
+    ],
+)
+def test_the_file_tells_which_way_a_question_was_answered(
+    engine: ListeningEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], method: str,
+    prompt: str,
+) -> None:
+    engine.inference = InferenceConfig(transcribe=TranscribeConfig(llm=False))
+    path = manifest_of(tmp_path, {"text": "Is it?", "answers": ["cat"]})
+    result = json.loads(run(monkeypatch, "eval", path, "--task", "questions", *options, "--json").stdout)
+    assert (result["decoding"]["method"], result["prompt"], result["cascade"]) == (method, prompt, None)
+
+
+def test_a_cascade_is_told_in_the_file_and_read_out_with_the_table(
+    engine: ListeningEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Whisper:
+        def __init__(self, folder: str, **_: Any) -> None:
+            assert Path(folder).name == "whisper-x"
+
+        def transcribe(self, samples: Any, **_: Any) -> Any:
+            return [SimpleNamespace(text=" Is it?", start=0.0, end=0.1)], SimpleNamespace(duration=0.1)
+
+    monkeypatch.setitem(sys.modules, "faster_whisper", SimpleNamespace(WhisperModel=Whisper))
+    (tmp_path / "whisper-x").mkdir()
+    (tmp_path / "whisper-x" / "model.bin").write_bytes(b"abc")
+    path = manifest_of(tmp_path, {"text": "Is it?", "answers": ["yes"]})
+    cascade = ("eval", path, "--cascade", tmp_path / "whisper-x")
+    result = json.loads(run(monkeypatch, *cascade, "--task", "questions", "--json").stdout)
+    assert (engine.prompts, result["also"]["word_error_rate_of_transcript"]) == (["Is it?"], 0)  # the LLM reads what Whisper wrote, as if typed
+    assert (result["cascade"]["whisper"], result["cascade"]["beam_size"]) == ("whisper-x", 5)
+    assert result["cascade"]["sha256"].startswith("ba7816bf")  # of "abc"
+    assert result["decoding"]["method"].startswith("Whisper's own beam search (5 beams)")
+    transcribed = run(monkeypatch, *cascade)
+    assert "cascade: whisper-x transcribes" in transcribed.stdout
+    assert "ctc" not in transcribed.stdout.replace("ctc_", "")
+    for useless in (["--llm"], ["--task", "ctc"], ["--task", "questions", "--via", "audio"]):
+        assert run(monkeypatch, *cascade, *useless).exit_code == 2
+
+
 def test_the_command_says_what_it_cannot_do(
     engine: ListeningEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -266,16 +323,17 @@ def test_the_command_says_what_it_cannot_do(
 def test_every_weight_file_is_named_by_its_hash_and_no_folder_is(tmp_path: Path) -> None:
     encoder, language = tiny.part_folders(tmp_path)
     (tmp_path / "own" / "lora").mkdir(parents=True)
-    for name in ("adapters.safetensors", "lora/adapter_model.safetensors"):
+    for name in ("adapters.safetensors", "lora/adapter_model.safetensors", "inference.json", "ngram.npz", "notes.txt"):
         (tmp_path / "own" / name).write_bytes(b"abc")
     of_engine: Any = ListeningEngine()
     of_engine.folder = tmp_path / "own"
     config = SimpleNamespace(audio_tower_source=str(encoder), language_model_source=str(language))
-    of_engine.model = SimpleNamespace(config=config)
+    of_engine.encoder = SimpleNamespace(config=config)
+    of_engine.inference = InferenceConfig(transcribe=TranscribeConfig(ngram="ngram.npz"))
     hashes = provenance.weights_of(of_engine)
     assert set(hashes) == {
         "adapters.safetensors", "lora/adapter_model.safetensors", "tiny-whisper/model.safetensors",
-        "tiny-llm/model.safetensors",
+        "tiny-llm/model.safetensors", "inference.json", "ngram.npz",
     }
     assert hashes["adapters.safetensors"].startswith("ba7816bf")  # sha256 of "abc"
 

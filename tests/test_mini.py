@@ -14,7 +14,7 @@ from soundwave.checkpoints.catalog import resolve_model
 from soundwave.errors import CheckpointError
 from soundwave.evaluation.replies import is_repetition
 from soundwave.evaluation.tasks import plain_reply
-from soundwave.text.metrics import word_errors
+from soundwave.text.metrics import normalise, word_errors
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
@@ -59,8 +59,8 @@ def test_where_nobody_speaks_nothing_is_written(mini: soundwave.Engine, name: st
 
 
 def test_it_writes_down_what_is_said(mini: soundwave.Engine) -> None:
-    heard = [one.text for one in mini.transcribe_batch([EXAMPLES / name for name in SPOKEN])]
-    assert word_errors(list(SPOKEN.values()), heard).rate <= 0.35, heard
+    texts = [transcript.text for transcript in mini.transcribe_batch([EXAMPLES / name for name in SPOKEN])]
+    assert word_errors(list(SPOKEN.values()), texts).rate <= 0.35, texts
 
 
 def test_a_batch_of_ragged_clips_gives_what_single_calls_give(mini: soundwave.Engine) -> None:
@@ -73,11 +73,14 @@ def test_a_batch_of_ragged_clips_gives_what_single_calls_give(mini: soundwave.En
 
 
 def test_a_spoken_question_gets_an_answer_and_not_a_transcript(mini: soundwave.Engine) -> None:
-    reply = mini.ask(EXAMPLES / "question.wav", "Please answer the question that the person asks.", temperature=0)
-    assert reply.heard == mini.transcribe(EXAMPLES / "question.wav").text == SPOKEN["question.wav"]
+    reply = mini.ask(EXAMPLES / "question.wav", temperature=0)
+    assert reply.via == "transcript"
+    assert reply.transcript == mini.transcribe(EXAMPLES / "question.wav").text
+    assert reply.transcript is not None
+    assert normalise(reply.transcript) == normalise(SPOKEN["question.wav"])
     assert not is_repetition(reply.text, SPOKEN["question.wav"])
     assert "7 days" in reply.text or "seven days" in reply.text
-    assert reply.text == mini.ask(None, SPOKEN["question.wav"], temperature=0).text
+    assert reply.text == mini.ask(None, reply.transcript, temperature=0).text
 
 
 @pytest.mark.parametrize("name", list(nothing_said()))

@@ -116,6 +116,17 @@ def test_a_reply_names_one_label_or_none(reply: str, label: str | None) -> None:
     assert named_label(reply, ["alarm", "music", "play music", "rain"]) == label
 
 
+def test_replies_are_compared_as_their_language_is_written() -> None:
+    asked = "日本の首都はどこですか？"
+    assert split_transcription(asked + "東京です。", asked, "ja")[0] is not None
+    assert is_answered(answer_part(asked + "東京です。", asked, "ja"), ["東京"], "ja")
+    assert is_repetition("日本の首都はどこですか", asked, "ja")
+    assert not is_repetition("東京です。", asked, "ja")
+    assert named_label("意図は音楽です。", ["音楽", "雨"], "ja") == "音楽"
+    assert named_label("Die Absicht ist Grüße.", ["Grüße", "Grube"], "de") == "Grüße"
+    assert label_part("Weck mich um sex Uhr.", "Weck mich um sechs Uhr.", ["wecken"], "de")[1] == ""
+
+
 def test_bleu_takes_any_number_of_references_for_each_sentence() -> None:
     references = [["Ich bin hier und nicht da.", "Ich bin hier, nicht dort."], ["Er kommt heute nach Hause."]]
     right = translation_score(["Ich bin hier, nicht dort.", "Er kommt heute nach Hause."], references)

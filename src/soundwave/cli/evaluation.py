@@ -20,7 +20,7 @@ from soundwave.inference.options import AskOptions, TranscribeOptions, Via
 LlmOption = Annotated[bool | None, typer.Option(help=TranscribeOptions.__dataclass_fields__["llm"].metadata["help"])]
 ViaOption = Annotated[Via, typer.Option(help=AskOptions.__dataclass_fields__["via"].metadata["help"])]
 CascadeOption = Annotated[
-    Path | None, typer.Option(help="A folder of faster-whisper: its decoder hears, in place of the model's encoder.")
+    Path | None, typer.Option(help="A folder of faster-whisper: its decoder transcribes, in place of the model.")
 ]
 
 
@@ -54,13 +54,16 @@ def evaluate(
 
     chosen = tasks.TASKS[task]
     asking = chosen.ask_with(None if prompt is None else text_argument("--prompt", prompt), max_new_tokens, via, llm)
+    if cascade is not None and (task is TaskName.ctc or via != "auto" or llm is not None):
+        raise ConfigurationError("--cascade has Whisper's own decoder transcribe; leave --task ctc, --via, --llm out.")
     lines = clips.read_clips(manifests, chosen.needs, limit, language)
     earlier = _earlier_result(out, overwrite)
     engine = load(model, device, dtype, quiet)
     settings = provenance.settings_of(engine)
-    system = engine if cascade is None else systems.WhisperCascade(engine, cascade)
+    system: systems.System = engine
     if cascade is not None:
-        settings["cascade"] = cascade.name
+        system = chain = systems.WhisperCascade(engine, cascade)
+        settings["cascade"] = chain.settings
     kept = out.with_name(out.name + ".predictions.jsonl") if out else None
     notebook = runner.Notebook(kept, {"task": task.value, **as_plain(asking), **settings})
     result: dict[str, Any] = {"settings": notebook.settings, "limit": limit, "language": language}

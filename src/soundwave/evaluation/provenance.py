@@ -47,10 +47,12 @@ def weights_of(engine: Engine) -> dict[str, str]:
     """
     if engine.folder is None:
         return {}
+    transcribe = engine.inference.transcribe
+    own = {FILE_NAME, transcribe.ngram, transcribe.words}
     hashes = {
         path.relative_to(engine.folder).as_posix(): hash_file(path)
         for path in sorted(engine.folder.rglob("*"))
-        if path.suffix == ".safetensors" or path.name in (FILE_NAME, engine.inference.transcribe.ngram)
+        if path.suffix == ".safetensors" or path.name in own
     }
     for source in (engine.encoder.config.audio_tower_source, engine.encoder.config.language_model_source):
         if source is None:

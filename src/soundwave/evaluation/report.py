@@ -28,14 +28,13 @@ def report(
         evaluation: from `evaluate`.
         engine: the model that was asked.
         clips: all that it was to be asked about.
-        settings: from `settings_of`.
+        settings: from `settings_of`; `cascade`, where another decoder transcribed, is from `WhisperCascade.settings`.
         batch_size: clips that were asked at once.
         arguments: of the command line, after `soundwave`.
     """
     task, asking, about = evaluation.task, evaluation.asking, engine.describe()
     installed = versions()
     languages = [clip.language for clip in clips]
-    own = "what is said" if task.asking.max_new_tokens else "a transcript"
     return {
         "task": task.name.value,
         "measure": task.measure.replace("word error rate", error_measure(languages)),
@@ -46,9 +45,10 @@ def report(
             for failure in evaluation.failures
         ],
         "manifests": _by_manifest(evaluation, clips),
-        "prompt": (asking.prompt or own) if task.listens else "the text of the question, without audio",
+        "prompt": _prompt(evaluation, engine),
+        "cascade": settings.get("cascade"),
         "decoding": {
-            "method": _method(evaluation, engine),
+            "method": _method(evaluation, engine, settings.get("cascade")),
             "via": asking.via, "llm": asking.llm,
             "max_new_tokens": asking.max_new_tokens or "by the length of the clip",
         },
@@ -66,8 +66,24 @@ def report(
     }
 
 
-def _method(evaluation: Evaluation, engine: Engine) -> str:
+def _prompt(evaluation: Evaluation, engine: Engine) -> str:
+    """What every clip is asked, or what is asked in it."""
+    said = evaluation.predictions[0].said if evaluation.predictions else {}
+    if not evaluation.task.listens:
+        return "the text of the question, without audio"
+    if evaluation.asking.prompt is not None:
+        return evaluation.asking.prompt
+    if evaluation.task.asking.max_new_tokens:
+        return engine.default_prompt if said.get("via") == "audio" else "what is said"
+    return engine.inference.transcribe_prompt if said.get("source") == "llm" else "a transcript"
+
+
+def _method(evaluation: Evaluation, engine: Engine, cascade: Mapping[str, Any] | None) -> str:
     """How the words were chosen."""
+    said = evaluation.predictions[0].said if evaluation.predictions else {}
+    if cascade is not None:
+        search = f"Whisper's own beam search ({cascade['beam_size']} beams)"
+        return search if "source" in said else f"{search}; its transcript is answered greedily, as if typed"
     settings = engine.inference.transcribe
     search = (
         f"CTC beam search with {settings.ngram} ({settings.search.beams} beams, weight "
@@ -78,14 +94,13 @@ def _method(evaluation: Evaluation, engine: Engine) -> str:
         "ctc+llm": f"{search}, the plain LLM's choice of {settings.nbest} (weight {settings.rescoring_weight:g})",
         "llm": "greedy",
     }
-    said = evaluation.predictions[0].said if evaluation.predictions else {}
     if evaluation.task.name.value == "ctc":
         return "greedy CTC"
     if "source" in said:
         return ways[said["source"]]
     if said.get("via") == "transcript":
-        words = ways["ctc+llm" if settings.llm and settings.ngram else "ctc" if settings.ngram else "llm"]
-        return f"{words}; the transcript is answered greedily, as if typed"
+        way = ("ctc+llm" if settings.ngram else "llm") if settings.llm else "ctc"
+        return f"{ways[way]}; the transcript is answered greedily, as if typed"
     return "greedy"
 
 
@@ -110,7 +125,9 @@ def table(result: Mapping[str, Any]) -> Table:
         counts = [str(row["counts"].get(key, "")) for key in counted]
         shown.add_row(name, *figures, *counts, str(row["clips"]), f"{row['audio_seconds'] / 60:.1f} min")
     speed = result["speed"]
-    told = [f"prompt: {result['prompt']}"] if result["prompt"] else []
+    told = [f"prompt: {result['prompt']}"]
+    if result["cascade"] is not None:
+        told.append(f"cascade: {result['cascade']['whisper']} transcribes")
     if speed["times_real_time"] is not None:
         told.append(
             f"{speed['times_real_time']:.1f} times real time (RTFx) in batches of {result['batch_size']} on "
@@ -145,12 +162,12 @@ def _by_manifest(evaluation: Evaluation, clips: Sequence[Clip]) -> list[dict[str
 def _speed(evaluation: Evaluation) -> dict[str, float | int | None]:
     """Of this run's own clips: those that an earlier run had asked about took no time now."""
     spent = evaluation.spent_seconds
-    heard = evaluation.asked_seconds
+    audio = evaluation.asked_seconds
     return {
         "clips": evaluation.asked_clips,
-        "audio_seconds": round(heard, 3),
+        "audio_seconds": round(audio, 3),
         "seconds": round(spent, 3),
-        "times_real_time": round(heard / spent, 2) if heard and spent else None,
+        "times_real_time": round(audio / spent, 2) if audio and spent else None,
     }
 
 

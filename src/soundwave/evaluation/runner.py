@@ -146,9 +146,7 @@ def evaluate(
     return result
 
 
-def _ask(
-    engine: System, task: Task, clips: Sequence[Clip], asking: Asking
-) -> tuple[list[Prediction], list[Failure]]:
+def _ask(engine: System, task: Task, clips: Sequence[Clip], asking: Asking) -> tuple[list[Prediction], list[Failure]]:
     """One batch; where something in it cannot be used, its clips one by one, so that only those fail that must."""
     try:
         audio = [_samples(clip) for clip in clips] if task.listens else []

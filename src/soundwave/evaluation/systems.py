@@ -1,12 +1,13 @@
 """What can be evaluated: an engine, or a chain of Whisper's own decoder and an engine's LLM, asked in the same words.
 
-The chain is the anchor for everything that is asked about speech: whoever hears as well as that Whisper, and answers
-what was heard as if it had been typed, gets its score.
+The chain is the anchor for everything that is asked about speech: what transcribes as well as that Whisper, and answers
+the transcript as if it had been typed, gets its score.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -14,6 +15,7 @@ import numpy as np
 
 from soundwave.audio import AudioInput, load_audio
 from soundwave.errors import CheckpointError
+from soundwave.files import hash_file
 from soundwave.inference.backends.protocol import Decoder
 from soundwave.inference.engine import Engine
 from soundwave.inference.options import Via
@@ -49,13 +51,16 @@ class WhisperCascade:
     """
 
     def __init__(self, engine: Engine, whisper: Path, beam_size: int = 5):
-        from faster_whisper import WhisperModel
-
         if not (whisper / "model.bin").is_file():
             raise CheckpointError(f"{whisper} holds no model.bin; make it with recipes/mini/whisper_folder.py.")
+        from faster_whisper import WhisperModel
+
         self.engine, self.beam_size = engine, beam_size
         self.decoder, self.processor = engine.decoder, engine.processor
         self._whisper = WhisperModel(str(whisper), device="cpu", compute_type="int8")
+        self.settings = {  # what decides a transcript
+            "whisper": whisper.resolve().name, "sha256": hash_file(whisper / "model.bin"), "beam_size": beam_size,
+        }
 
     def transcribe_batch(self, audios: Sequence[AudioInput], *, llm: bool | None = None) -> list[Any]:
         """What Whisper's own decoder writes, as it comes: cased, with punctuation and digits."""
@@ -65,12 +70,16 @@ class WhisperCascade:
         self, requests: Sequence[Any], *, via: Via = "auto", temperature: float = 0.2, max_new_tokens: int = 512
     ) -> list[Any]:
         """The LLM's answers to what Whisper wrote; a prompt follows the words."""
-        texts = []
-        for audio, prompt in requests:
-            words = prompt if audio is None else self._transcribed(load_audio(audio)).text
-            texts.append(words if audio is None or prompt is None else f"{words}\n\n{prompt}")
-        typed = [(None, text) for text in texts]
-        return self.engine.ask_batch(typed, temperature=temperature, max_new_tokens=max_new_tokens)
+        words = [None if audio is None else self._transcribed(load_audio(audio)).text for audio, _ in requests]
+        typed = [
+            (None, "\n\n".join(part for part in (said, prompt) if part is not None))
+            for said, (_, prompt) in zip(words, requests, strict=True)
+        ]
+        replies = self.engine.ask_batch(typed, temperature=temperature, max_new_tokens=max_new_tokens)
+        return [
+            reply if said is None else replace(reply, via="transcript", transcript=said)
+            for reply, said in zip(replies, words, strict=True)
+        ]
 
     def _transcribed(self, samples: np.ndarray) -> Transcript:
         pieces, about = self._whisper.transcribe(samples, language="en", beam_size=self.beam_size)

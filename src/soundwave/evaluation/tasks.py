@@ -25,6 +25,7 @@ TRANSLATION_PROMPT = "What is the German translation of this English speech?"
 ANSWER_TOKENS = 64  # two or three sentences: an answer that comes later than that is not to the question
 
 Samples = tuple[np.ndarray, int]  # float32 mono, and their rate in Hz
+Said = dict[str, str]  # of one clip: `reply`, and what else the task looks at
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ class Prediction:
 
     clip: Clip
     seconds: float  # of audio; 0 for a typed question
-    said: dict[str, str]
+    said: Said
 
     @property
     def reply(self) -> str:
@@ -77,7 +78,7 @@ class Task:
         measure: the name of its score, for people.
         lower_is_better: of that score, a fraction.
         needs: what every line of a manifest must have (see `read_clips`).
-        listens: whether the clip is heard; a typed question is not.
+        listens: whether the recording is read; a typed question has none.
         asking: the defaults.
         takes_prompt: whether another prompt makes sense.
         answer: clips and their audio to what is said about each.
@@ -91,7 +92,7 @@ class Task:
     listens: bool
     asking: Asking
     takes_prompt: bool
-    answer: Callable[[System, Sequence[Clip], Sequence[Samples], Asking], list[dict[str, str]]]
+    answer: Callable[[System, Sequence[Clip], Sequence[Samples], Asking], list[Said]]
     score: Callable[[Sequence[Prediction]], Score]
 
     def ask_with(
@@ -114,34 +115,29 @@ class Task:
         return Asking(prompt or self.asking.prompt, max_new_tokens or self.asking.max_new_tokens, via, llm)
 
 
-def _transcribe(
-    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
-) -> list[dict[str, str]]:
+def _transcribe(engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking) -> list[Said]:
     if asking.prompt is not None:
         return _ask(engine, clips, audio, asking)
     transcripts = engine.transcribe_batch(list(audio), llm=asking.llm)
-    return [{"reply": one.text, "ctc": one.ctc_text, "source": one.source} for one in transcripts]
+    return [
+        {"reply": transcript.text, "ctc": transcript.ctc_text, "source": transcript.source}
+        for transcript in transcripts
+    ]
 
 
-def _greedy_ctc(
-    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
-) -> list[dict[str, str]]:
-    return [{"reply": one.ctc_text} for one in engine.transcribe_batch(list(audio), llm=False)]
+def _greedy_ctc(engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking) -> list[Said]:
+    return [{"reply": transcript.ctc_text} for transcript in engine.transcribe_batch(list(audio), llm=False)]
 
 
-def _ask(
-    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
-) -> list[dict[str, str]]:
-    replies = engine.ask_batch([(one, asking.prompt) for one in audio], via=asking.via, **_greedy(asking))
+def _ask(engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking) -> list[Said]:
+    replies = engine.ask_batch([(samples, asking.prompt) for samples in audio], via=asking.via, **_greedy(asking))
     return [
         {"reply": reply.text, "via": reply.via} | ({"transcript": reply.transcript} if reply.transcript else {})
         for reply in replies
     ]
 
 
-def _ask_typed(
-    engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking
-) -> list[dict[str, str]]:
+def _ask_typed(engine: System, clips: Sequence[Clip], audio: Sequence[Samples], asking: Asking) -> list[Said]:
     questions = [clip.text or "" for clip in clips]
     limit = asking.max_new_tokens or ANSWER_TOKENS
     replies = engine.ask_batch([(None, question) for question in questions], **_greedy(asking))
@@ -176,25 +172,23 @@ def _word_error_rate(predictions: Sequence[Prediction]) -> Score:
         "deletions": errors.deletions,
     }
     also = {}
-    if all("ctc" in prediction.said for prediction in predictions):
-        ctc = [prediction.said["ctc"] for prediction in predictions]
+    ctc = [prediction.said.get("ctc", "") for prediction in predictions]
+    if any(ctc):  # what else asks a model, or is no model of ours, has no such path
         also["ctc_word_error_rate"] = word_errors(said, ctc, languages).rate
     return Score(errors.rate, counts, also)
 
 
 def _accuracy(predictions: Sequence[Prediction]) -> Score:
-    right = sum(
-        is_answered(
-            answer_part(prediction.reply, prediction.clip.text), prediction.clip.answers, prediction.clip.language
-        )
-        for prediction in predictions
-    )
-    counts = {"right": right}
-    said = [prediction for prediction in predictions if prediction.clip.text]
-    counts["only_repeated"] = sum(is_repetition(prediction.reply, prediction.clip.text or "") for prediction in said)
-    heard = [(one.clip.text or "", one.said["transcript"]) for one in said if "transcript" in one.said]
-    also = {"word_error_rate_of_transcript": word_errors(*zip(*heard, strict=True)).rate} if heard else {}
-    return Score(right / len(predictions), counts, also)
+    right = repeated = 0
+    read: list[tuple[str, str, str | None]] = []  # what is said, its transcript, the language
+    for prediction in predictions:
+        reply, clip = prediction.reply, prediction.clip
+        right += is_answered(answer_part(reply, clip.text, clip.language), clip.answers, clip.language)
+        repeated += bool(clip.text) and is_repetition(reply, clip.text or "", clip.language)
+        if clip.text and "transcript" in prediction.said:
+            read.append((clip.text, prediction.said["transcript"], clip.language))
+    also = {"word_error_rate_of_transcript": word_errors(*zip(*read, strict=True)).rate} if read else {}
+    return Score(right / len(predictions), {"right": right, "only_repeated": repeated}, also)
 
 
 def _accuracy_and_likeness(predictions: Sequence[Prediction]) -> Score:
@@ -219,21 +213,19 @@ def _label_accuracy(name: str) -> Callable[[Sequence[Prediction]], Score]:
 
     def score(predictions: Sequence[Prediction]) -> Score:
         labels = sorted({prediction.clip.labels[name] for prediction in predictions})
-        parted = [label_part(prediction.reply, prediction.clip.text, labels) for prediction in predictions]
-        named = [named_label(rest, labels) for _, rest in parted]
-        right = sum(
-            label == prediction.clip.labels[name] for label, prediction in zip(named, predictions, strict=True)
-        )
-        counts = {"right": right, "named_no_label": named.count(None), "labels": len(labels)}
-        heard = [
-            (prediction.clip.text, words)
-            for prediction, (words, _) in zip(predictions, parted, strict=True)
-            if prediction.clip.text and words is not None
-        ]
-        also = {}
-        if heard:
-            counts["transcribed_first"] = len(heard)
-            also["word_error_rate_of_transcribed"] = word_errors(*zip(*heard, strict=True)).rate
+        right = unnamed = 0
+        first: list[tuple[str, str, str | None]] = []  # what is said, how the reply repeats it, the language
+        for prediction in predictions:
+            clip = prediction.clip
+            words, rest = label_part(prediction.reply, clip.text, labels, clip.language)
+            named = named_label(rest, labels, clip.language)
+            right, unnamed = right + (named == clip.labels[name]), unnamed + (named is None)
+            if clip.text and words is not None:
+                first.append((clip.text, words, clip.language))
+        counts, also = {"right": right, "named_no_label": unnamed, "labels": len(labels)}, {}
+        if first:
+            counts["transcribed_first"] = len(first)
+            also["word_error_rate_of_transcribed"] = word_errors(*zip(*first, strict=True)).rate
         return Score(right / len(predictions), counts, also)
 
     return score
@@ -241,10 +233,10 @@ def _label_accuracy(name: str) -> Callable[[Sequence[Prediction]], Score]:
 
 def _bleu(predictions: Sequence[Prediction]) -> Score:
     references = [prediction.clip.answers or (prediction.clip.labels["translation"],) for prediction in predictions]
-    found = translation_score([prediction.reply for prediction in predictions], references)
+    scored = translation_score([prediction.reply for prediction in predictions], references)
     exact = sum(prediction.reply.strip() in texts for prediction, texts in zip(predictions, references, strict=True))
-    signatures = {"bleu": found.bleu_signature, "chrf": found.chrf_signature}
-    return Score(found.bleu / 100, {"exact": exact}, {"chrf": found.chrf / 100}, signatures)
+    signatures = {"bleu": scored.bleu_signature, "chrf": scored.chrf_signature}
+    return Score(scored.bleu / 100, {"exact": exact}, {"chrf": scored.chrf / 100}, signatures)
 
 
 _AS_TRANSCRIPT, _AS_ANSWER = Asking(None, None), Asking(None, ANSWER_TOKENS)
