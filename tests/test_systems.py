@@ -59,5 +59,5 @@ def test_a_cascade_writes_down_what_whisper_does(whisper: Path) -> None:
 
 def test_a_folder_without_whisper_is_told(whisper: Path) -> None:
     (whisper / "model.bin").unlink()
-    with pytest.raises(CheckpointError, match="whisper_folder.py"):
+    with pytest.raises(CheckpointError, match=r"whisper_folder\.py"):
         WhisperCascade(tiny.engine(), whisper)
