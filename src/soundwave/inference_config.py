@@ -61,6 +61,23 @@ class BeamSearchOptions:
 
 
 @dataclass(frozen=True)
+class RescoringOptions:
+    """How the plain LLM chooses among the search's n best texts: their scores weighted anew, and its own added.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    nbest: int = setting(16, least=1, help="Texts of the search that the LLM reads.")
+    llm_weight: float = setting(0.8, least=0, help="Factor of the LLM's log-probability of a text as a typed turn.")
+    language_weight: float = setting(0.2, least=0, help="Factor of the n-gram's, in place of the search's.")
+    word_bonus: float = setting(1.0, help="For each word, in place of the search's.")
+
+    def __post_init__(self) -> None:
+        check_settings(self, prefix="transcribe.rescoring.")
+
+
+@dataclass(frozen=True)
 class TranscribeConfig:
     """How `transcribe` chooses words.
 
@@ -69,8 +86,7 @@ class TranscribeConfig:
     """
 
     llm: bool = setting(True, help="Whether the LLM has a say in a transcript, unless told otherwise.")
-    rescoring_weight: float = setting(0.5, least=0, help="Of the plain LLM's log-probability beside CTC's.")
-    nbest: int = setting(16, least=1, help="Hypotheses of the CTC search that the LLM chooses among.")
+    rescoring: RescoringOptions = field(default_factory=RescoringOptions)
     search: BeamSearchOptions = field(default_factory=BeamSearchOptions)
     ngram: str | None = setting(None, help="File of the n-gram, beside this one; none: no language model of words.")
     words: str | None = setting(None, help="File of known words, beside this one; none: those of the n-gram.")
@@ -174,7 +190,7 @@ class InferenceConfig:
 
 
 RELEASED = InferenceConfig(  # the public 9B: its LLM writes transcripts itself
-    prompt_format="released", text_only="adapted", transcribe=TranscribeConfig(llm=True, rescoring_weight=0.0)
+    prompt_format="released", text_only="adapted"
 )
 
 
@@ -190,8 +206,6 @@ def implied(old: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if "answer_prompt" in old:  # it made the words be found first, and answered as if typed
         values["via"] = "audio" if old["answer_prompt"] is None else "transcript"
-    if "joint_ctc_weight" in old and not old["joint_ctc_weight"]:
-        values["transcribe"] = {"llm": True, "rescoring_weight": 0.0}
     return values
 
 

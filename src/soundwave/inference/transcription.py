@@ -68,7 +68,8 @@ class Transcriber:
         """
         with_llm = self._with_llm(options)
         if self.has_words:
-            hypotheses = self._hypotheses(speeches, options, self.inference.transcribe.nbest if with_llm else 1)
+            nbest = self.inference.transcribe.rescoring.nbest if with_llm else 1
+            hypotheses = self._hypotheses(speeches, options, nbest)
             texts = [self._best(some) if with_llm else some[0].text for some in hypotheses]
             return [
                 transcript_of(text, speech, "ctc+llm" if with_llm else "ctc")
@@ -116,8 +117,12 @@ class Transcriber:
             return hypotheses[0].text
         prompt, continuations = self.prompts.typed([one.text for one in hypotheses])
         read = self.decoder.score(prompt, continuations)
-        weight = self.inference.transcribe.rescoring_weight
-        scores = [one.score + weight * logprob for one, logprob in zip(hypotheses, read, strict=True)]
+        search, again = self.inference.transcribe.search, self.inference.transcribe.rescoring
+        scores = [
+            one.score + (again.language_weight - search.language_weight) * one.language
+            + (again.word_bonus - search.word_bonus) * len(one.words) + again.llm_weight * logprob
+            for one, logprob in zip(hypotheses, read, strict=True)
+        ]
         return hypotheses[max(range(len(scores)), key=scores.__getitem__)].text
 
     def _written(self, speeches: Sequence[Speech]) -> list[str]:
