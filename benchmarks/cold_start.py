@@ -26,7 +26,7 @@ from soundwave.checkpoints.catalog import models_cache, resolve_model
 QUESTION = Path(__file__).resolve().parents[1] / "examples" / "question.wav"
 PROMPT = "Please answer the question that the person asks."
 BUDGET_SECONDS = 8.0  # on 2 cores
-BUDGET_GIGABYTES = 1.5
+BUDGET_GIGABYTES = 1.3
 GIGABYTE = 1e9
 # ru_maxrss is in kibibytes on Linux, in bytes on macOS.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024

@@ -30,6 +30,7 @@ from soundwave.checkpoints.weights import empty_model
 from soundwave.configuration import SoundwaveConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.model.whisper import encode_window
+from soundwave.training.build import lora_of
 from soundwave.training.collate import Batch
 from soundwave.training.cost.estimate import Workload, count_parameters, flops, memory, paper_clip_seconds, workload
 from soundwave.training.cost.estimate_table import model_config
@@ -95,8 +96,7 @@ def random_model(config: SoundwaveConfig, recipe: Recipe, stage: Stage, device: 
     if stage.next_token:
         model.language_model.to(device)  # its buffers
     if stage.lora:
-        lora = recipe.lora
-        attach_lora(model, lora.r, lora.lora_alpha, lora.lora_dropout, lora.target_modules)
+        attach_lora(model, **vars(lora_of(recipe, None)))
         for name, parameter in model.named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.to(device, torch.float32)
@@ -181,7 +181,7 @@ def measure(
     recipe: Recipe, config: SoundwaveConfig, device: torch.device, steps: int, warmup: int = 2
 ) -> dict[str, Any]:
     """One stage: rates, memory, and what the estimate says of them."""
-    stage = stage_named(recipe.stage)
+    stage, recipe = stage_named(recipe.stage), replace(recipe, lora=lora_of(recipe, None))
     parts, work = count_parameters(config, recipe.lora), workload(config, recipe, paper_clip_seconds(stage))
     cuda = device.type == "cuda"
     if cuda:

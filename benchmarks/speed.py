@@ -26,8 +26,9 @@ from timing import CLOCKS, interleaved, machine_facts, medians
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.inference.engine import Engine
+from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 
-PROMPT = "What is the intent of the speaker?"  # all sides answer the audio itself, without a search for words
+PROMPT = "What is the intent of the speaker?"  # all sides answer the audio itself
 OURS, OURS_30S, RELEASED = "ours", "ours, 30-s window", "released steps"
 SHORT_SECONDS = 5.0  # a short clip is at most this long
 WANTED_RATIO = 3.0  # short clips: time to the first token with the dynamic window, against 30 s
@@ -35,9 +36,9 @@ BATCH, BATCH_SECONDS = 8, 5.0
 
 
 @contextmanager
-def exactly(engine: Engine, tokens: int) -> Iterator[None]:
+def exactly(model: SoundwaveForConditionalGeneration, tokens: int) -> Iterator[None]:
     """Within it no answer ends early: every variant makes the same number of tokens."""
-    settings = engine.model.language_model.generation_config
+    settings = model.language_model.generation_config
     before, settings.min_new_tokens = settings.min_new_tokens, tokens
     try:
         yield
@@ -56,7 +57,7 @@ def compare(
     }
     rows = []
     for what, count in (("encode", 0), ("first token", 1), (f"answer of {tokens} tokens", tokens)):
-        with exactly(engine, count):
+        with exactly(steps.model, count):
             times = interleaved(_variants(engine, twin, steps, clip, count), repeats, clock)
         middle = medians(times)
         rows.append({
@@ -78,18 +79,20 @@ def _variants(
             OURS: lambda: engine.encode(audio), OURS_30S: lambda: twin.encode(audio),
             RELEASED: lambda: steps.encode(clip),
         }
+    options: dict[str, Any] = {"via": "audio", "temperature": 0, "max_new_tokens": tokens}
     return {
-        OURS: lambda: engine.ask(audio, PROMPT, temperature=0, max_new_tokens=tokens),
-        OURS_30S: lambda: twin.ask(audio, PROMPT, temperature=0, max_new_tokens=tokens),
+        OURS: lambda: engine.ask(audio, PROMPT, **options), OURS_30S: lambda: twin.ask(audio, PROMPT, **options),
         RELEASED: lambda: steps.ask(clip, PROMPT, tokens),
     }
 
 
-def compare_batch(engine: Engine, tokens: int, repeats: int, clock: str = "wall") -> dict[str, Any]:
+def compare_batch(
+    engine: Engine, model: SoundwaveForConditionalGeneration, tokens: int, repeats: int, clock: str = "wall"
+) -> dict[str, Any]:
     """Eight clips asked at once, against one after another."""
     requests = [((speech(BATCH_SECONDS + i / 4), SAMPLE_RATE), PROMPT) for i in range(BATCH)]
-    options: dict[str, Any] = {"temperature": 0, "max_new_tokens": tokens}
-    with exactly(engine, tokens):
+    options: dict[str, Any] = {"via": "audio", "temperature": 0, "max_new_tokens": tokens}
+    with exactly(model, tokens):
         times = interleaved(
             {
                 "batch": lambda: engine.ask_batch(requests, **options),
@@ -160,14 +163,14 @@ def main() -> None:
     options = parser.parse_args()
     if options.threads:
         torch.set_num_threads(options.threads)
-    engine, weights = engine_of(options.model)
-    steps = ReleasedSteps(engine.model, engine.processor)
+    engine, model, weights = engine_of(options.model)
+    steps = ReleasedSteps(model, engine.processor)
     rows: list[dict[str, Any]] = []
     for length in options.seconds:
         rows += compare(engine, steps, length, options.tokens, options.repeats, options.clock)
     result = {
         "weights": weights, "machine": machine_facts(), "clock": options.clock, "repeats": options.repeats,
-        "rows": rows, "batch": compare_batch(engine, options.tokens, options.repeats, options.clock),
+        "rows": rows, "batch": compare_batch(engine, model, options.tokens, options.repeats, options.clock),
         "verdict": verdict(rows),
     }
     show(result)

@@ -9,14 +9,17 @@ from typing import Any
 import numpy as np
 import torch
 
-import soundwave
 from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.checkpoints.catalog import resolve_model
+from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.checkpoints.native import fill_part, load_processor, new_config
 from soundwave.checkpoints.weights import empty_model, fill, finish
 from soundwave.errors import CheckpointError
 from soundwave.inference.engine import Engine
+from soundwave.model.linear import use_onednn
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.processing import SoundwaveProcessor
 
 EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 SPEECH = EXAMPLES / "statement.flac"
@@ -31,20 +34,23 @@ LORA: dict[str, Any] = {
 }
 
 
-def engine_of(model: str) -> tuple[Engine, str]:
-    """The engine in float32 on the CPU, and what its weights are.
+def engine_of(model: str) -> tuple[Engine, SoundwaveForConditionalGeneration, str]:
+    """The engine in float32 on the CPU, the whole model that it runs, and what its weights are.
 
     Where mini's trained weights are missing, adapters and LoRA of its sizes are drawn at random.
     """
     try:
-        return soundwave.load(model, device="cpu", dtype="float32"), f"the weights of {Path(model).name}"
+        whole, processor, _ = load_checkpoint(resolve_model(model), "cpu", torch.float32)
+        weights = f"the weights of {Path(model).name}"
     except CheckpointError as problem:
         if model != "mini" or "neither in" not in str(problem):
             raise
-    return random_mini(), RANDOM_WEIGHTS
+        (whole, processor), weights = random_mini(), RANDOM_WEIGHTS
+    use_onednn(whole)
+    return Engine.of(whole, processor, name=model), whole, weights
 
 
-def random_mini(seed: int = 0) -> Engine:
+def random_mini(seed: int = 0) -> tuple[SoundwaveForConditionalGeneration, SoundwaveProcessor]:
     """Whisper base, SmolLM2 and untrained adapters between them."""
     config = new_config("whisper-base", "smollm2-135m-instruct", **MINI_SIZES)
     model = empty_model(config)
@@ -54,14 +60,14 @@ def random_mini(seed: int = 0) -> Engine:
     fill_part(model, "smollm2-135m-instruct", "language_model.", "cpu", torch.float32)
     finish(model, "cpu", "random weights")
     attach_lora(model, **LORA)
-    return Engine(model.eval().requires_grad_(False), load_processor(config), name="random mini")
+    return model.eval().requires_grad_(False), load_processor(config)
 
 
 def padded(engine: Engine) -> Engine:
     """The same model, its encoder's window always 30 s."""
     processor = copy.copy(engine.processor)
     processor.encoder_window = "padded"
-    return Engine(engine.model, processor, name=f"{engine.name}, 30-s window")
+    return Engine(engine.encoder, engine.decoder, processor, engine.inference, f"{engine.name}, 30-s window")
 
 
 def speech(seconds: float) -> np.ndarray:

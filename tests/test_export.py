@@ -17,7 +17,6 @@ from peft import PeftModel
 from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForCausalLM, AutoProcessor, LlamaForCausalLM
 
-import soundwave
 from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.lora import (
     attach_lora,
@@ -33,6 +32,7 @@ from soundwave.checkpoints.weights import fill
 from soundwave.cli.app import app
 from soundwave.errors import ConfigurationError, WriteError
 from soundwave.export.huggingface import export, stored_dtype
+from soundwave.inference.engine import Engine
 
 DOCUMENT = (Path(__file__).parents[1] / "docs" / "recipes.md").read_text(encoding="utf-8")
 QUESTION = [tiny.user("What does the person say?", tiny.sound(1.3, 4))]
@@ -248,13 +248,14 @@ def test_the_documents_example_switches_between_loras_and_takes_them_out_again(
     replies = capsys.readouterr().out
     expected, plain = [], load_native(Path("runs/english/final"), "cpu", torch.float32)[0]
     for chosen in (["german"], ["default"], ["default", "german"]):
-        engine = soundwave.load("runs/english/final")
-        load_lora(engine.model, "runs/german/final/lora", name="german")
-        use_lora(engine.model, *chosen)
-        expected.append(engine.ask("question.wav", "What does the person say?", temperature=0).text + "\n")
+        model, processor, _ = load_checkpoint(Path("runs/english/final"), "cpu", torch.float32)
+        load_lora(model, "runs/german/final/lora", name="german")
+        use_lora(model, *chosen)
+        reply = Engine.of(model, processor).ask("question.wav", "What does the person say?", via="audio", temperature=0)
+        expected.append(reply.text + "\n")
     assert replies == "".join(expected)
     assert len(set(expected)) == 3
-    for after, before in zip(lora_bases(names["engine"].model), lora_bases(plain), strict=True):
+    for after, before in zip(lora_bases(names["model"]), lora_bases(plain), strict=True):
         torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
 
 

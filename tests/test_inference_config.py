@@ -25,7 +25,8 @@ OLD = {  # as older versions wrote it
 
 def test_it_comes_back_as_it_was_written(tmp_path: Path) -> None:
     written = InferenceConfig.of({
-        "via": "transcript", "transcript_prefixes": ["It says: "], "transcribe": {"ngram": "ngram.arpa", "beams": 9},
+        "via": "transcript", "transcript_prefixes": ["It says: "],
+        "transcribe": {"ngram": "ngram.arpa", "search": {"beams": 9}},
     })
     written.write(tmp_path)
     assert InferenceConfig.read(tmp_path) == written
@@ -39,8 +40,8 @@ def test_without_a_file_it_has_its_defaults(tmp_path: Path) -> None:
     ("values", "message"),
     [
         ({"anser_prompt": "x"}, "'anser_prompt' is not a known setting; did you mean answer_prompt"),
-        ({"transcribe": {"beam": 3}}, "'transcribe.beam' is not a known setting; did you mean transcribe.beams"),
-        ({"transcribe": {"beams": 0}}, "transcribe.beams is 0; give a whole number of at least 1"),
+        ({"transcribe": {"search": {"beam": 3}}}, "'transcribe.search.beam' .* did you mean transcribe.search.beams"),
+        ({"transcribe": {"search": {"beams": 0}}}, "transcribe.search.beams is 0; give a whole number of at least 1"),
         ({"transcribe": 3}, "transcribe is 3; give a mapping"),
         ({"via": "ear"}, "via is 'ear'; give one of audio, transcript"),
         ({"default_prompt": None}, "default_prompt is None; give a text"),
@@ -85,12 +86,12 @@ def test_a_model_that_was_not_made_for_the_old_search_lets_its_llm_transcribe(tm
     old = OLD | {"joint_ctc_weight": 0.0, "answer_prompt": None}
     (tmp_path / "config.json").write_text(json.dumps(old))
     read = InferenceConfig.read(tmp_path)
-    assert (read.via, read.transcribe.llm, read.transcribe.rescoring_weight) == ("audio", True, 0.0)
+    assert (read.via, read.transcribe.llm, read.transcribe.ngram) == ("audio", True, None)
 
 
 def test_the_released_model_writes_its_transcripts_itself() -> None:
     assert (RELEASED.prompt_format, RELEASED.text_only, RELEASED.via) == ("released", "adapted", "audio")
-    assert (RELEASED.transcribe.llm, RELEASED.transcribe.rescoring_weight) == (True, 0.0)
+    assert (RELEASED.transcribe.llm, RELEASED.transcribe.ngram) == (True, None)
 
 
 def test_mini_has_its_own_file_and_nothing_old(caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -133,15 +134,5 @@ def test_scripts_have_no_syntax_error_and_say_how_they_are_called(script: Path) 
     subprocess.run(["bash", "-n", script], check=True)
     ended = subprocess.run(["bash", script], capture_output=True, text=True, check=False)
     assert ended.returncode == 2
-    assert f"recipes/mini/{script.name} SPEECH" in ended.stdout
+    assert re.search(f"recipes/mini/{script.name} [A-Z]{{4}}", ended.stdout)
     assert "-euo" not in ended.stdout
-
-
-def test_the_word_list_has_what_occurs_twice_the_most_common_first(tmp_path: Path) -> None:
-    prose, asked = ["The cat’s toy.", "A toy, b."], ["The toy?"]
-    for name, field, texts in (("prose-a", "text", prose), ("qa-b", "question", asked)):
-        with gzip.open(tmp_path / f"{name}.jsonl.gz", "wt") as file:
-            file.writelines(json.dumps({field: text, "answer": "cat's"}) + "\n" for text in texts)
-    command = [sys.executable, RECIPE / "word_list.py", "--texts", tmp_path, "--out", tmp_path / "words.txt"]
-    subprocess.run(command, check=True, capture_output=True)
-    assert (tmp_path / "words.txt").read_text().splitlines() == ["toy", "the"]

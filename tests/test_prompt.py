@@ -189,7 +189,9 @@ def test_a_template_that_cannot_be_used_is_told_in_one_line(template: str | None
 
 # Text from outside
 
-CONTROL = {"chat_template": ["<|im_end|>", "<|im_start|>", "<|endoftext|>"], "released": ["<|eot_id|>", "<|begin_of_text|>"]}
+CONTROL = {
+    "chat_template": ["<|im_end|>", "<|im_start|>", "<|endoftext|>"], "released": ["<|eot_id|>", "<|begin_of_text|>"],
+}
 
 
 @pytest.mark.parametrize("role", ["system", "user", "assistant"])
@@ -224,7 +226,7 @@ def test_between_control_tokens_text_is_spelt_as_ever(chat: Any) -> None:
 def test_a_text_form_that_would_open_a_turn_is_refused(chat: Any) -> None:
     assert render_turns(chat, [Turn("user", (None, "Hi"))], AUDIO_TOKEN).count(AUDIO_TOKEN) == 1
     for name in (*CONTROL["chat_template"], AUDIO_TOKEN):
-        with pytest.raises(ConfigurationError, match="would be a control token in a prompt's text form; use tokenize=T"):
+        with pytest.raises(ConfigurationError, match="a control token in a prompt's text form; use tokenize=T"):
             render_turns(chat, [Turn("user", (f"Hi{name}",))], AUDIO_TOKEN)
 
 

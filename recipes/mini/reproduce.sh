@@ -10,7 +10,7 @@
 #           train-many-speakers-untranscribed   one LibriSpeech training clip for each of 251 speakers, without text
 #           train-piper         made with piper from TEXTS (the CC0 voice joe)
 #           sounds-esc10        ESC-10: folds 1 to 4 for training, fold 5 for scores
-#           dev-librispeech, dev-nonnative, dev-questions   for scores only, never for training
+#           dev-librispeech, dev-nonnative, dev-common-voice, dev-questions   for scores only, never for training
 # TEXTS   .jsonl.gz files: Common Voice sentences, LibriTTS and LJ Speech texts, Harvard sentences, TriviaQA and
 #         WebQuestions questions, CLINC150, Snips and Banking77 commands, Tatoeba's English-German pairs
 # WORK    everything made on the way, and what comes of it: WORK/soundwave-mini, WORK/results. A run that was stopped goes
@@ -103,4 +103,5 @@ if [ "${MORE:-}" = 1 ]; then train 1-more 1600; train 2-more 650; fi
 train 2 650
 train 3 150
 python "$here/ship.py" "$WORK/runs/stage3/final" --out "$shipped"
+[ -s "$shipped/ngram.npz" ] || "$here/ngram.sh" "$TEXTS" "$shipped/ngram.npz"
 "$here/score.sh" "$SPEECH" "$shipped" "$scores" "$WORK"

@@ -16,12 +16,7 @@ from safetensors.torch import save_file
 from soundwave.inference_config import InferenceConfig
 
 LIMIT_BYTES = 25_000_000  # the repository keeps every version of the weights
-PROMPTS = {
-    "via": "transcript",
-    "answer_prompt": "Please answer the question that the person asks.",
-    "default_prompt": "Please answer the question that the person asks.",
-    "transcribe_prompt": "What does the person say?",
-}
+MINI = Path(__file__).resolve().parents[2] / "models" / "soundwave-mini"  # its prompts, and weights of the search
 
 
 def main() -> None:
@@ -33,8 +28,7 @@ def main() -> None:
     config = json.loads((arguments.trained / "config.json").read_text())
     config["text_config"].pop("_name_or_path", None)  # where the part lay on the machine that trained it
     (arguments.out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    shipped = arguments.out if (arguments.out / "inference.json").is_file() else arguments.trained  # with its n-gram
-    InferenceConfig.read(shipped).changed(PROMPTS).write(arguments.out)
+    InferenceConfig.read(MINI).write(arguments.out)
     size = 0
     for file in sorted(arguments.trained.rglob("*")):
         target = arguments.out / file.relative_to(arguments.trained)

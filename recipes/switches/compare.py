@@ -152,13 +152,14 @@ def start_of(stage1: Path | None, seed: int, common: list[str]) -> Path:
 
 
 def aligned(model: Path) -> Path:
-    """A finished model as if stage I had just ended: its alignment adapter, and a configuration that joins no words."""
+    """A finished model as if stage I had just ended: its alignment adapter, no words joined, and no n-gram."""
     folder = Path(os.environ["WORK"]) / "switches" / f"stage1-of-{model.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    # no words joined; and questions are answered from the audio itself, by what the run trains
     config = json.loads((model / "config.json").read_text()) | {"ctc_merges": 0, "lora": False}
     (folder / "config.json").write_text(json.dumps(config))
-    InferenceConfig.read(model).changed({"via": "audio", "answer_prompt": None}).write(folder)
+    # what is asked about is answered from the audio itself, by what the run trains
+    settings = {"via": "audio", "answer_prompt": None, "transcribe": {"ngram": None}}
+    InferenceConfig.read(model).changed(settings).write(folder)
     tensors = {name: tensor.float() for name, tensor in adapter_tensors(model) if name.startswith("alignment.")}
     save_file(tensors, folder / TRAINED_FILE, metadata={"format": "pt"})
     return folder

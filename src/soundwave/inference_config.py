@@ -36,6 +36,48 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
+class BeamSearchOptions:
+    """How the CTC beam search weighs and prunes. Scores are in nats: natural logarithms of probabilities.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    beams: int = setting(128, least=1, help="Texts kept after each frame.")
+    language_weight: float = setting(1.0, least=0, help="Factor of the n-gram's log-probability.")
+    word_bonus: float = setting(3.0, help="For each word, against the n-gram's liking for short texts.")
+    unknown_word: float | None = setting(
+        3.0, least=0, help="Cost of a word of no list beside the n-gram's for <unk>; none: no such words."
+    )
+    unknown_letter: float = setting(2.0, least=0, help="Cost of each letter of such a word beyond that.")
+    hotword_bonus: float = setting(4.0, least=0, help="For each hot word.")
+    beam_width: float = setting(14.0, above=0, help="How far behind the best text a text is dropped.")
+    class_width: float = setting(7.0, above=0, help="How far behind a frame's likeliest class a class is not tried.")
+    open_width: float = setting(3.0, above=0, help="The same for classes that spell no word of the list.")
+    sure_blank: float = setting(0.999, above=0, most=1, help="Posterior from which a frame is blank and nothing else.")
+
+    def __post_init__(self) -> None:
+        check_settings(self, prefix="transcribe.search.")
+
+
+@dataclass(frozen=True)
+class RescoringOptions:
+    """How the plain LLM chooses among the search's n best texts: their scores weighted anew, and its own added.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    nbest: int = setting(16, least=1, help="Texts of the search that the LLM reads.")
+    llm_weight: float = setting(0.8, least=0, help="Factor of the LLM's log-probability of a text as a typed turn.")
+    language_weight: float = setting(0.2, least=0, help="Factor of the n-gram's, in place of the search's.")
+    word_bonus: float = setting(1.0, help="For each word, in place of the search's.")
+
+    def __post_init__(self) -> None:
+        check_settings(self, prefix="transcribe.rescoring.")
+
+
+@dataclass(frozen=True)
 class TranscribeConfig:
     """How `transcribe` chooses words.
 
@@ -44,16 +86,8 @@ class TranscribeConfig:
     """
 
     llm: bool = setting(True, help="Whether the LLM has a say in a transcript, unless told otherwise.")
-    rescoring_weight: float = setting(0.5, least=0, help="Of the plain LLM's log-probability beside the search's score.")
-    nbest: int = setting(16, least=1, help="Hypotheses of the CTC search that the LLM chooses among.")
-    beams: int = setting(128, least=1, most=10_000, help="Hypotheses that the CTC search keeps at each frame.")
-    language_weight: float = setting(1.0, least=0, most=10, help="Of the n-gram's log-probability beside CTC's.")
-    word_bonus: float = setting(3.0, least=-20, most=20, help="Added for each word, since every word costs probability.")
-    unknown_word: float | None = setting(
-        3.0, least=0, most=1000, help="Taken off for each word that the n-gram does not know; none: no such words."
-    )
-    unknown_letter: float = setting(2.0, least=0, most=100, help="Taken off for each piece of such a word.")
-    hotword_bonus: float = setting(4.0, least=0, most=100, help="Added for each hot word.")
+    rescoring: RescoringOptions = field(default_factory=RescoringOptions)
+    search: BeamSearchOptions = field(default_factory=BeamSearchOptions)
     ngram: str | None = setting(None, help="File of the n-gram, beside this one; none: no language model of words.")
     words: str | None = setting(None, help="File of known words, beside this one; none: those of the n-gram.")
 
@@ -156,7 +190,7 @@ class InferenceConfig:
 
 
 RELEASED = InferenceConfig(  # the public 9B: its LLM writes transcripts itself
-    prompt_format="released", text_only="adapted", transcribe=TranscribeConfig(llm=True, rescoring_weight=0.0)
+    prompt_format="released", text_only="adapted"
 )
 
 
@@ -172,8 +206,6 @@ def implied(old: Mapping[str, Any]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     if "answer_prompt" in old:  # it made the words be found first, and answered as if typed
         values["via"] = "audio" if old["answer_prompt"] is None else "transcript"
-    if "joint_ctc_weight" in old and not old["joint_ctc_weight"]:
-        values["transcribe"] = {"llm": True, "rescoring_weight": 0.0}
     return values
 
 

@@ -8,9 +8,10 @@ import re
 
 import numpy as np
 
-from soundwave.ctc.beam_search import BeamSearchOptions, Hypothesis
+from soundwave.ctc.beam_search import Hypothesis
 from soundwave.ctc.lexicon import plain_word
 from soundwave.ctc.ngram import Ngram
+from soundwave.inference_config import BeamSearchOptions
 
 
 def add_logs(a: float, b: float) -> float:

@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from ctc_reference import enumerate_texts
 
-from soundwave.ctc.beam_search import BeamSearchDecoder, BeamSearchOptions, Hypothesis, greedy
+from soundwave.ctc.beam_search import BeamSearchDecoder, Hypothesis, greedy
 from soundwave.ctc.lexicon import Lexicon
 from soundwave.ctc.ngram import Ngram
 from soundwave.ctc.ngram_training import train_ngram
 from soundwave.errors import ConfigurationError
+from soundwave.inference_config import BeamSearchOptions
 
 PIECES = [" a", "b", " ", "a", ""]
 BLANK = 4

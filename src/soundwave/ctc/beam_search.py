@@ -21,32 +21,7 @@ from soundwave.ctc.hotwords import HotWords
 from soundwave.ctc.lexicon import Lexicon, plain_word
 from soundwave.ctc.ngram import Ngram
 from soundwave.errors import ConfigurationError
-from soundwave.settings import check_settings, setting
-
-
-@dataclass(frozen=True)
-class BeamSearchOptions:
-    """How the search weighs and prunes. Scores are in nats: natural logarithms of probabilities.
-
-    Raises:
-        ConfigurationError: a value is out of its range.
-    """
-
-    beams: int = setting(128, least=1, help="Texts kept after each frame.")
-    language_weight: float = setting(1.0, least=0, help="Factor of the n-gram's log-probability.")
-    word_bonus: float = setting(3.0, help="For each word, against the n-gram's liking for short texts.")
-    unknown_word: float | None = setting(
-        3.0, least=0, help="Cost of a word of no list beside the n-gram's for <unk>; none: no such words."
-    )
-    unknown_letter: float = setting(2.0, least=0, help="Cost of each letter of such a word beyond that.")
-    hotword_bonus: float = setting(4.0, least=0, help="For each hot word.")
-    beam_width: float = setting(14.0, above=0, help="How far behind the best text a text is dropped.")
-    class_width: float = setting(7.0, above=0, help="How far behind a frame's likeliest class a class is not tried.")
-    open_width: float = setting(3.0, above=0, help="The same for classes that spell no word of the list.")
-    sure_blank: float = setting(0.999, above=0, most=1, help="Posterior from which a frame is blank and nothing else.")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
+from soundwave.inference_config import BeamSearchOptions
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from soundwave.ctc.lexicon import Lexicon, plain_word
 from soundwave.ctc.ngram import Ngram
 
 if TYPE_CHECKING:
-    from soundwave.ctc.beam_search import BeamSearchOptions
+    from soundwave.inference_config import BeamSearchOptions
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

@@ -85,13 +85,15 @@ def _method(evaluation: Evaluation, engine: Engine, cascade: Mapping[str, Any] |
         search = f"Whisper's own beam search ({cascade['beam_size']} beams)"
         return search if "source" in said else f"{search}; its transcript is answered greedily, as if typed"
     settings = engine.inference.transcribe
+    rescoring = settings.rescoring
     search = (
-        f"CTC beam search with {settings.ngram} ({settings.beams} beams, weight {settings.language_weight:g}, bonus "
-        f"{settings.word_bonus:g})"
+        f"CTC beam search with {settings.ngram} ({settings.search.beams} beams, weight "
+        f"{settings.search.language_weight:g}, bonus {settings.search.word_bonus:g})"
     )
     ways = {
         "ctc": search if settings.ngram else "greedy CTC",
-        "ctc+llm": f"{search}, the plain LLM's choice of {settings.nbest} (weight {settings.rescoring_weight:g})",
+        "ctc+llm": f"{search}, the plain LLM's choice of {rescoring.nbest} (weight {rescoring.llm_weight:g}, "
+        f"n-gram {rescoring.language_weight:g}, bonus {rescoring.word_bonus:g})",
         "llm": "greedy",
     }
     if evaluation.task.name.value == "ctc":

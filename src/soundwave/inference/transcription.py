@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from soundwave.configuration import SoundwaveConfig
-from soundwave.ctc.beam_search import BeamSearchDecoder, BeamSearchOptions, Hypothesis
+from soundwave.ctc.beam_search import BeamSearchDecoder, Hypothesis
 from soundwave.ctc.lexicon import Lexicon
 from soundwave.ctc.ngram import SPECIAL, Ngram
 from soundwave.errors import ConfigurationError
@@ -68,7 +68,8 @@ class Transcriber:
         """
         with_llm = self._with_llm(options)
         if self.has_words:
-            hypotheses = self._hypotheses(speeches, options, self.inference.transcribe.nbest if with_llm else 1)
+            nbest = self.inference.transcribe.rescoring.nbest if with_llm else 1
+            hypotheses = self._hypotheses(speeches, options, nbest)
             texts = [self._best(some) if with_llm else some[0].text for some in hypotheses]
             return [
                 transcript_of(text, speech, "ctc+llm" if with_llm else "ctc")
@@ -107,12 +108,7 @@ class Transcriber:
         if options.words is not None:
             words = (self.folder / options.words).read_text(encoding="utf-8").split()
         lexicon = Lexicon(words, [*self.ctc.pieces, ""])  # the last class is the blank
-        weights = BeamSearchOptions(
-            beams=options.beams, language_weight=options.language_weight, word_bonus=options.word_bonus,
-            unknown_word=options.unknown_word, unknown_letter=options.unknown_letter,
-            hotword_bonus=options.hotword_bonus,
-        )
-        return BeamSearchDecoder(lexicon, ngram, self.config.blank_class, weights)
+        return BeamSearchDecoder(lexicon, ngram, self.config.blank_class, options.search)
 
     def _best(self, hypotheses: Sequence[Hypothesis]) -> str:
         """The text that CTC, n-gram and LLM together find likeliest; the LLM reads all as typed turns."""
@@ -121,8 +117,12 @@ class Transcriber:
             return hypotheses[0].text
         prompt, continuations = self.prompts.typed([one.text for one in hypotheses])
         read = self.decoder.score(prompt, continuations)
-        weight = self.inference.transcribe.rescoring_weight
-        scores = [one.score + weight * logprob for one, logprob in zip(hypotheses, read, strict=True)]
+        search, again = self.inference.transcribe.search, self.inference.transcribe.rescoring
+        scores = [
+            one.score + (again.language_weight - search.language_weight) * one.language
+            + (again.word_bonus - search.word_bonus) * len(one.words) + again.llm_weight * logprob
+            for one, logprob in zip(hypotheses, read, strict=True)
+        ]
         return hypotheses[max(range(len(scores)), key=scores.__getitem__)].text
 
     def _written(self, speeches: Sequence[Speech]) -> list[str]:
