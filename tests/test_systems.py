@@ -48,7 +48,8 @@ def test_a_cascade_asks_what_was_written_as_if_typed(whisper: Path) -> None:
     typed = ["Where is it?", "Where is it?\n\nIn German?", "The cat?"]
     replies = cascade.ask_batch(requests, **GREEDY)
     assert [reply.text for reply in replies] == [engine.ask(None, text, **GREEDY).text for text in typed]
-    assert {reply.via for reply in replies} == {"text"}
+    assert [reply.via for reply in replies] == ["transcript", "transcript", "text"]
+    assert [reply.transcript for reply in replies] == ["Where is it?", "Where is it?", None]
 
 
 def test_a_cascade_writes_down_what_whisper_does(whisper: Path) -> None:

@@ -60,13 +60,11 @@ def evaluate(
     engine = load(model, device, dtype, quiet)
     settings = provenance.settings_of(engine)
     chain = None if cascade is None else systems.WhisperCascade(engine, cascade)
-    if chain is not None:
-        settings["cascade"] = chain.settings
+    settings |= {} if chain is None else {"cascade": chain.settings}
     kept = out.with_name(out.name + ".predictions.jsonl") if out else None
     notebook = runner.Notebook(kept, {"task": task.value, **as_plain(asking), **settings})
     result: dict[str, Any] = {"settings": notebook.settings, "limit": limit, "language": language}
-    manifest_hashes = sorted({line.manifest.sha256 for line in lines})
-    if out and earlier is not None and not _is_same(earlier, result, manifest_hashes):
+    if earlier is not None and not _is_same(earlier, result, sorted({line.manifest.sha256 for line in lines})):
         raise ConfigurationError(
             f"{out} holds the result of another evaluation (model, task, settings, data or code differ); "
             "write to another file, or give --overwrite."
@@ -78,10 +76,7 @@ def evaluate(
     result |= report.report(done, engine, lines, settings, batch_size=batch_size, arguments=sys.argv[1:])
     if out:
         report.write_result(out, result)
-    if as_json:
-        print_json(result)
-    else:
-        print_table(report.table(result))
+    print_json(result) if as_json else print_table(report.table(result))
     for failure in result["failed"]:
         say_error(f"{failure['audio']}: {failure['reason']}")
     if done.failures:
