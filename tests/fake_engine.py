@@ -137,6 +137,9 @@ class FakeEngine:
 
 
 def words_of(audio: Any) -> str:
+    if isinstance(audio, tuple):
+        samples, rate = audio
+        return f"{len(samples) / rate:g} s"
     if hasattr(audio, "read"):
         return f"{len(audio.read())} bytes"
     if "bad" in str(audio):

@@ -13,7 +13,8 @@ import pytest
 import torch
 from recordings import PITCH, add_picture, encoded, tone, wav
 
-from soundwave.audio import SAMPLE_RATE, decode_base64, is_silent, load_audio
+import soundwave
+from soundwave.audio import SAMPLE_RATE, decode_base64, is_silent, iter_audio, load_audio
 from soundwave.audio.decoding import _decoder as decoder_of
 
 
@@ -272,3 +273,11 @@ def test_silence_is_an_honest_result_and_not_an_error():
 )
 def test_silence_ends_60_db_below_full_scale(samples, silent):
     assert is_silent(samples) is silent
+
+
+def test_the_package_offers_its_readers_and_what_they_say() -> None:
+    assert (soundwave.load_audio, soundwave.iter_audio) == (load_audio, iter_audio)
+    assert issubclass(soundwave.AudioTooLongError, soundwave.AudioError)
+    assert issubclass(soundwave.SoundwaveWarning, UserWarning)
+    with pytest.raises(soundwave.AudioTooLongError):
+        soundwave.load_audio((np.ones(31 * 16_000, np.float32), 16_000))

@@ -8,9 +8,12 @@ import pty
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 from cli_runs import run, start
 from fake_engine import FakeEngine
+from recordings import tone
 
 from soundwave.data.manifests import read_manifest
 
@@ -51,6 +54,31 @@ def test_the_llm_has_a_say_or_is_not_even_loaded(
     run("transcribe", "a.wav", *flags)
     assert engine.batches[0][1]["llm"] is llm
     assert engine.loaded[0][1]["backend"] == backend
+
+
+@pytest.mark.parametrize("verb", ["ask", "transcribe"])
+def test_a_cut_a_channel_and_a_track_are_read_of_a_recording(
+    engine: Any, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    left, right = tone(16_000, 2.0, level=0.5), tone(16_000, 2.0, level=0.1)
+    soundfile.write("stereo.wav", np.stack([left, right], 1), 16_000)
+    assert run(verb, "stereo.wav", "--channels", "2", "--start", "0.5", "--end", "1.75", "--track", "1").exit_code == 0
+    (samples, rate) = engine.asked[0][0] if verb == "ask" else engine.batches[0][0][0]
+    assert (len(samples), rate) == (20_000, 16_000)
+    assert np.abs(samples).max() == pytest.approx(0.1, abs=1e-3)
+    assert run(verb, "stereo.wav", "--channels", "mix").exit_code == 0
+    assert (engine.asked[-1][0] if verb == "ask" else engine.batches[-1][0][0]) == "stereo.wav"  # all as it is
+
+
+def test_a_recording_without_the_sound_that_is_wanted_does_not_stop_the_others(engine: FakeEngine) -> None:
+    for name, seconds in (("long.wav", 2.0), ("short.wav", 0.5)):
+        soundfile.write(name, tone(16_000, seconds), 16_000)
+    result = run("transcribe", "short.wav", "long.wav", "--start", "1")
+    assert (result.exit_code, result.stdout) == (1, "long.wav: 1 s\n")
+    assert result.stderr.count("\n") == 2
+    assert "short.wav" in result.stderr
+    whole = run("transcribe", "-", "--start", "0.5", stdin=Path("long.wav").read_bytes())
+    assert whole.stdout == "1.5 s\n"
 
 
 def test_hotwords_are_separated_by_commas_and_given_as_often_as_wanted(engine: FakeEngine) -> None:

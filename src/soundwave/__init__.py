@@ -15,13 +15,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from soundwave.audio import iter_audio, load_audio
     from soundwave.configuration import SoundwaveConfig
     from soundwave.errors import (
         AudioError,
+        AudioTooLongError,
         CheckpointError,
         ConfigurationError,
         DataError,
         SoundwaveError,
+        SoundwaveWarning,
         TrainingError,
     )
     from soundwave.inference.engine import Engine
@@ -32,21 +35,26 @@ __version__ = "0.1.0"
 
 _HOME_OF = {
     "AudioError": "soundwave.errors",
+    "AudioTooLongError": "soundwave.errors",
     "CheckpointError": "soundwave.errors",
     "ConfigurationError": "soundwave.errors",
     "DataError": "soundwave.errors",
     "SoundwaveError": "soundwave.errors",
+    "SoundwaveWarning": "soundwave.errors",
     "TrainingError": "soundwave.errors",
     "SoundwaveConfig": "soundwave.configuration",
     "SoundwaveProcessor": "soundwave.processing",
     "SoundwaveForConditionalGeneration": "soundwave.model.soundwave",
     "Engine": "soundwave.inference.engine",
+    "iter_audio": "soundwave.audio",
+    "load_audio": "soundwave.audio",
 }
 
 _KNOWN_TO_TRANSFORMERS = ("soundwave.model.soundwave", "soundwave.processing")
 
 __all__ = [
     "AudioError",
+    "AudioTooLongError",
     "CheckpointError",
     "ConfigurationError",
     "DataError",
@@ -55,8 +63,11 @@ __all__ = [
     "SoundwaveError",
     "SoundwaveForConditionalGeneration",
     "SoundwaveProcessor",
+    "SoundwaveWarning",
     "TrainingError",
+    "iter_audio",
     "load",
+    "load_audio",
     "register",
 ]
 

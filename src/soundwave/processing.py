@@ -15,7 +15,7 @@ from transformers.utils import cached_file
 
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.configuration import AUDIO_TOKEN, SoundwaveConfig
-from soundwave.errors import ConfigurationError
+from soundwave.errors import AudioTooLongError, ConfigurationError
 from soundwave.inference_config import FILE_NAME as INFERENCE_FILE
 from soundwave.inference_config import MOVED, InferenceConfig
 from soundwave.text.prompt import TokenizedPrompt, Turn, render_turns, tokenize_turns, turns_of
@@ -130,13 +130,15 @@ class SoundwaveProcessor(ProcessorMixin):
         """(samples,) float32 at 16 kHz to (M, T) log-mel of the clip's window.
 
         Raises:
-            ConfigurationError: more than 30 s; nothing is ever cut.
+            AudioTooLongError: more than 30 s; nothing is ever cut.
         """
         window = self.window_samples(len(samples))
         if len(samples) > window:
-            raise ConfigurationError(
-                f"The audio has {len(samples) / SAMPLE_RATE:.1f} s; at most {WINDOW_SECONDS:.0f} s fit the encoder."
-            )
+            seconds = len(samples) / SAMPLE_RATE
+            raise AudioTooLongError(
+                f"The audio has {seconds:.1f} s; at most {WINDOW_SECONDS:.0f} s fit the encoder: split it into shorter "
+                "pieces.", seconds, WINDOW_SECONDS,
+            )  # fmt: skip
         padded = np.zeros(window, dtype=np.float32)
         padded[: len(samples)] = samples
         features = self.feature_extractor(

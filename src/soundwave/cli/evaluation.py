@@ -54,39 +54,44 @@ def evaluate(
 
     chosen = tasks.TASKS[task]
     asking = chosen.ask_with(None if prompt is None else text_argument("--prompt", prompt), max_new_tokens, via, llm)
-    if cascade is not None and (task is TaskName.ctc or via != "auto" or llm is not None):
-        raise ConfigurationError("--cascade has Whisper's own decoder transcribe; leave --task ctc, --via, --llm out.")
+    _check_cascade(cascade, task, via, llm)
     lines = clips.read_clips(manifests, chosen.needs, limit, language)
     earlier = _earlier_result(out, overwrite)
     engine = load(model, device, dtype, quiet)
     settings = provenance.settings_of(engine)
-    system: systems.System = engine
-    if cascade is not None:
-        system = chain = systems.WhisperCascade(engine, cascade)
-        settings["cascade"] = chain.settings
+    chain = None if cascade is None else systems.WhisperCascade(engine, cascade)
+    settings |= {} if chain is None else {"cascade": chain.settings}
     kept = out.with_name(out.name + ".predictions.jsonl") if out else None
     notebook = runner.Notebook(kept, {"task": task.value, **as_plain(asking), **settings})
     result: dict[str, Any] = {"settings": notebook.settings, "limit": limit, "language": language}
-    manifest_hashes = sorted({line.manifest.sha256 for line in lines})
-    if out and earlier is not None and not _is_same(earlier, result, manifest_hashes):
+    if earlier is not None and not _is_same(earlier, result, sorted({line.manifest.sha256 for line in lines})):
         raise ConfigurationError(
             f"{out} holds the result of another evaluation (model, task, settings, data or code differ); "
             "write to another file, or give --overwrite."
         )
     with count_progress(f"asking {model}", quiet) as progress:
-        done = runner.evaluate(system, chosen, lines, asking, notebook, batch_size=batch_size, progress=progress)
+        done = runner.evaluate(
+            chain or engine, chosen, lines, asking, notebook, batch_size=batch_size, progress=progress
+        )
     result |= report.report(done, engine, lines, settings, batch_size=batch_size, arguments=sys.argv[1:])
     if out:
         report.write_result(out, result)
-    if as_json:
-        print_json(result)
-    else:
-        print_table(report.table(result))
+    print_json(result) if as_json else print_table(report.table(result))
     for failure in result["failed"]:
         say_error(f"{failure['audio']}: {failure['reason']}")
     if done.failures:
         say_error(f"{len(done.failures)} of {len(lines)} clips could not be used; the score leaves them out")
         raise typer.Exit(1)
+
+
+def _check_cascade(cascade: Path | None, task: TaskName, via: Via, llm: bool | None) -> None:
+    """Refuses what changes nothing where Whisper's own decoder transcribes.
+
+    Raises:
+        ConfigurationError: one of these is given.
+    """
+    if cascade is not None and (task is TaskName.ctc or via != "auto" or llm is not None):
+        raise ConfigurationError("--cascade has Whisper's own decoder transcribe; leave --task ctc, --via, --llm out.")
 
 
 def _earlier_result(out: Path | None, overwrite: bool) -> dict[str, Any] | None:

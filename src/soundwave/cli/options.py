@@ -46,13 +46,14 @@ class Family(typer.Typer):
         return super().command(name, **{"cls": Verb, **options})
 
 
-def takes(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator: the verb's argument `options` becomes one flag for each field of a dataclass of settings.
+def takes(settings: type, name: str = "options") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """A decorator: an argument of the verb becomes one flag for each field of a dataclass of settings.
 
     A setting that is a list of texts may be given several times, and each time with commas between them.
 
     Args:
         settings: a dataclass whose fields `setting` made; an instance of it is what the verb gets.
+        name: of the argument.
     """
     hints = get_type_hints(settings)
     flags = [_flag(item, hints[item.name]) for item in fields(settings)]
@@ -60,13 +61,13 @@ def takes(settings: type) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     def decorate(verb: Callable[..., Any]) -> Callable[..., Any]:
         parameters: list[inspect.Parameter] = []
         for parameter in inspect.signature(verb, eval_str=True).parameters.values():
-            parameters += flags if parameter.name == "options" else [parameter]
+            parameters += flags if parameter.name == name else [parameter]
 
         @wraps(verb)
         def run(**given: Any) -> Any:
             values = {flag.name: given.pop(flag.name) for flag in flags}
-            lists = {name: _split(value) for name, value in values.items() if isinstance(value, list)}
-            return verb(**given, options=settings(**values | lists))
+            lists = {flag: _split(value) for flag, value in values.items() if isinstance(value, list)}
+            return verb(**given, **{name: settings(**values | lists)})
 
         run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what typer reads
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}

@@ -8,10 +8,14 @@ from __future__ import annotations
 import glob
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from soundwave.cli import streams
 from soundwave.errors import AudioError, ConfigurationError
+from soundwave.inference.options import AudioOptions
+
+if TYPE_CHECKING:
+    from soundwave.audio import AudioInput
 
 # What a folder is searched for; a file that is named itself may be called anything.
 SUFFIXES = {
@@ -58,6 +62,19 @@ def recording(name: str) -> Recording:
     if not name.startswith("data:") and "://" not in name and not _exists(name):
         raise AudioError(f"there is no file {name!r}; check the path.")
     return Recording(name, name)
+
+
+def sound_of(audio: str | BinaryIO, sound: AudioOptions) -> AudioInput:
+    """What the engine reads: the recording as it is named or, where other sound of it is wanted, its samples.
+
+    Raises:
+        AudioError: it has no such sound.
+    """
+    if sound == AudioOptions():
+        return audio
+    from soundwave.audio import SAMPLE_RATE, load_audio
+
+    return load_audio(audio, **sound.arguments()), SAMPLE_RATE
 
 
 def _expanded(name: str) -> list[str]:

@@ -24,9 +24,10 @@ from soundwave.cli.loading import load
 from soundwave.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, QuietOption, takes, text_argument
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.files import write_text
-from soundwave.inference.options import AskOptions, TranscribeOptions
+from soundwave.inference.options import AskOptions, AudioOptions, TranscribeOptions
 
 if TYPE_CHECKING:
+    from soundwave.audio import AudioInput
     from soundwave.inference.engine import Engine
     from soundwave.inference.results import Chunk, Reply, Transcript
 
@@ -47,6 +48,7 @@ class OutputFormat(str, Enum):
 
 
 @takes(AskOptions)
+@takes(AudioOptions, "sound")
 def ask(
     audio: Annotated[
         str | None,
@@ -64,6 +66,7 @@ def ask(
     dtype: DtypeOption = "auto",
     *,
     options: AskOptions,
+    sound: AudioOptions,
     as_json: JsonOption = False,
     quiet: QuietOption = False,
 ) -> None:
@@ -75,13 +78,16 @@ def ask(
     if no_audio:
         if audio is None or prompt is not None:
             raise ConfigurationError('--no-audio takes the prompt alone: soundwave ask --no-audio "What is ...?"')
-        if options.via != "auto":
-            raise ConfigurationError(f"--via {options.via} says how a recording is read; leave it out with --no-audio.")
+        if options.via != "auto" or sound != AudioOptions():
+            raise ConfigurationError(
+                "--via, --channels, --track, --start and --end say how a recording is read; leave them out with "
+                "--no-audio."
+            )
         audio, prompt = None, audio
     elif audio is None:
         raise typer.BadParameter('name a recording, or ask without one: soundwave ask --no-audio "What is ...?"')
     prompt = None if prompt is None else text_argument("the prompt", prompt)
-    source = None if audio is None else recordings.recording(audio).audio
+    source = None if audio is None else recordings.sound_of(recordings.recording(audio).audio, sound)
     engine = load(model, device, dtype, quiet)
 
     def show(chunk: Chunk) -> None:
@@ -108,6 +114,7 @@ def _tell_about(reply: Reply, max_new_tokens: int, quiet: bool) -> None:
 
 
 @takes(TranscribeOptions)
+@takes(AudioOptions, "sound")
 def transcribe(
     audio: Annotated[
         list[str],
@@ -120,6 +127,7 @@ def transcribe(
     dtype: DtypeOption = "auto",
     *,
     options: TranscribeOptions,
+    sound: AudioOptions,
     ctc: Annotated[bool, typer.Option("--ctc", hidden=True, help="The older name of --no-llm.")] = False,
     output_format: Annotated[
         OutputFormat, typer.Option(help="txt: the words; json: one object a recording.")
@@ -147,7 +155,7 @@ def transcribe(
     for problem in problems:
         say_error(problem)
     engine = load(model, device, dtype, quiet, backend="none" if llm is False else "torch") if chosen else None
-    for one, result in _transcripts(engine, chosen, llm, hotwords, quiet) if engine else ():
+    for one, result in _transcripts(engine, chosen, sound, llm, hotwords, quiet) if engine else ():
         try:
             if isinstance(result, SoundwaveError):
                 raise result
@@ -163,7 +171,8 @@ def transcribe(
 
 
 def _transcripts(
-    engine: Engine, chosen: list[recordings.Recording], llm: bool | None, hotwords: tuple[str, ...], quiet: bool
+    engine: Engine, chosen: list[recordings.Recording], sound: AudioOptions, llm: bool | None,
+    hotwords: tuple[str, ...], quiet: bool,
 ) -> Iterator[tuple[recordings.Recording, Transcript | SoundwaveError]]:
     """Each recording with its transcript, or with why there is none; made in batches, with a bar."""
     described = f"transcribing {chosen[0].name}" if len(chosen) == 1 else f"transcribing {len(chosen)} recordings"
@@ -171,11 +180,19 @@ def _transcripts(
         for start in range(0, len(chosen), BATCH):
             batch = chosen[start : start + BATCH]
             progress(start, len(chosen))
-            results = engine.transcribe_batch(
-                [one.audio for one in batch], llm=llm, hotwords=hotwords, return_errors=True
-            )
+            read = [_sound_or_error(one, sound) for one in batch]
+            usable = [audio for audio in read if not isinstance(audio, SoundwaveError)]
+            results = iter(engine.transcribe_batch(usable, llm=llm, hotwords=hotwords, return_errors=True))
             progress(start + len(batch), len(chosen))
-            yield from zip(batch, results, strict=True)
+            for one, audio in zip(batch, read, strict=True):
+                yield one, audio if isinstance(audio, SoundwaveError) else next(results)
+
+
+def _sound_or_error(one: recordings.Recording, sound: AudioOptions) -> AudioInput | SoundwaveError:
+    try:
+        return recordings.sound_of(one.audio, sound)
+    except SoundwaveError as problem:
+        return problem
 
 
 def _writer(

@@ -45,8 +45,8 @@ class Ngram:
     def __init__(
         self,
         words: Sequence[str],
-        contexts: Sequence[Ints],
-        last: Sequence[Ints],
+        contexts: Sequence[NDArray[np.integer]],
+        last: Sequence[NDArray[np.integer]],
         logprobs: Sequence[NDArray[np.floating]],
         backoffs: Sequence[NDArray[np.floating]],
     ):
@@ -56,11 +56,12 @@ class Ngram:
         self.start = 1 + SPECIAL.index(START) if self.order > 1 else 0  # the state before the first word
         self.end = SPECIAL.index(END)
         size = len(self.words)
-        keys = [context * size + word for context, word in zip(contexts, last, strict=True)]
+        keys = [context * np.int64(size) + word for context, word in zip(contexts, last, strict=True)]
         end = np.full(1, np.iinfo(np.int64).max)  # so that a search ends inside
         self._keys = np.concatenate([*keys, end])
-        self._logprobs = np.concatenate([[0.0], *logprobs]).astype(np.float32)
-        self._backoffs = np.concatenate([[0.0], *backoffs, np.zeros(self.counts[-1])]).astype(np.float32)
+        zero = np.zeros(1, np.float32)
+        self._logprobs = np.concatenate([zero, *logprobs], dtype=np.float32)
+        self._backoffs = np.concatenate([zero, *backoffs, zero.repeat(self.counts[-1])], dtype=np.float32)
         self._index: dict[str, int] = {}
         self._highest = 1 + sum(self.counts[:-1])  # first node of the last order
         self.shorter = np.zeros(self._highest, np.int64)  # the node of the n-gram without its first word
@@ -220,12 +221,12 @@ class Ngram:
         first, contexts = 1, []
         for n in orders[1:]:
             children = arrays[f"children{n}"]
-            contexts.append(np.repeat(np.arange(first, first + len(children)), children))
+            contexts.append(np.repeat(np.arange(first, first + len(children), dtype=np.int32), children))
             first += len(children)
         return cls(
             words,
             contexts,
-            [arrays[f"last{n}"].astype(np.int64) for n in orders[1:]],
+            [arrays[f"last{n}"].astype(np.int32) for n in orders[1:]],
             [arrays[f"logprob_codes{n}"][arrays[f"logprobs{n}"]] for n in orders],
             [arrays[f"backoff_codes{n}"][arrays[f"backoffs{n}"]] for n in orders[:-1]],
         )

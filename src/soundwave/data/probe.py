@@ -6,12 +6,14 @@ Knows nothing about manifests.
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
 import soundfile
 
 from soundwave.audio import SAMPLE_RATE, iter_audio, load_audio
+from soundwave.audio.headers import header_holds
 from soundwave.audio.loading import END_TOLERANCE
 from soundwave.data.example import AudioSpan
 from soundwave.errors import AudioError
@@ -33,20 +35,23 @@ class Facts:
 
 
 def facts_of(path: str) -> Facts:
-    """The facts of a file (or a data: text), from its header where libsndfile reads it, else by decoding it.
+    """The facts of a file (or a data: text), from its header where that holds, else by decoding it.
 
     Raises:
         AudioError: it cannot be read.
     """
+    info = None
     if not path.startswith("data:"):
         _require_file(path)
-        try:
+        with suppress(soundfile.SoundFileError, OSError):  # FFmpeg reads more, and says better what is wrong
             info = soundfile.info(path)
-            return Facts(info.frames / info.samplerate, info.samplerate, info.channels, info.frames, info.format)
-        except (soundfile.SoundFileError, OSError):
-            pass  # FFmpeg reads more formats, and says better what is wrong with a file
+    if info is not None and info.frames and header_holds(path):
+        return Facts(info.frames / info.samplerate, info.samplerate, info.channels, info.frames, info.format)
     count = sum(len(block) for block in iter_audio(path, on_warning=lambda _: None))
-    return Facts(count / SAMPLE_RATE, SAMPLE_RATE, 1, count, "other")
+    seconds = count / SAMPLE_RATE
+    if info is None:
+        return Facts(seconds, SAMPLE_RATE, 1, count, "other")
+    return Facts(seconds, info.samplerate, info.channels, round(seconds * info.samplerate), info.format)
 
 
 def samples_of(span: AudioSpan, max_seconds: float | None = MAX_SECONDS) -> np.ndarray:

@@ -7,12 +7,46 @@ the decoder's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
+from soundwave.errors import ConfigurationError
 from soundwave.settings import check_settings, setting
 
 Via = Literal["auto", "audio", "transcript"]
 LARGEST_SEED = 2**63 - 1  # of torch's generators
+
+
+@dataclass(frozen=True)
+class AudioOptions:
+    """Which sound of a recording is used; the fields mean what they mean to `soundwave.load_audio`.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    channels: str = setting("mix", help="mix: all channels together; or the number of one, from 1.")
+    track: str | None = setting(
+        None, help="The number of a sound track, from 1; mix: all together; default: the first that is not silent."
+    )
+    start: float = setting(0.0, least=0, help="Where to begin, in seconds; times are counted from there.")
+    end: float | None = setting(None, above=0, help="Where to end, in seconds of the recording; default: its end.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        for name in ("channels", "track"):
+            value = getattr(self, name)
+            if value not in ("mix", None) and not (value.isascii() and value.isdigit() and int(value) >= 1):
+                raise ConfigurationError(f"{name} is {value!r}; give mix or a number from 1 on.")
+        if self.end is not None and self.end <= self.start:
+            raise ConfigurationError(f"end is {self.end:g}, but start is {self.start:g}; give an end that comes later.")
+
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments of `load_audio`."""
+        numbers = {
+            name: int(value) if value not in ("mix", None) else value
+            for name, value in (("channels", self.channels), ("track", self.track))
+        }
+        return {**numbers, "start": self.start, "end": self.end}
 
 
 @dataclass(frozen=True)
