@@ -67,7 +67,7 @@ class Ngram:
         self.shorter = np.zeros(self._highest, np.int64)  # the node of the n-gram without its first word
         first = 1 + size
         for context, word in zip(contexts[:-1], last[:-1], strict=True):
-            self.shorter[first : first + len(word)] = self._longest(self.shorter[context], word)
+            self.shorter[first : first + len(word)] = self._longest(self.shorter[context], word.astype(np.int64))
             first += len(word)
 
     def ids(self, words: Iterable[str]) -> Ints:
