@@ -150,7 +150,7 @@ def test_an_end_beyond_the_file_is_skipped_and_named(
     tiny_runs.manifest_of(tmp_path / "data", rows)
     train(dataclasses.replace(recipe, max_steps=1))
     told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("skipped: ")]
-    assert [("3.wav" in line, "end 9" in line) for line in told] == [(True, True)]
+    assert [("3.wav" in line, "to 9 s ends after it" in line) for line in told] == [(True, True)]
 
 
 def test_clips_too_short_for_their_text_are_named_and_counted(

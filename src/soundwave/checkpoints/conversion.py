@@ -126,14 +126,8 @@ def _write_whisper(tensors: dict[str, torch.Tensor], folder: Path, source: Path)
 
 
 def _save(tensors: dict[str, torch.Tensor], folder: Path) -> None:
-    try:
-        with atomic_file(folder / "model.safetensors") as draft:
-            save_file(tensors, draft, metadata={"format": "pt"})
-    except SafetensorError as error:  # how safetensors reports a full disk
-        raise CheckpointError(
-            f"Cannot write {folder / 'model.safetensors'}: {error}. Free some space, or set SOUNDWAVE_CACHE to a "
-            "folder on another disk."
-        ) from error
+    with atomic_file(folder / "model.safetensors") as draft:
+        save_file(tensors, draft, metadata={"format": "pt"})
 
 
 def whisper_encoder_shapes(config: WhisperConfig) -> dict[str, tuple[int, ...]]:
