@@ -16,6 +16,7 @@ from soundwave.inference.options import AudioOptions
 
 if TYPE_CHECKING:
     from soundwave.audio import AudioInput
+    from soundwave.inference.results import Transcript
 
 # What a folder is searched for; a file that is named itself may be called anything.
 SUFFIXES = {
@@ -62,6 +63,15 @@ def recording(name: str) -> Recording:
     if not name.startswith("data:") and "://" not in name and not _exists(name):
         raise AudioError(f"there is no file {name!r}; check the path.")
     return Recording(name, name)
+
+
+def in_place(transcript: Transcript, sound: AudioOptions) -> Transcript:
+    """A transcript of a cut with the times of the whole recording."""
+    if not sound.start:
+        return transcript
+    from soundwave.inference.results import later
+
+    return later(transcript, sound.start)
 
 
 def sound_of(audio: str | BinaryIO, sound: AudioOptions) -> AudioInput:

@@ -185,7 +185,8 @@ def _transcripts(
             results = iter(engine.transcribe_batch(usable, llm=llm, hotwords=hotwords, return_errors=True))
             progress(start + len(batch), len(chosen))
             for one, audio in zip(batch, read, strict=True):
-                yield one, audio if isinstance(audio, SoundwaveError) else next(results)
+                result = audio if isinstance(audio, SoundwaveError) else next(results)
+                yield one, result if isinstance(result, SoundwaveError) else recordings.in_place(result, sound)
 
 
 def _sound_or_error(one: recordings.Recording, sound: AudioOptions) -> AudioInput | SoundwaveError:

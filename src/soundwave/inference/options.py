@@ -28,7 +28,7 @@ class AudioOptions:
     track: str | None = setting(
         None, help="The number of a sound track, from 1; mix: all together; default: the first that is not silent."
     )
-    start: float = setting(0.0, least=0, help="Where to begin, in seconds; times are counted from there.")
+    start: float = setting(0.0, least=0, help="Where to begin, in seconds of the recording.")
     end: float | None = setting(None, above=0, help="Where to end, in seconds of the recording; default: its end.")
 
     def __post_init__(self) -> None:

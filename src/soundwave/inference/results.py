@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from torch import Tensor
@@ -127,6 +127,18 @@ class Transcript:
     language: str | None = None
     segments: list[Segment] = field(default_factory=list)
     source: Literal["ctc", "ctc+llm", "llm"] = "llm"
+
+
+def later(transcript: Transcript, seconds: float) -> Transcript:
+    """A transcript of a cut with the times of the whole recording, which begins `seconds` earlier."""
+    segments = [
+        replace(
+            one, start=round(one.start + seconds, 3), end=round(one.end + seconds, 3),
+            words=tuple(replace(word, start=word.start + seconds, end=word.end + seconds) for word in one.words),
+        )
+        for one in transcript.segments
+    ]
+    return replace(transcript, segments=segments)
 
 
 def transcript_of(text: str, speech: Speech, source: Literal["ctc", "ctc+llm", "llm"]) -> Transcript:
