@@ -14,6 +14,7 @@ from soundwave.checkpoints.lora import attach_lora
 from soundwave.ctc.ngram_training import train_ngram
 from soundwave.errors import ConfigurationError
 from soundwave.inference.engine import Engine
+from soundwave.inference.transcription import differing
 from soundwave.inference_config import BeamSearchOptions, InferenceConfig, RescoringOptions, TranscribeConfig
 
 SENTENCES = [line.split() for line in ("the cat sat", "the person on the cat", "a son", "so the son sat", "on a cat")]
@@ -70,7 +71,7 @@ def read_whole(engine: Engine, text: str) -> float:
 
 @pytest.mark.parametrize("sound", CLIPS)
 def test_the_text_is_the_best_by_the_sum_of_all_scores(folder: Path, sound: tuple[Any, int]) -> None:
-    engine = engine_with(folder, nbest=12, llm_weight=0.7, language_weight=0.3, word_bonus=-0.5)
+    engine = engine_with(folder, nbest=12, llm_weight=0.7, language_weight=0.3, word_bonus=-0.5, read_on=None)
     hypotheses = hypotheses_of(engine, sound)
     assert len(hypotheses) > 3
     totals = {
@@ -80,6 +81,20 @@ def test_the_text_is_the_best_by_the_sum_of_all_scores(folder: Path, sound: tupl
     transcript = engine.transcribe(sound)
     assert transcript.text == max(totals, key=totals.__getitem__)
     assert transcript.source == "ctc+llm"
+
+
+@pytest.mark.parametrize(
+    ("read_on", "expected"),
+    [
+        (None, ([1, 2, 3, 4], [1, 9, 3, 4])), (0, ([1, 2], [1, 9])), (1, ([1, 2, 3], [1, 9, 3])),
+        (7, ([1, 2, 3, 4], [1, 9, 3, 4])),
+    ],
+)
+def test_texts_are_read_to_a_few_tokens_after_what_differs(
+    read_on: int | None, expected: tuple[list[int], list[int]]
+) -> None:
+    assert differing([1, 2, 3, 4], [1, 9, 3, 4], read_on) == expected
+    assert differing([3, 4], [9, 3, 4], 0) == ([3], [9, 3]), "a token of each stays"
 
 
 def test_without_the_llm_it_is_the_searchs_best(folder: Path) -> None:

@@ -73,6 +73,10 @@ class RescoringOptions:
     language_weight: float = setting(0.2, least=0, help="Factor of the n-gram's, in place of the search's.")
     word_bonus: float = setting(1.0, help="For each word, in place of the search's.")
 
+    read_on: int | None = setting(
+        4, least=0, help="Tokens that the LLM reads after what differs from the search's best text; none: to the end."
+    )
+
     def __post_init__(self) -> None:
         check_settings(self, prefix="transcribe.rescoring.")
 

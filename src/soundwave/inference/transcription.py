@@ -36,6 +36,19 @@ def transcript_tokens(seconds: float) -> int:
     return TOKENS_AT_LEAST + int(TOKENS_PER_SECOND * seconds)
 
 
+def differing(first: list[int], other: list[int], read_on: int | None) -> tuple[list[int], list[int]]:
+    """Two texts without the end that both have, up to `read_on` tokens of it: what comes then is as likely in both.
+
+    >>> differing([1, 2, 3, 4, 5], [1, 9, 9, 3, 4, 5], 1)
+    ([1, 2, 3], [1, 9, 9, 3])
+    """
+    same = 0
+    while same < min(len(first), len(other)) - 1 and first[-1 - same] == other[-1 - same]:
+        same += 1
+    left_out = 0 if read_on is None else max(0, same - read_on)
+    return first[: len(first) - left_out], other[: len(other) - left_out]
+
+
 class Transcriber:
     """Finds the words of recordings.
 
@@ -115,13 +128,15 @@ class Transcriber:
         assert self.decoder is not None
         if len(hypotheses) == 1:
             return hypotheses[0].text
-        prompt, continuations = self.prompts.typed([one.text for one in hypotheses])
-        read = self.decoder.score(prompt, continuations)
         search, again = self.inference.transcribe.search, self.inference.transcribe.rescoring
+        prompt, (first, *others) = self.prompts.typed([one.text for one in hypotheses])
+        pairs = [differing(first, other, again.read_on) for other in others]
+        read = self.decoder.score(prompt, [text for pair in pairs for text in pair])
+        gains = [0.0, *(other - best for best, other in zip(read[::2], read[1::2], strict=True))]
         scores = [
             one.score + (again.language_weight - search.language_weight) * one.language
-            + (again.word_bonus - search.word_bonus) * len(one.words) + again.llm_weight * logprob
-            for one, logprob in zip(hypotheses, read, strict=True)
+            + (again.word_bonus - search.word_bonus) * len(one.words) + again.llm_weight * gain
+            for one, gain in zip(hypotheses, gains, strict=True)
         ]
         return hypotheses[max(range(len(scores)), key=scores.__getitem__)].text
 
