@@ -51,7 +51,7 @@ class BeamSearchOptions:
     )
     unknown_letter: float = setting(2.0, least=0, help="Cost of each letter of such a word beyond that.")
     hotword_bonus: float = setting(4.0, least=0, help="For each hot word.")
-    beam_width: float = setting(14.0, above=0, help="How far behind the best text a text is dropped.")
+    beam_width: float = setting(11.0, above=0, help="How far behind the best text a text is dropped.")
     class_width: float = setting(7.0, above=0, help="How far behind a frame's likeliest class a class is not tried.")
     open_width: float = setting(3.0, above=0, help="The same for classes that spell no word of the list.")
     sure_blank: float = setting(0.999, above=0, most=1, help="Posterior from which a frame is blank and nothing else.")
