@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import soundwave
 from soundwave.audio import SAMPLE_RATE
@@ -14,6 +15,7 @@ from soundwave.checkpoints.catalog import resolve_model
 from soundwave.errors import CheckpointError
 from soundwave.evaluation.replies import is_repetition
 from soundwave.evaluation.tasks import plain_reply
+from soundwave.inference.devices import has_fast_bfloat16
 from soundwave.text.metrics import normalise, word_errors
 
 ROOT = Path(__file__).parents[1]
@@ -100,3 +102,11 @@ def test_its_weights_are_small_and_its_card_says_what_they_cost(mini: soundwave.
     for words in ("hours of", "minutes", "word error rate", "licen"):
         assert words in card.lower(), f"the card does not say {words!r}"
     assert not json.loads((mini.folder / "config.json").read_text())["language_model_source"].startswith("/")
+
+
+def test_whispers_encoder_computes_in_bfloat16_where_the_processor_does_and_a_dtype_that_is_asked_for_stays() -> None:
+    tower = soundwave.load("mini", device="cpu", backend="none").encoder.audio_tower
+    expected = torch.bfloat16 if has_fast_bfloat16() else torch.float32
+    assert next(tower.parameters()).dtype is expected
+    tower = soundwave.load("mini", device="cpu", dtype="float32", backend="none").encoder.audio_tower
+    assert next(tower.parameters()).dtype is torch.float32

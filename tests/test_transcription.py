@@ -71,7 +71,8 @@ def read_whole(engine: Engine, text: str) -> float:
 
 @pytest.mark.parametrize("sound", CLIPS)
 def test_the_text_is_the_best_by_the_sum_of_all_scores(folder: Path, sound: tuple[Any, int]) -> None:
-    engine = engine_with(folder, nbest=12, llm_weight=0.7, language_weight=0.3, word_bonus=-0.5, read_on=None)
+    weights = {"llm_weight": 0.7, "language_weight": 0.3, "word_bonus": -0.5}
+    engine = engine_with(folder, nbest=12, read_on=None, within=1e9, **weights)
     hypotheses = hypotheses_of(engine, sound)
     assert len(hypotheses) > 3
     totals = {
@@ -98,13 +99,20 @@ def test_texts_are_read_to_a_few_tokens_after_what_differs(
 
 
 def test_without_the_llm_it_is_the_searchs_best(folder: Path) -> None:
-    engine = engine_with(folder, llm_weight=1e6)
+    engine = engine_with(folder, llm_weight=1e6, within=1e9)
     for sound in CLIPS:
         best = hypotheses_of(engine, sound)[0].text
         assert (engine.transcribe(sound, llm=False).text, engine.transcribe(sound, llm=False).source) == (best, "ctc")
     assert [one.text for one in engine.transcribe_batch(CLIPS)] != [
         one.text for one in engine.transcribe_batch(CLIPS, llm=False)
     ], "the LLM has no say"
+
+
+def test_what_the_search_finds_far_less_likely_is_not_read(folder: Path) -> None:
+    engine = engine_with(folder, llm_weight=1e6, within=1e-9)
+    assert [one.text for one in engine.transcribe_batch(CLIPS)] == [
+        one.text for one in engine.transcribe_batch(CLIPS, llm=False)
+    ]
 
 
 def test_the_models_own_choice_is_the_default(folder: Path) -> None:

@@ -51,7 +51,7 @@ class BeamSearchOptions:
     )
     unknown_letter: float = setting(2.0, least=0, help="Cost of each letter of such a word beyond that.")
     hotword_bonus: float = setting(4.0, least=0, help="For each hot word.")
-    beam_width: float = setting(11.0, above=0, help="How far behind the best text a text is dropped.")
+    beam_width: float = setting(14.0, above=0, help="How far behind the best text a text is dropped.")
     class_width: float = setting(7.0, above=0, help="How far behind a frame's likeliest class a class is not tried.")
     open_width: float = setting(3.0, above=0, help="The same for classes that spell no word of the list.")
     sure_blank: float = setting(0.999, above=0, most=1, help="Posterior from which a frame is blank and nothing else.")
@@ -69,12 +69,13 @@ class RescoringOptions:
     """
 
     nbest: int = setting(16, least=1, help="Texts of the search that the LLM reads.")
+    within: float = setting(6.0, above=0, help="Texts less likely by more than this, by the search, are not read.")
     llm_weight: float = setting(0.8, least=0, help="Factor of the LLM's log-probability of a text as a typed turn.")
     language_weight: float = setting(0.2, least=0, help="Factor of the n-gram's, in place of the search's.")
     word_bonus: float = setting(1.0, help="For each word, in place of the search's.")
 
     read_on: int | None = setting(
-        4, least=0, help="Tokens that the LLM reads after what differs from the search's best text; none: to the end."
+        6, least=0, help="Tokens that the LLM reads after what differs from the search's best text; none: to the end."
     )
 
     def __post_init__(self) -> None:

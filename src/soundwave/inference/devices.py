@@ -27,6 +27,11 @@ def resolve_device(name: str) -> str:
     return "cpu" if device.type == "cpu" else name  # torch names a CPU with and without a number, safetensors without
 
 
+def has_fast_bfloat16() -> bool:
+    """Whether this processor computes in bfloat16 itself; others emulate it, which is slower than float32."""
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
 def resolve_dtype(name: str, device: str) -> torch.dtype:
     """A dtype; `auto`: bfloat16 on a CUDA GPU that has it, else float32.
 

@@ -126,9 +126,10 @@ class Transcriber:
     def _best(self, hypotheses: Sequence[Hypothesis]) -> str:
         """The text that CTC, n-gram and LLM together find likeliest; the LLM reads all as typed turns."""
         assert self.decoder is not None
+        search, again = self.inference.transcribe.search, self.inference.transcribe.rescoring
+        hypotheses = [one for one in hypotheses if one.score >= hypotheses[0].score - again.within]
         if len(hypotheses) == 1:
             return hypotheses[0].text
-        search, again = self.inference.transcribe.search, self.inference.transcribe.rescoring
         prompt, (first, *others) = self.prompts.typed([one.text for one in hypotheses])
         pairs = [differing(first, other, again.read_on) for other in others]
         read = self.decoder.score(prompt, [text for pair in pairs for text in pair])
