@@ -254,11 +254,11 @@ def test_another_models_tokenizer_is_refused() -> None:
 def test_a_processor_comes_back_with_its_settings(tmp_path: Path) -> None:
     tiny.model().config.save_pretrained(tmp_path)
     config = tiny.config(window_tail_seconds=0.25, frames_per_group=4)
-    written = tiny.processor(config, transcribe_prompt="Write.", audio_system_prompt="Hear.", transcribe={"beams": 7})
+    written = tiny.processor(config, transcribe_prompt="Write.", audio_system_prompt="Hear.", transcribe={"search": {"beams": 7}})
     written.save_pretrained(tmp_path)
     read = AutoProcessor.from_pretrained(tmp_path)
     settings = ("encoder_window", "window_tail_seconds", "frames_per_group", "audio_token", "inference")
-    assert json.loads((tmp_path / "inference.json").read_text())["transcribe"]["beams"] == 7
+    assert json.loads((tmp_path / "inference.json").read_text())["transcribe"]["search"]["beams"] == 7
     assert isinstance(read, SoundwaveProcessor)
     assert {name: getattr(read, name) for name in settings} == {name: getattr(written, name) for name in settings}
     question = [tiny.user("Hi", CLIP)]
