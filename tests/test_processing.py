@@ -254,7 +254,8 @@ def test_another_models_tokenizer_is_refused() -> None:
 def test_a_processor_comes_back_with_its_settings(tmp_path: Path) -> None:
     tiny.model().config.save_pretrained(tmp_path)
     config = tiny.config(window_tail_seconds=0.25, frames_per_group=4)
-    written = tiny.processor(config, transcribe_prompt="Write.", audio_system_prompt="Hear.", transcribe={"search": {"beams": 7}})
+    prompts = {"transcribe_prompt": "Write.", "audio_system_prompt": "Hear.", "transcribe": {"search": {"beams": 7}}}
+    written = tiny.processor(config, **prompts)
     written.save_pretrained(tmp_path)
     read = AutoProcessor.from_pretrained(tmp_path)
     settings = ("encoder_window", "window_tail_seconds", "frames_per_group", "audio_token", "inference")
