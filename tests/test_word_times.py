@@ -19,11 +19,12 @@ from soundwave.inference.engine import Engine
 from soundwave.inference.results import Segment, Speech, Transcript, Word, segments_of
 from soundwave.inference.speech import likely_classes
 from soundwave.inference.word_times import WordTimer
-from soundwave.inference_config import InferenceConfig, TranscribeConfig
+from soundwave.inference_config import InferenceConfig, TimingOptions, TranscribeConfig
 
 PIECES = [" ", *"abcdefghijklmnopqrstuvwxyz'"]
 BLANK = len(PIECES)
 STEP = 0.04  # seconds a frame
+SPIKES = TimingOptions(0.0, 0.0, 0.0, 0.0)
 
 
 def speech_of(text: str, frames_each: int = 2, seconds: float | None = None) -> Speech:
@@ -37,7 +38,7 @@ def speech_of(text: str, frames_each: int = 2, seconds: float | None = None) -> 
 
 
 def spoken(text: str, speech: Speech) -> list[tuple[str, float, float]]:
-    return [(word.text, word.start, word.end) for word in WordTimer(PIECES, BLANK).words(text, speech)]
+    return [(word.text, word.start, word.end) for word in WordTimer(PIECES, BLANK, SPIKES).words(text, speech)]
 
 
 def consistent(transcript: Transcript) -> None:
@@ -57,7 +58,7 @@ def consistent(transcript: Transcript) -> None:
 @given(st.lists(st.text("ab1é&'-.", min_size=1, max_size=4), max_size=5), st.integers(1, 3), st.text("ab ", max_size=9))
 def test_any_text_gets_times_whatever_is_said(words: list[str], frames: int, said: str) -> None:
     text, speech = " ".join(words), speech_of(said, frames)
-    timed = WordTimer(PIECES, BLANK).words(text, speech)
+    timed = WordTimer(PIECES, BLANK, SPIKES).words(text, speech)
     consistent(Transcript(text, "", speech.duration, segments=segments_of(timed)))
 
 
@@ -72,7 +73,7 @@ def test_a_number_in_digits_is_said_between_its_neighbours() -> None:
     assert number[1] >= before[2]
     assert number[2] <= after[1]
     assert number[2] - number[1] > 0.8, "ten signs of 0.12 s"
-    (word,) = WordTimer(PIECES, BLANK).words("42", speech_of("forty two"))
+    (word,) = WordTimer(PIECES, BLANK, SPIKES).words("42", speech_of("forty two"))
     assert word.confidence is None
 
 
@@ -138,7 +139,7 @@ def test_a_text_without_a_search_has_words_with_times(llm: bool) -> None:
 
 
 def test_where_nothing_is_said_there_are_no_segments(searching: Engine) -> None:
-    timer = WordTimer(PIECES, BLANK)
+    timer = WordTimer(PIECES, BLANK, SPIKES)
     assert timer.words("", speech_of("ab")) == []
     assert segments_of([]) == []
 
