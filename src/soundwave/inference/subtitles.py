@@ -88,7 +88,7 @@ def whisper_json(transcript: Transcript) -> dict[str, Any]:
     0, for the words are searched, not sampled. `avg_logprob` is the mean of the words' log-confidences, null where
     they have none.
     """
-    segments = []
+    segments: list[dict[str, Any]] = []
     for number, one in enumerate(transcript.segments):
         known = [word.confidence for word in one.words if word.confidence is not None]
         mean = sum(math.log(max(confidence, 1e-6)) for confidence in known) / len(known) if known else None
