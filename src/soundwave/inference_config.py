@@ -92,7 +92,7 @@ class TimingOptions:
 
     start: float = setting(0.048, help="From the first frame back to the word's start.")
     start_each_letter: float = setting(-0.006, help="And for each letter that this frame spells.")
-    end: float = setting(0.027, help="From the last frame on to the word's end.")
+    end: float = setting(0.026, help="From the last frame on to the word's end.")
     end_each_letter: float = setting(0.017, help="And for each letter that this frame spells.")
 
     def __post_init__(self) -> None:

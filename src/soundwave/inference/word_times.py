@@ -46,7 +46,7 @@ class WordTimer:
             texts: those that were weighed, with their scores in nats, this one among them; none: only this is known.
         """
         written = text.split()
-        tokens = self._aligned(written, speech)
+        tokens = self.aligned(written, speech)
         if tokens is None:
             return []
         if all(tokens):
@@ -65,7 +65,7 @@ class WordTimer:
             return None
         return round(confidence_of(Evidence(path_probability(pieces), gap), self._calibration), 3)
 
-    def _aligned(self, words: Sequence[str], speech: Speech) -> list[list[Token]] | None:
+    def aligned(self, words: Sequence[str], speech: Speech) -> list[list[Token]] | None:
         """The tokens of each word, none where the recording is too short for the text."""
         lattice = self._speller.lattice(words)
         if speech.ctc_logprobs is not None:
