@@ -2,7 +2,8 @@
 
 Three kinds, each in two halves of different voices; offsets are chosen on the one and reported on the other.
 
-- `words`: recordings of single words with their own silence cut away, at known times in faint noise.
+- `words`: recordings of single words with their own silence cut away, at known times in faint noise;
+  `words in noise`: the same in white noise about 15 dB below them.
 - `flite`, `espeak`: sentences; flite tells where each sound ends, espeak-ng's library where each word and sound begins.
 - `utterances`: recordings of sentences one after the other; only where each begins and ends is known.
 """
@@ -26,6 +27,7 @@ import numpy as np
 from soundwave.audio import SAMPLE_RATE, load_audio
 
 FRAME = SAMPLE_RATE // 100
+FAINT, LOUD = 0.0005, 0.01  # deviation of white noise around sounds whose peak is 0.3
 BELOW_PEAK = 10 ** (-35 / 20)  # where a recorded word begins and ends: 35 dB below its loudest 10 ms
 QUIET = 10 ** (-45 / 20)  # and how faint what is around it must be
 FLITE_VOICES = {"tune": ("slt", "awb"), "report": ("rms", "kal16")}
@@ -76,9 +78,9 @@ def sound_of(samples: np.ndarray) -> tuple[int, int] | None:
 
 
 def placed(
-    pieces: Sequence[tuple[str, np.ndarray]], gaps: tuple[float, float], draw: np.random.Generator
+    pieces: Sequence[tuple[str, np.ndarray]], gaps: tuple[float, float], noise: float, draw: np.random.Generator
 ) -> tuple[np.ndarray, list[Span]]:
-    """Sounds one after the other with gaps of random length, in faint noise."""
+    """Sounds one after the other with gaps of random length, in white noise."""
     parts, spans, place = [], [], 0
     for text, sound in pieces:
         gap = round(draw.uniform(*gaps) * SAMPLE_RATE)
@@ -86,11 +88,12 @@ def placed(
         spans.append(Span(text, (place + gap) / SAMPLE_RATE, (place + gap + len(sound)) / SAMPLE_RATE))
         place += gap + len(sound)
     samples = np.concatenate([*parts, np.zeros(round(0.5 * SAMPLE_RATE), np.float32)])
-    return (samples + draw.normal(size=len(samples)) * 0.0005).astype(np.float32), spans
+    return (samples + draw.normal(size=len(samples)) * noise).astype(np.float32), spans
 
 
 def joined(
-    manifest: Path, kind: str, count: int, each: int, gaps: tuple[float, float], seed: int
+    manifest: Path, kind: str, count: int, each: int, gaps: tuple[float, float], seed: int,
+    noise: float = FAINT,
 ) -> Iterator[TimedSpeech]:
     """Recordings of a manifest that are quiet at both ends, `each` in one; speakers differ between the halves."""
     draw = np.random.default_rng(seed)
@@ -107,7 +110,7 @@ def joined(
             if (sound := sound_of(samples)) is not None:
                 pieces.append((own[i]["text"].lower(), samples[slice(*sound)]))
             if len(pieces) == each:
-                yield TimedSpeech(kind, half, *placed(pieces, gaps, draw))
+                yield TimedSpeech(kind, half, *placed(pieces, gaps, noise, draw))
                 pieces, made = [], made + 1
             if made == count:
                 break

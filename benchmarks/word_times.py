@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 from confidence import matches, plain
-from timed_speech import Span, TimedSpeech, joined, synthesised
+from timed_speech import LOUD, Span, TimedSpeech, joined, synthesised
 from timing import machine_facts
 
 import soundwave
@@ -38,6 +38,7 @@ def material(chosen: argparse.Namespace) -> list[TimedSpeech]:
     parts: list[TimedSpeech] = []
     if chosen.words:
         parts += joined(chosen.words, "words", count, 8, (0.3, 0.8), SEED)
+        parts += joined(chosen.words, "words in noise", count // 2, 8, (0.3, 0.8), SEED + 1, LOUD)
     if chosen.texts:
         for engine in chosen.engines:
             parts += synthesised(chosen.texts, engine, 3 * count, SEED)
@@ -183,7 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"{side} {found[side]['mean']:.0f} (90 %: {found[side]['percentile_90']:.0f}, "
                 f"bias {found[side]['bias']:+.0f})" for side in ("starts", "ends", "both")
             )
-            print(f"{kind:10} {name:34} {found['measured']:4} of {found['spans']:4}: {line}")
+            print(f"{kind:14} {name:34} {found['measured']:4} of {found['spans']:4}: {line}")
     if chosen.json:
         chosen.json.write_text(json.dumps(result | machine_facts(), indent=2) + "\n", encoding="utf-8")
 

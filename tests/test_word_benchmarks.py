@@ -95,9 +95,9 @@ def test_only_right_words_are_measured() -> None:
 
 def test_word_times_says_what_each_way_has_wrong(engine: Engine, tmp_path: Path) -> None:
     out = tmp_path / "times.json"
-    word_times.main(["--words", str(manifest_of_tones(tmp_path / "tones", 16)), "--count", "1", "--json", str(out)])
+    word_times.main(["--words", str(manifest_of_tones(tmp_path / "tones", 16)), "--count", "2", "--json", str(out)])
     result = json.loads(out.read_text(encoding="utf-8"))
-    assert set(result["milliseconds"]) == {"words", "all"}
+    assert set(result["milliseconds"]) == {"words", "words in noise", "all"}
     assert result["milliseconds"]["words"]["true text, aligned"]["measured"] == 8
     texts = tmp_path / "texts.jsonl.gz"
     with gzip.open(texts, "wt", encoding="utf-8") as file:
