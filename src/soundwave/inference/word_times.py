@@ -46,7 +46,7 @@ class WordTimer:
             texts: those that were weighed, with their scores in nats, this one among them; none: only this is known.
         """
         written = text.split()
-        tokens = self.aligned(written, speech)
+        tokens = self.aligned(written, speech) if written else None
         if tokens is None:
             return []
         if all(tokens):
