@@ -9,6 +9,7 @@ distance between confidence and share of right words, over ten bins. With `--plo
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import re
 from collections.abc import Sequence
@@ -127,24 +128,30 @@ def report(words: Sequence[Judged], options: ConfidenceOptions) -> dict[str, Any
 
 
 def plot(results: dict[str, dict[str, Any]], file: Path) -> None:
-    """Share of right words by confidence; a point's size is its number of words."""
+    """Share of right words by confidence; a point's size is its number of words. Few colours keep the file small."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from PIL import Image
 
-    figure, axes = pyplot.subplots(1, len(results), figsize=(3.2 * len(results), 3.2), sharey=True, squeeze=False)
-    for axis, (name, ways) in zip(axes[0], results.items(), strict=True):
+    rows, columns = -(-len(results) // 3), min(3, len(results))
+    size = (3.2 * columns, 3 * rows)
+    figure, axes = pyplot.subplots(rows, columns, figsize=size, sharex=True, sharey=True, squeeze=False)
+    for axis, (name, ways) in zip(axes.flat, results.items(), strict=False):
         axis.plot([0, 1], [0, 1], color="0.8")
         for (way, found), colour in zip(ways.items(), ("tab:gray", "tab:blue"), strict=True):
             xs, ys, sizes = zip(*((b["confidence"], b["right"], b["words"]) for b in found["bins"]), strict=True)
             axis.plot(xs, ys, color=colour, label=f"{way}, {found['calibration_error']:.3f}")
             axis.scatter(xs, ys, 3 + 60 * np.sqrt(np.array(sizes) / found["words"]), color=colour)
-        axis.set(title=name, xlabel="confidence")
+        axis.set_title(name, fontsize=9)
         axis.legend(fontsize=7)
-    axes[0][0].set_ylabel("words that are right")
+    figure.supxlabel("confidence", fontsize=9)
+    figure.supylabel("share of words that are right", fontsize=9)
     figure.tight_layout()
-    figure.savefig(file, dpi=80)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=80)
+    Image.open(drawn).convert("RGB").quantize(24).save(file, optimize=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
