@@ -7,6 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
+Source = Literal["ctc", "ctc+llm", "llm"]
+
 
 @dataclass(frozen=True)
 class Usage:
@@ -100,12 +102,13 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a transcript, with its start and end in seconds."""
+    """A stretch of a transcript, with its start and end in seconds, and who speaks where that is known."""
 
     text: str
     start: float
     end: float
     words: tuple[Word, ...] = ()
+    speaker: str | None = None
 
 
 @dataclass(frozen=True)

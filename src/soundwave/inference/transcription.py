@@ -97,6 +97,12 @@ class Transcriber:
         source: Literal["llm", "ctc"] = "llm" if with_llm else "ctc"
         return [transcript_of(text, speech, source) for text, speech in zip(texts, speeches, strict=True)]
 
+    def source(self, options: TranscribeOptions) -> Literal["ctc", "ctc+llm", "llm"]:
+        """Where the words of transcripts come from."""
+        if not self._with_llm(options):
+            return "ctc"
+        return "ctc+llm" if self.has_words else "llm"
+
     def _with_llm(self, options: TranscribeOptions) -> bool:
         if options.llm and self.decoder is None:
             raise ConfigurationError("llm=True, but no LLM is loaded; load the model with backend='torch'.")
