@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from soundwave.configuration import SoundwaveConfig
 from soundwave.ctc.beam_search import BeamSearchDecoder, Hypothesis
@@ -22,7 +21,8 @@ from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.protocol import Decoder
 from soundwave.inference.options import GenerationOptions, TranscribeOptions
 from soundwave.inference.prompts import PromptBuilder
-from soundwave.inference.results import Speech, Transcript, transcript_of
+from soundwave.inference.results import Source, Speech, Transcript, transcript_of
+from soundwave.inference.word_times import WordTimer
 from soundwave.inference_config import InferenceConfig
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 
@@ -67,6 +67,7 @@ class Transcriber:
     ):
         self.config, self.inference, self.folder, self.ctc = config, inference, folder, ctc
         self.prompts, self.decoder = prompts, decoder
+        self._timer = WordTimer(ctc.pieces, config.blank_class)
 
     @property
     def has_words(self) -> bool:
@@ -80,24 +81,26 @@ class Transcriber:
             ConfigurationError: the LLM is asked for, but not loaded; or hot words, where there is no search for words.
         """
         with_llm = self._with_llm(options)
+        source: Source
         if self.has_words:
             nbest = self.inference.transcribe.rescoring.nbest if with_llm else 1
             hypotheses = self._hypotheses(speeches, options, nbest)
             texts = [self._best(some) if with_llm else some[0].text for some in hypotheses]
-            return [
-                transcript_of(text, speech, "ctc+llm" if with_llm else "ctc")
-                for text, speech in zip(texts, speeches, strict=True)
-            ]
+            source = "ctc+llm" if with_llm else "ctc"
+            return [self._transcript(*pair, source) for pair in zip(texts, speeches, strict=True)]
         if options.hotwords:
             raise ConfigurationError(
                 f"hotwords={list(options.hotwords)!r} need a model with an n-gram, which this one lacks; leave them "
                 "out."
             )
         texts = self._written(speeches) if with_llm else [speech.ctc_text for speech in speeches]
-        source: Literal["llm", "ctc"] = "llm" if with_llm else "ctc"
-        return [transcript_of(text, speech, source) for text, speech in zip(texts, speeches, strict=True)]
+        source = "llm" if with_llm else "ctc"
+        return [self._transcript(*pair, source) for pair in zip(texts, speeches, strict=True)]
 
-    def source(self, options: TranscribeOptions) -> Literal["ctc", "ctc+llm", "llm"]:
+    def _transcript(self, text: str, speech: Speech, source: Source) -> Transcript:
+        return transcript_of(text, speech, source, self._timer.words(text, speech))
+
+    def source(self, options: TranscribeOptions) -> Source:
         """Where the words of transcripts come from."""
         if not self._with_llm(options):
             return "ctc"
