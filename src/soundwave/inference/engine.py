@@ -27,7 +27,7 @@ from soundwave.inference.devices import has_fast_bfloat16, resolve_device, resol
 from soundwave.inference.longform import LongTranscriber, Part, joined, spoken_in
 from soundwave.inference.options import AskOptions, AudioOptions, TranscribeOptions, Via
 from soundwave.inference.prompts import PromptBuilder
-from soundwave.inference.results import Chunk, Reply, Segment, Speech, Timings, Transcript, Usage
+from soundwave.inference.results import Chunk, Reply, Segment, Source, Speech, Timings, Transcript, Usage
 from soundwave.inference.speech import SpeechFrontEnd
 from soundwave.inference.stretches import Damage, Listening
 from soundwave.inference.transcription import Transcriber
@@ -248,7 +248,7 @@ class Engine:
                 if part.error is not None:
                     results[part.recording] = part.error
                     _raise_first(results, return_errors, "recording")
-        source = self._transcriber.source(options)
+        source = self.source(options)
         return [joined(some, source) if result is None else result for some, result in zip(parts, results, strict=True)]
 
     def transcribe_stream(
@@ -275,6 +275,10 @@ class Engine:
         Warnings about a recording are parts too, and are given as `SoundwaveWarning` by all other ways.
         """
         return self._long.parts(recordings, options)
+
+    def source(self, options: TranscribeOptions) -> Source:
+        """Where the words of transcripts come from."""
+        return self._transcriber.source(options)
 
     def encode(self, audio: AudioInput) -> Speech:
         """What the speech encoder makes of a recording: embeddings, CTC log-probabilities, tokens and their times."""

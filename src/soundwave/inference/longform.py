@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from itertools import groupby, pairwise
 
-from soundwave.audio import SAMPLE_RATE
+from soundwave.audio import SAMPLE_RATE, Lost
 from soundwave.errors import SoundwaveError
 from soundwave.inference.options import AudioOptions, TranscribeOptions
 from soundwave.inference.results import Segment, Source, Speech, Transcript, Word, later
@@ -38,7 +38,8 @@ class Part:
         mark: from which another run may go on after this part; None: not before the next part.
         ending: the recording's end may have shaped it.
         whole: nothing more comes of this recording.
-        warning: what is not as it should be in the recording; a `Lost` where sound is lost.
+        warning: what is not as it should be in the recording.
+        lost: the warning is of sound that could not be decoded.
         error: why there is nothing more of this recording.
     """
 
@@ -53,6 +54,7 @@ class Part:
     ending: bool = False
     whole: bool = False
     warning: str = ""
+    lost: bool = False
     error: SoundwaveError | None = None
 
 
@@ -116,7 +118,7 @@ class LongTranscriber:
         own = [joiners.pop(key) for key in sorted(joiners) if key[0] == number]
         if isinstance(event, Warned):
             joiners.update({(number, joiner.channel): joiner for joiner in own})
-            yield Part(number, warning=event.text)
+            yield Part(number, warning=event.text, lost=isinstance(event.text, Lost))
             return
         for joiner in own:
             yield from joiner.end()

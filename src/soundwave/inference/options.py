@@ -110,3 +110,28 @@ class TranscribeOptions:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+
+@dataclass(frozen=True)
+class SubtitleOptions:
+    """How the text of subtitles is laid out, in SRT and WebVTT; the names are those of Whisper's command line.
+
+    Raises:
+        ConfigurationError: a value out of range, or a count of lines without their width.
+    """
+
+    max_line_width: int | None = setting(
+        None, least=1, help="Most characters of a line of srt and vtt; default: a segment is one line."
+    )
+    max_line_count: int | None = setting(
+        None, least=1, help="Most lines of a subtitle; what is longer becomes several. Needs --max-line-width."
+    )
+    highlight_words: bool = setting(False, help="Underline each word in srt and vtt while it is said.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.max_line_count is not None and self.max_line_width is None:
+            raise ConfigurationError(
+                f"max_line_count is {self.max_line_count}, but max_line_width is not given: lines of any width are "
+                "never more than one; give both, such as 42 and 2."
+            )

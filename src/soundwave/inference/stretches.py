@@ -25,6 +25,7 @@ from soundwave.inference.options import AudioOptions
 LONGEST_SECONDS = 30.0  # of a stretch; a recording up to this is not cut
 FED_SECONDS = 1.0  # of sound at a time, so that nearly every stretch has a mark of its own
 MARKED_SECONDS = 60.0  # of silence after which a run that goes on need not listen to it again
+ENDING_SECONDS = 2.0  # before a recording's end, resampling and mixing may depend on it
 JOIN_SECONDS = 2.0  # waited for a thread that reads a pipe in which nothing comes
 
 Damage = Literal["refuse", "skip"]
@@ -175,17 +176,26 @@ def _events(number: int, one: Listening, cutter: NewCutter, warn: Callable[[str]
         return
     listeners: list[_Listener] = []
     position, step = skip, round(FED_SECONDS * SAMPLE_RATE)
-    for block in blocks:
+    for block, ending in _with_ending(blocks):
         if not listeners:
             marks = [one.marks.get(channel, Mark(channel)) for channel in range(len(block))]
             listeners = [_Listener(number, mark, cutter) for mark in marks]
         for begin in range(0, block.shape[1], step):
             for listener, row in zip(listeners, block, strict=True):
-                yield from listener.feed(row[begin : begin + step], position + begin)
+                yield from listener.feed(row[begin : begin + step], position + begin, ending)
         position += block.shape[1]
     for listener in listeners:
         yield from listener.finish()
     yield Ended(number, position / SAMPLE_RATE, len(listeners))
+
+
+def _with_ending(blocks: Iterator[Samples]) -> Iterator[tuple[Samples, bool]]:
+    """Blocks, and whether the end of the recording may have a part in their samples; only the last one is short."""
+    block = next(blocks, None)
+    while block is not None:
+        following = next(blocks, None)
+        yield block, following is None or following.shape[1] < ENDING_SECONDS * SAMPLE_RATE
+        block = following
 
 
 class _Listener:
@@ -196,7 +206,7 @@ class _Listener:
         self._cutter = cutter(mark.position, mark.reached)
         self._hash = SoundHash(mark.position, mark.sound)
 
-    def feed(self, samples: Samples, position: int) -> Iterator[Heard]:
+    def feed(self, samples: Samples, position: int, ending: bool = False) -> Iterator[Heard]:
         """Takes samples in that stand at a position; those before the mark are known already."""
         samples = samples[max(0, self.mark.position - position) :] if position < self.mark.position else samples
         if not samples.size:
@@ -205,7 +215,7 @@ class _Listener:
         stretches = self._cutter.feed(samples)
         if not stretches and self._cutter.position - self.mark.position < MARKED_SECONDS * SAMPLE_RATE:
             return
-        yield from self._heard(stretches, self._cutter.position)
+        yield from self._heard(stretches, self._cutter.position, ending)
 
     def finish(self) -> Iterator[Heard]:
         """The last stretches, up to the end of the sound."""
