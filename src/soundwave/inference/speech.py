@@ -14,12 +14,16 @@ import torch
 from torch import Tensor
 
 from soundwave.audio import SAMPLE_RATE, AudioInput, load_audio
+from soundwave.ctc.align import LikelyClasses
 from soundwave.errors import SoundwaveError
 from soundwave.inference.results import Speech
+from soundwave.inference.word_edges import loudness_of
 from soundwave.model.speech_encoder import SpeechEncoder, TimedToken
 from soundwave.processing import SoundwaveProcessor
 
 ENCODED_AT_ONCE = 8  # recordings of similar length, on a GPU; on a CPU padding costs more than a batch gains
+CLASSES_KEPT = 64  # of a frame, where not all log-probabilities are kept: enough to align a text
+FRAMES_AT_ONCE = 64  # in float32: 33 MB of an LLM's whole vocabulary
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class SpeechFrontEnd:
 
         Args:
             audios: None where a request has no recording.
-            keep_logprobs: whether the CTC log-probabilities stay: of a large vocabulary they take much memory.
+            keep_logprobs: whether all CTC log-probabilities stay, not just each frame's largest: of a large
+                vocabulary they take much memory.
         """
         results: list[Encoded | SoundwaveError] = [Encoded() for _ in audios]
         clips: dict[int, np.ndarray] = {}
@@ -89,12 +94,17 @@ class SpeechFrontEnd:
         features = self.processor.features(clips).to(self.encoder.device)
         output = self.encoder(features["input_features"], features["feature_attention_mask"])
         logprobs = output.ctc_logprobs() if keep_logprobs else [None] * len(clips)
-        columns = (clips, output.kept(), output.ctc_tokens(), output.ctc_tokens(joined=True), logprobs)
+        blank = self.encoder.config.blank_class
+        likely = [
+            None if keep_logprobs else likely_classes(row[valid], blank)
+            for row, valid in zip(output.ctc_logits, output.valid, strict=True)
+        ]
+        columns = (clips, output.kept(), output.ctc_tokens(), output.ctc_tokens(joined=True), logprobs, likely)
         return [self._speech(*row) for row in zip(*columns, strict=True)]
 
     def _speech(
         self, clip: np.ndarray, embeddings: Tensor, tokens: list[TimedToken], joined: list[TimedToken],
-        logprobs: Tensor | None,
+        logprobs: Tensor | None, likely: LikelyClasses | None,
     ) -> Speech:
         duration, ids = len(clip) / SAMPLE_RATE, [token.id for token in tokens]
         return Speech(
@@ -102,7 +112,19 @@ class SpeechFrontEnd:
             ctc_text=self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip(),
             joined_token_ids=[token.id for token in joined], joined_token_times=_times(joined, duration),
             duration=duration, ctc_logprobs=logprobs, seconds_per_frame=self.encoder.config.seconds_per_frame,
+            ctc_likely=likely, loudness=loudness_of(clip, SAMPLE_RATE),
         )
+
+
+def likely_classes(logits: Tensor, blank: int) -> LikelyClasses:
+    """The log-probabilities of the likeliest classes of each frame; of (F, C) logits of any precision."""
+    columns = []
+    for some in logits.split(FRAMES_AT_ONCE):
+        logprobs = some.float().log_softmax(-1)
+        values, classes = logprobs.topk(min(CLASSES_KEPT, logprobs.shape[-1]))
+        columns.append((values.cpu(), classes.cpu(), logprobs[:, blank].cpu()))
+    values, classes, blanks = (torch.cat(column).numpy() for column in zip(*columns, strict=True))
+    return LikelyClasses(values, classes, blanks)
 
 
 def _times(tokens: Sequence[TimedToken], duration: float) -> list[tuple[float, float]]:
