@@ -14,16 +14,19 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from soundwave.ctc.align import Token
 from soundwave.ctc.ngram_training import train_ngram
 from soundwave.inference.engine import Engine
 from soundwave.inference.results import Segment, Speech, Transcript, Word, segments_of
 from soundwave.inference.speech import likely_classes
+from soundwave.inference.word_edges import loudness_of, word_edges
 from soundwave.inference.word_times import WordTimer
-from soundwave.inference_config import InferenceConfig, TranscribeConfig
+from soundwave.inference_config import InferenceConfig, TimingOptions, TranscribeConfig
 
 PIECES = [" ", *"abcdefghijklmnopqrstuvwxyz'"]
 BLANK = len(PIECES)
 STEP = 0.04  # seconds a frame
+SPIKES = TimingOptions(0.0, 0.0, 0.0, 0.0)
 
 
 def speech_of(text: str, frames_each: int = 2, seconds: float | None = None) -> Speech:
@@ -37,7 +40,7 @@ def speech_of(text: str, frames_each: int = 2, seconds: float | None = None) -> 
 
 
 def spoken(text: str, speech: Speech) -> list[tuple[str, float, float]]:
-    return [(word.text, word.start, word.end) for word in WordTimer(PIECES, BLANK).words(text, speech)]
+    return [(word.text, word.start, word.end) for word in WordTimer(PIECES, BLANK, SPIKES).words(text, speech)]
 
 
 def consistent(transcript: Transcript) -> None:
@@ -57,7 +60,7 @@ def consistent(transcript: Transcript) -> None:
 @given(st.lists(st.text("ab1é&'-.", min_size=1, max_size=4), max_size=5), st.integers(1, 3), st.text("ab ", max_size=9))
 def test_any_text_gets_times_whatever_is_said(words: list[str], frames: int, said: str) -> None:
     text, speech = " ".join(words), speech_of(said, frames)
-    timed = WordTimer(PIECES, BLANK).words(text, speech)
+    timed = WordTimer(PIECES, BLANK, SPIKES).words(text, speech)
     consistent(Transcript(text, "", speech.duration, segments=segments_of(timed)))
 
 
@@ -72,7 +75,7 @@ def test_a_number_in_digits_is_said_between_its_neighbours() -> None:
     assert number[1] >= before[2]
     assert number[2] <= after[1]
     assert number[2] - number[1] > 0.8, "ten signs of 0.12 s"
-    (word,) = WordTimer(PIECES, BLANK).words("42", speech_of("forty two"))
+    (word,) = WordTimer(PIECES, BLANK, SPIKES).words("42", speech_of("forty two"))
     assert word.confidence is None
 
 
@@ -101,6 +104,55 @@ def test_many_frames_are_taken_a_few_at_a_time_and_give_the_same() -> None:
     torch.testing.assert_close(torch.tensor(likely.values), values)
     assert likely.classes.tolist() == classes.tolist()
     torch.testing.assert_close(torch.tensor(likely.blank), whole[:, 7])
+
+
+# edges
+
+
+def spikes(*words: tuple[int, int]) -> list[list[Token]]:
+    """Words of one piece of three letters each, at frames `first` to `last`."""
+    return [[Token(0, 3, first, last, (0.0,) * (last - first))] for first, last in words]
+
+
+OFFSETS = TimingOptions(start=0.04, start_each_letter=0.01, end=0.01, end_each_letter=0.02)
+
+
+def test_offsets_lead_from_the_spikes_to_the_edges() -> None:
+    edges = word_edges(spikes((10, 11), (30, 32)), STEP, 2.0, OFFSETS)
+    assert np.array(edges) == pytest.approx(np.array([(0.40 - 0.07, 0.44 + 0.07), (1.20 - 0.07, 1.28 + 0.07)]))
+
+
+def test_words_that_nearly_touch_share_an_edge() -> None:
+    (_, first), (second, _) = word_edges(spikes((10, 11), (15, 16)), STEP, 2.0, OFFSETS)
+    assert first == second == pytest.approx(0.8 * (0.60 - 0.07) + 0.2 * (0.44 + 0.07))
+
+
+def test_before_a_pause_a_word_lasts_until_it_is_quiet() -> None:
+    loudness = np.full(200, -60.0, np.float32)
+    loudness[35:71] = loudness[107:150] = -20.0
+    edges = word_edges(spikes((10, 11), (30, 32)), STEP, 2.0, OFFSETS, loudness)
+    assert np.array(edges) == pytest.approx(np.array([(0.35, 0.71), (1.07, 1.50)]))
+
+
+def test_where_it_is_never_quiet_the_offsets_stand() -> None:
+    loudness = np.random.default_rng(0).normal(-30, 1, 200).astype(np.float32)
+    words = spikes((10, 11), (30, 32))
+    assert word_edges(words, STEP, 2.0, OFFSETS, loudness) == word_edges(words, STEP, 2.0, OFFSETS)
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.integers(0, 12), min_size=1, max_size=8), st.integers(0, 99), st.floats(0.1, 3.0))
+def test_edges_are_in_order_within_the_recording(gaps: list[int], seed: int, duration: float) -> None:
+    places = np.cumsum(np.array(gaps) + 1).tolist()
+    loudness = np.random.default_rng(seed).choice([-70.0, -20.0], int(duration * 100)).astype(np.float32)
+    edges = word_edges(spikes(*((place, place + 1) for place in places)), STEP, duration, OFFSETS, loudness)
+    flat = [0.0, *(time for edge in edges for time in edge), duration]
+    assert flat == sorted(flat)
+
+
+def test_loudness_is_in_decibels_of_full_scale() -> None:
+    samples = np.concatenate([np.ones(160), np.full(160, 0.1), np.zeros(200)]).astype(np.float32)
+    assert loudness_of(samples, 16_000) == pytest.approx([0.0, -20.0, -100.0], abs=1e-3)
 
 
 # every way of making text
@@ -138,8 +190,8 @@ def test_a_text_without_a_search_has_words_with_times(llm: bool) -> None:
 
 
 def test_where_nothing_is_said_there_are_no_segments(searching: Engine) -> None:
-    timer = WordTimer(PIECES, BLANK)
-    assert timer.words("", speech_of("ab")) == []
+    timer = WordTimer(PIECES, BLANK, SPIKES)
+    assert timer.words("", replace(speech_of("ab"), loudness=np.zeros(24, np.float32))) == []
     assert segments_of([]) == []
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from typing import Literal, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from soundwave.ctc.align import LikelyClasses
@@ -87,6 +89,7 @@ class Speech:
         ctc_logprobs: (F, C) natural log-probabilities of the CTC classes in each frame; None where they were not kept.
         seconds_per_frame: of those frames.
         ctc_likely: the likeliest classes of each frame, where not all log-probabilities were kept.
+        loudness: of the recording, a hundred values a second, in decibels.
     """
 
     embeddings: Tensor
@@ -99,6 +102,7 @@ class Speech:
     ctc_logprobs: Tensor | None
     seconds_per_frame: float
     ctc_likely: LikelyClasses | None = None
+    loudness: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from soundwave.audio import SAMPLE_RATE, AudioInput, load_audio
 from soundwave.ctc.align import LikelyClasses
 from soundwave.errors import SoundwaveError
 from soundwave.inference.results import Speech
+from soundwave.inference.word_edges import loudness_of
 from soundwave.model.speech_encoder import SpeechEncoder, TimedToken
 from soundwave.processing import SoundwaveProcessor
 
@@ -126,7 +127,7 @@ class SpeechFrontEnd:
             ctc_text=self.text(ids),
             joined_token_ids=[token.id for token in joined], joined_token_times=_times(joined, duration),
             duration=duration, ctc_logprobs=logprobs, seconds_per_frame=self.encoder.config.seconds_per_frame,
-            ctc_likely=likely,
+            ctc_likely=likely, loudness=loudness_of(clip, SAMPLE_RATE),
         )
 
 
