@@ -123,7 +123,7 @@ class Word:
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of a transcript without a long pause, with its start and end in seconds.
+    """A stretch of a transcript without a long pause, with its start and end in seconds, and its speaker if known.
 
     The texts of its words, joined by spaces, are its text; those of the segments are the transcript's.
     """
@@ -132,6 +132,7 @@ class Segment:
     start: float
     end: float
     words: tuple[Word, ...] = ()
+    speaker: str | None = None
 
 
 @dataclass(frozen=True)

@@ -78,16 +78,31 @@ class SpeechFrontEnd:
             except SoundwaveError as error:
                 results[i] = error
             loading[i] = time.perf_counter() - started
-        by_length = sorted(clips, key=lambda i: len(clips[i]))
+        started = time.perf_counter()
+        speeches = self.encode_clips(list(clips.values()), keep_logprobs)
+        encoding = (time.perf_counter() - started) / max(1, len(clips))
+        for i, speech in zip(clips, speeches, strict=True):
+            results[i] = Encoded(speech, loading[i], encoding)
+        return results
+
+    def encode_clips(self, clips: Sequence[np.ndarray], keep_logprobs: bool = False) -> list[Speech]:
+        """Encodes (samples,) float32 at 16 kHz, of at most 30 s each, in batches of similar length.
+
+        Args:
+            clips: of any number.
+            keep_logprobs: as for `encode`.
+        """
+        speeches: dict[int, Speech] = {}
+        by_length = sorted(range(len(clips)), key=lambda i: len(clips[i]))
         at_once = 1 if self.encoder.device.type == "cpu" else ENCODED_AT_ONCE
         for first in range(0, len(by_length), at_once):
             rows = by_length[first : first + at_once]
-            started = time.perf_counter()
-            speeches = self._encode([clips[i] for i in rows], keep_logprobs)
-            encoding = (time.perf_counter() - started) / len(rows)
-            for i, speech in zip(rows, speeches, strict=True):
-                results[i] = Encoded(speech, loading[i], encoding)
-        return results
+            speeches |= zip(rows, self._encode([clips[i] for i in rows], keep_logprobs), strict=True)
+        return [speeches[i] for i in range(len(clips))]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What CTC tokens spell."""
+        return self.processor.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     @torch.no_grad()
     def _encode(self, clips: list[np.ndarray], keep_logprobs: bool) -> list[Speech]:
@@ -109,7 +124,7 @@ class SpeechFrontEnd:
         duration, ids = len(clip) / SAMPLE_RATE, [token.id for token in tokens]
         return Speech(
             embeddings=embeddings, ctc_token_ids=ids, token_times=_times(tokens, duration),
-            ctc_text=self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            ctc_text=self.text(ids),
             joined_token_ids=[token.id for token in joined], joined_token_times=_times(joined, duration),
             duration=duration, ctc_logprobs=logprobs, seconds_per_frame=self.encoder.config.seconds_per_frame,
             ctc_likely=likely, loudness=loudness_of(clip, SAMPLE_RATE),

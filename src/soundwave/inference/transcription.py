@@ -103,6 +103,12 @@ class Transcriber:
         words = self.timer.words(text, speech, rated if self.has_words else ())
         return transcript_of(text, speech, source, words)
 
+    def source(self, options: TranscribeOptions) -> Source:
+        """Where the words of transcripts come from."""
+        if not self._with_llm(options):
+            return "ctc"
+        return "ctc+llm" if self.has_words else "llm"
+
     def _with_llm(self, options: TranscribeOptions) -> bool:
         if options.llm and self.decoder is None:
             raise ConfigurationError("llm=True, but no LLM is loaded; load the model with backend='torch'.")
