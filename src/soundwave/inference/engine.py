@@ -10,7 +10,7 @@ import os
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -55,6 +55,7 @@ class _Turn:
     encoded: Encoded
     via: Literal["audio", "transcript", "text"]
     transcript: str | None = None
+    draft: list[int] = field(default_factory=list)  # what is said, in case the answer quotes it
 
 
 def load(
@@ -169,7 +170,7 @@ class Engine:
         if isinstance(turn, SoundwaveError):
             raise turn
         first, text = 0.0, Detokenizer(self._text)
-        tokens = iter(()) if turn.prompt is None else self._llm.generate([turn.prompt], options)
+        tokens = iter(()) if turn.prompt is None else self._llm.generate([turn.prompt], options, [turn.draft])
         for token in tokens:
             first = first or time.perf_counter() - started
             if (chunk := text.add(token.id)) is not None:
@@ -200,9 +201,10 @@ class Engine:
         _raise_first(turns, return_errors, "request")
         asked = [i for i, turn in enumerate(turns) if isinstance(turn, _Turn) and turn.prompt is not None]
         prompts = [turn.prompt for turn in turns if isinstance(turn, _Turn) and turn.prompt is not None]
+        drafts = [turn.draft for turn in turns if isinstance(turn, _Turn) and turn.prompt is not None]
         ids: dict[int, list[int]] = {i: [] for i in range(len(turns))}
         first = dict.fromkeys(ids, 0.0)
-        for token in self._llm.generate(prompts, options) if prompts else ():
+        for token in self._llm.generate(prompts, options, drafts) if prompts else ():
             row = asked[token.row]
             first[row] = first[row] or time.perf_counter() - started
             ids[row].append(token.id)
@@ -315,10 +317,13 @@ class Engine:
                 return _Turn(self._prompts.text(request.prompt or self.default_prompt), encoded, "text")
             if words is None:
                 embeddings = encoded.speech.embeddings.float().cpu().numpy()
-                return _Turn(self._prompts.audio(request.prompt or self.default_prompt, embeddings), encoded, "audio")
-            # where nobody speaks nothing is asked, and nothing is answered
-            prompt = self._prompts.transcript(words, request.prompt) if words else None
-            return _Turn(prompt, encoded, "transcript", words)
+                prompt = self._prompts.audio(request.prompt or self.default_prompt, embeddings)
+                return _Turn(prompt, encoded, "audio", draft=self._prompts.draft(encoded.speech.ctc_text))
+            if not words:  # where nobody speaks nothing is asked, and nothing is answered
+                return _Turn(None, encoded, "transcript", words)
+            prompt = self._prompts.transcript(words, request.prompt)
+            draft = [] if request.prompt is None else self._prompts.draft(words)
+            return _Turn(prompt, encoded, "transcript", words, draft)
         except SoundwaveError as error:
             return error
 
