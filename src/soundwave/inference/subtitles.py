@@ -9,42 +9,17 @@ import json
 import math
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from soundwave.errors import ConfigurationError
+from soundwave.inference.options import SubtitleOptions
 from soundwave.inference.results import Segment, Transcript, Word
-from soundwave.settings import check_settings, setting
 
 TranscriptFormat = Literal["txt", "srt", "vtt", "tsv", "json"]
 FORMATS: tuple[TranscriptFormat, ...] = get_args(TranscriptFormat)
 SHORTEST_CUE = 0.001  # s; players drop cues that end as they begin
 VTT_ENTITIES = {"&": "&amp;", "<": "&lt;", ">": "&gt;"}
-
-
-@dataclass(frozen=True)
-class SubtitleOptions:
-    """How the text of subtitles is laid out, in SRT and WebVTT; the names are those of Whisper's command line.
-
-    Raises:
-        ConfigurationError: a value out of range, or a count of lines without their width.
-    """
-
-    max_line_width: int | None = setting(
-        None, least=1, help="Most characters of a line of srt and vtt; default: a segment is one line."
-    )
-    max_line_count: int | None = setting(
-        None, least=1, help="Most lines of a subtitle; what is longer becomes several. Needs --max-line-width."
-    )
-    highlight_words: bool = setting(False, help="Underline each word in srt and vtt while it is said.")
-
-    def __post_init__(self) -> None:
-        check_settings(self)
-        if self.max_line_count is not None and self.max_line_width is None:
-            raise ConfigurationError(
-                f"max_line_count is {self.max_line_count}, but max_line_width is not given: lines of any width are "
-                "never more than one; give both, such as 42 and 2."
-            )
 
 
 def format_transcript(transcript: Transcript, form: TranscriptFormat, options: SubtitleOptions | None = None) -> str:
@@ -62,9 +37,9 @@ def format_transcript(transcript: Transcript, form: TranscriptFormat, options: S
     if form == "json":
         return json.dumps(whisper_json(transcript), ensure_ascii=False, indent=2) + "\n"
     if form == "txt":
-        return "\n".join(_line(one.text) for one in transcript.segments or [Segment(transcript.text, 0, 0)]) + "\n"
+        return "\n".join(map(_said, transcript.segments or [Segment(transcript.text, 0, 0)])) + "\n"
     if form == "tsv":
-        rows = [(_milliseconds(one.start), _milliseconds(one.end), _line(one.text)) for one in transcript.segments]
+        rows = [(_milliseconds(one.start), _milliseconds(one.end), _said(one)) for one in transcript.segments]
         return "start\tend\ttext\n" + "".join(f"{start}\t{end}\t{text}\n" for start, end, text in rows)
     if form == "srt":
         cues = [
@@ -97,7 +72,7 @@ def whisper_json(transcript: Transcript) -> dict[str, Any]:
             "id": number, "seek": round(one.start * 100), "start": round(one.start, 3), "end": round(one.end, 3),
             "text": one.text, "tokens": [], "temperature": 0.0, "avg_logprob": mean,
             "compression_ratio": round(len(raw) / len(zlib.compress(raw)), 3), "no_speech_prob": None,
-            "words": [_json_word(word) for word in one.words],
+            "words": [_json_word(word) for word in one.words], **({"speaker": one.speaker} if one.speaker else {}),
         })
     return {
         "task": "transcribe", "language": transcript.language, "duration": transcript.duration,
@@ -146,7 +121,10 @@ def lines_of(words: Sequence[Word], width: int | None) -> list[list[Word]]:
 def _cues(segments: Sequence[Segment], options: SubtitleOptions, escape: Any) -> Iterator[tuple[float, float, str]]:
     """Start, end and text of each subtitle; none goes over the end of a segment."""
     for segment in segments:
-        lines = lines_of(timed_words(segment), options.max_line_width)
+        words = timed_words(segment)
+        if segment.speaker and words:
+            words[0] = replace(words[0], text=f"[{segment.speaker}]: {words[0].text}")
+        lines = lines_of(words, options.max_line_width)
         count = options.max_line_count or max(1, len(lines))
         for first in range(0, len(lines), count):
             shown = lines[first : first + count]
@@ -180,6 +158,11 @@ def _laid_out(shown: list[list[Word]], highlighted: Word | None, escape: Any) ->
         " ".join(f"<u>{escape(word.text)}</u>" if word is highlighted else escape(word.text) for word in line)
         for line in shown
     )
+
+
+def _said(segment: Segment) -> str:
+    """The text of a segment on a line, after its speaker where that is known."""
+    return f"[{segment.speaker}]: {_line(segment.text)}" if segment.speaker else _line(segment.text)
 
 
 def _line(text: str) -> str:
