@@ -160,7 +160,7 @@ class Engine:
         if isinstance(turn, SoundwaveError):
             raise turn
         first, text = 0.0, Detokenizer(self._text)
-        tokens = iter(()) if turn.prompt is None else self._llm.generate([turn.prompt], options)
+        tokens = iter(()) if turn.prompt is None else self._llm.generate([turn.prompt], options, [turn.draft])
         for token in tokens:
             first = first or time.perf_counter() - started
             if (chunk := text.add(token.id)) is not None:
@@ -191,9 +191,10 @@ class Engine:
         _raise_first(turns, return_errors, "request")
         asked = [i for i, turn in enumerate(turns) if isinstance(turn, Turn) and turn.prompt is not None]
         prompts = [turn.prompt for turn in turns if isinstance(turn, Turn) and turn.prompt is not None]
+        drafts = [turn.draft for turn in turns if isinstance(turn, Turn) and turn.prompt is not None]
         ids: dict[int, list[int]] = {i: [] for i in range(len(turns))}
         first = dict.fromkeys(ids, 0.0)
-        for token in self._llm.generate(prompts, options) if prompts else ():
+        for token in self._llm.generate(prompts, options, drafts) if prompts else ():
             row = asked[token.row]
             first[row] = first[row] or time.perf_counter() - started
             ids[row].append(token.id)

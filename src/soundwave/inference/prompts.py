@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,11 @@ from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.protocol import Prompt, PromptSegment
 from soundwave.inference_config import InferenceConfig
 from soundwave.processing import SoundwaveProcessor
+
+ALONE_CAPITAL = re.compile(r"\bi\b")  # English; a draft that is wrong costs time only
+ASKING = frozenset(
+    ["who", "what", "where", "when", "why", "how", "which", "is", "are", "do", "does", "did", "can", "could", "will"]
+)
 
 
 class PromptBuilder:
@@ -51,6 +57,20 @@ class PromptBuilder:
         tokenizer = self.processor.tokenizer
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
         return Prompt((before,), self.inference.text_only == "adapted"), [[*one, *end] for one in ids]
+
+    def draft(self, words: str) -> list[int]:
+        """The likely answer of an LLM that writes down what is said: the words that CTC reads, as people write them.
+
+        After the prefix that the model was trained to say, with a capital, a mark, and the end of the turn.
+        """
+        if not words:
+            return []
+        tokenizer, prefix = self.processor.tokenizer, "".join(self.inference.transcript_prefixes[:1])
+        written = prefix + words[0].upper() + ALONE_CAPITAL.sub("I", words[1:])
+        if written[-1].isalnum():
+            written += "?" if words.split()[0].lower() in ASKING else "."
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        return [*tokenizer(written, add_special_tokens=False).input_ids, *end]
 
     @cached_property
     def _around_text(self) -> tuple[list[int], list[int]]:

@@ -169,8 +169,10 @@ class Transcriber:
         limits = [transcript_tokens(speeches[i].duration) for i in spoken]
         request = self.inference.transcribe_prompt
         prompts = [self.prompts.audio(request, speeches[i].embeddings.float().cpu().numpy()) for i in spoken]
+        drafts = [self.prompts.draft(speeches[i].ctc_text) for i in spoken]
         rows: list[list[int]] = [[] for _ in spoken]
-        for token in self.decoder.generate(prompts, GenerationOptions(temperature=0, max_new_tokens=max(limits))):
+        options = GenerationOptions(temperature=0, max_new_tokens=max(limits))
+        for token in self.decoder.generate(prompts, options, drafts):
             rows[token.row].append(token.id)
         for i, ids, limit in zip(spoken, rows, limits, strict=True):
             texts[i] = self._cleaned(ids[:limit])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
@@ -46,6 +46,7 @@ class Turn:
         duration: of the recording in seconds; 0 where there is none.
         audio_tokens: positions of its embeddings in the prompt.
         loading, encoding: seconds that it took; of a long recording all is `encoding`.
+        draft: what is said, for an answer that quotes it.
     """
 
     prompt: Prompt | None
@@ -55,6 +56,7 @@ class Turn:
     audio_tokens: int = 0
     loading: float = 0.0
     encoding: float = 0.0
+    draft: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, eq=False)
@@ -132,10 +134,12 @@ class TurnMaker:
             if words is None:
                 embeddings = _as_array(speech)
                 prompt = self.prompts.audio(request.prompt or self.default_prompt, embeddings)
-                return Turn(prompt, "audio", None, speech.duration, len(embeddings), loading, encoding)
+                draft = self.prompts.draft(speech.ctc_text)
+                return Turn(prompt, "audio", None, speech.duration, len(embeddings), loading, encoding, draft)
             # where nobody speaks nothing is asked, and nothing is answered
             asked = self.prompts.transcript(words, request.prompt) if words else None
-            return Turn(asked, "transcript", words, speech.duration, 0, loading, encoding)
+            draft = self.prompts.draft(words) if request.prompt else []  # else it is a question, which no answer quotes
+            return Turn(asked, "transcript", words, speech.duration, 0, loading, encoding, draft)
         except SoundwaveError as error:
             return error
 
