@@ -176,11 +176,12 @@ def _events(number: int, one: Listening, cutter: NewCutter, warn: Callable[[str]
         return
     listeners: list[_Listener] = []
     position, step = skip, round(FED_SECONDS * SAMPLE_RATE)
-    for block, ending in _with_ending(blocks):
+    for block, rest in _with_rest(blocks):
         if not listeners:
             marks = [one.marks.get(channel, Mark(channel)) for channel in range(len(block))]
             listeners = [_Listener(number, mark, cutter) for mark in marks]
         for begin in range(0, block.shape[1], step):
+            ending = block.shape[1] + rest - begin - step < ENDING_SECONDS * SAMPLE_RATE
             for listener, row in zip(listeners, block, strict=True):
                 yield from listener.feed(row[begin : begin + step], position + begin, ending)
         position += block.shape[1]
@@ -189,12 +190,12 @@ def _events(number: int, one: Listening, cutter: NewCutter, warn: Callable[[str]
     yield Ended(number, position / SAMPLE_RATE, len(listeners))
 
 
-def _with_ending(blocks: Iterator[Samples]) -> Iterator[tuple[Samples, bool]]:
-    """Blocks, and whether the end of the recording may have a part in their samples; only the last one is short."""
+def _with_rest(blocks: Iterator[Samples]) -> Iterator[tuple[Samples, int]]:
+    """Blocks, and how many samples come at least after each."""
     block = next(blocks, None)
     while block is not None:
         following = next(blocks, None)
-        yield block, following is None or following.shape[1] < ENDING_SECONDS * SAMPLE_RATE
+        yield block, 0 if following is None else following.shape[1]
         block = following
 
 
