@@ -82,7 +82,7 @@ def test_version_is_the_packages() -> None:
         (["transcribe", "a.wav", "--track", "0"], "track is '0'"),
         (["transcribe", "-", "-"], "- is given twice"),
         (["transcribe", "a.wav", "--ctc", "--llm"], "--ctc"),
-        (["transcribe", "a.wav", "--output-format", "doc"], "'doc' is not one of 'txt', 'json'"),
+        (["transcribe", "a.wav", "--output-format", "doc"], "'doc' is not one of 'txt', 'srt', "),
     ],
 )
 def test_a_wrong_use_ends_with_2_and_says_why(engine: FakeEngine, arguments: list[str], told: str) -> None:

@@ -223,11 +223,6 @@ def test_no_requests_give_no_replies(engine: Engine) -> None:
     assert len(engine.ask_batch([Request(clip(0.5), "the")], temperature=0, max_new_tokens=2)) == 1
 
 
-def test_over_thirty_seconds_is_refused_not_cut(engine: Engine) -> None:
-    with pytest.raises(AudioError, match=r"30"):
-        engine.ask((np.zeros(31 * SAMPLE_RATE, dtype=np.float32), SAMPLE_RATE), "the")
-
-
 @pytest.mark.parametrize(
     ("option", "message"),
     [

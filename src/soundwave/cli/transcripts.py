@@ -146,17 +146,15 @@ class Transcribing:
         what = chosen[0].name if len(chosen) == 1 else f"{len(chosen)} recordings"
         total = recordings.total_seconds(chosen, self.wanted.sound)
         done = 0.0
-        try:
-            with audio_progress(f"transcribing {what}", total, self.wanted.quiet) as progress:
-                for first in range(0, len(chosen), AT_ONCE):
-                    tasks = [self._task(one, files.get(one.name, {})) for one in chosen[first : first + AT_ONCE]]
-                    for current in self._transcribed(tasks):
-                        progress(done + current)
-                    done += sum(task.seconds - self.wanted.sound.start for task in tasks)
-                progress(None)
-        finally:
-            for journal in self._finished:
-                journal.remove()
+        with audio_progress(f"transcribing {what}", total, self.wanted.quiet) as progress:
+            for first in range(0, len(chosen), AT_ONCE):
+                tasks = [self._task(one, files.get(one.name, {})) for one in chosen[first : first + AT_ONCE]]
+                for current in self._transcribed(tasks):
+                    progress(done + current)
+                done += sum(task.seconds - self.wanted.sound.start for task in tasks)
+            progress(None)
+        for journal in self._finished:  # if the run is stopped before, the next one need not do these again
+            journal.remove()
 
     def _task(self, one: recordings.Recording, files: dict[str, Path]) -> _Task:
         from soundwave.inference.stretches import Listening

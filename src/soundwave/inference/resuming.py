@@ -75,6 +75,7 @@ class Journal:
             parts = [part for part in parts if not (part.ending or part.whole)]
         parts = up_to_marks(parts)
         if not same and parts and not is_same_sound(listening, marks_of(parts)):
+            self.close()
             raise ConfigurationError(
                 f"{self.path} was made of another recording than {self.name} is now; restore that one, or leave out "
                 "--resume to begin anew."

@@ -12,7 +12,7 @@ import zlib
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Literal
 
@@ -41,6 +41,7 @@ class Mark:
         reached: where the last stretch ended.
         seam: in seconds of the recording: words before it are in the last stretch, words after it in the next.
         sound: CRC-32 of the samples before `position`, as float32.
+        channels: how many the recording has.
     """
 
     channel: int = 0
@@ -48,6 +49,7 @@ class Mark:
     reached: int = 0
     seam: float | None = None
     sound: int = 0
+    channels: int = 1
 
 
 @dataclass(frozen=True)
@@ -166,21 +168,24 @@ def _taken(texts: list[str]) -> list[str]:
 
 
 def _events(number: int, one: Listening, cutter: NewCutter, warn: Callable[[str], None]) -> Iterator[Event]:
-    marked = min((mark.position for mark in one.marks.values()), default=0)
+    everywhere = all(len(one.marks) == mark.channels for mark in one.marks.values())  # else one is at its beginning
+    marked = min((mark.position for mark in one.marks.values()), default=0) if everywhere else 0
     skip = max(0, marked - SAMPLE_RATE)  # a second is read again: at the very end there would be nothing to read
     whole, blocks = one.opened or opened(one.audio, one.sound, one.damage, warn, skip)
     if whole is not None:
         for channel, row in enumerate(whole):
-            yield Heard(number, channel, Stretch(0, row), Mark(channel, row.size, row.size), ending=True)
+            mark = Mark(channel, row.size, row.size, channels=len(whole))
+            yield Heard(number, channel, Stretch(0, row), mark, ending=True)
         yield Ended(number, whole.shape[1] / SAMPLE_RATE, len(whole))
         return
     listeners: list[_Listener] = []
     position, step = skip, round(FED_SECONDS * SAMPLE_RATE)
-    for block, ending in _with_ending(blocks):
+    for block, rest in _with_rest(blocks):
         if not listeners:
-            marks = [one.marks.get(channel, Mark(channel)) for channel in range(len(block))]
+            marks = [one.marks.get(channel, Mark(channel, channels=len(block))) for channel in range(len(block))]
             listeners = [_Listener(number, mark, cutter) for mark in marks]
         for begin in range(0, block.shape[1], step):
+            ending = block.shape[1] + rest - begin - step < ENDING_SECONDS * SAMPLE_RATE
             for listener, row in zip(listeners, block, strict=True):
                 yield from listener.feed(row[begin : begin + step], position + begin, ending)
         position += block.shape[1]
@@ -189,12 +194,12 @@ def _events(number: int, one: Listening, cutter: NewCutter, warn: Callable[[str]
     yield Ended(number, position / SAMPLE_RATE, len(listeners))
 
 
-def _with_ending(blocks: Iterator[Samples]) -> Iterator[tuple[Samples, bool]]:
-    """Blocks, and whether the end of the recording may have a part in their samples; only the last one is short."""
+def _with_rest(blocks: Iterator[Samples]) -> Iterator[tuple[Samples, int]]:
+    """Blocks, and how many samples come at least after each."""
     block = next(blocks, None)
     while block is not None:
         following = next(blocks, None)
-        yield block, following is None or following.shape[1] < ENDING_SECONDS * SAMPLE_RATE
+        yield block, 0 if following is None else following.shape[1]
         block = following
 
 
@@ -224,7 +229,8 @@ class _Listener:
 
     def _heard(self, stretches: list[Stretch], position: int, ending: bool = False) -> Iterator[Heard]:
         channel = self.mark.channel
-        self.mark = Mark(channel, position, self._cutter.reached, None, self._hash.upto(position))
+        sound = self._hash.upto(position)
+        self.mark = replace(self.mark, position=position, reached=self._cutter.reached, seam=None, sound=sound)
         for stretch in stretches[:-1]:
             yield Heard(self.recording, channel, stretch, None, ending)
         yield Heard(self.recording, channel, stretches[-1] if stretches else None, self.mark, ending)
