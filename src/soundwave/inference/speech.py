@@ -84,6 +84,12 @@ class SpeechFrontEnd:
                 results[i] = Encoded(speech, loading[i], encoding)
         return results
 
+    def ctc_logprobs(self, samples: np.ndarray) -> np.ndarray:
+        """(F, C) natural log-probabilities of (T,) samples, the frames of the window's tail included."""
+        features = self.processor.features([samples]).to(self.encoder.device)
+        logits = self.encoder.ctc_logits(features["input_features"], features["feature_attention_mask"])
+        return logits[0].float().log_softmax(-1).cpu().numpy()
+
     @torch.no_grad()
     def _encode(self, clips: list[np.ndarray], keep_logprobs: bool) -> list[Speech]:
         features = self.processor.features(clips).to(self.encoder.device)
