@@ -16,6 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from soundwave.errors import AudioError, SoundwaveError, SoundwaveWarning
+from soundwave.inference.longform import Part
+from soundwave.inference.options import TranscribeOptions
+from soundwave.inference.results import Segment
+from soundwave.inference.stretches import Listening, Mark
 
 
 @dataclass
@@ -53,20 +57,11 @@ class Chunk:
     reply: Reply | None = None
 
 
-@dataclass
-class Transcript:
-    text: str
-    ctc_text: str
-    duration: float = 2.0
-    language: str | None = "en"
-    segments: list[dict[str, Any]] = field(default_factory=list)
-    source: str = "ctc+llm"
-
-
 class FakeEngine:
     """Answers "The answer is blue." in three pieces; a file's transcript is its name."""
 
     default_prompt = "the model's own prompt"
+    folder = None
 
     def __init__(
         self, finish_reason: str = "stop", gate: Path | None = None, end: str = "", text: str = "", prints: str = "",
@@ -106,27 +101,27 @@ class FakeEngine:
         assert chunk.reply is not None
         return chunk.reply
 
-    def transcribe(self, audio: Any, *, llm: bool | None = None, hotwords: Sequence[str] = ()) -> Transcript:
-        (result,) = self.transcribe_batch([audio], llm=llm, hotwords=hotwords)
-        assert isinstance(result, Transcript)
-        return result
-
-    def transcribe_batch(
-        self, audios: Sequence[Any], *, llm: bool | None = None, hotwords: Sequence[str] = (),
-        return_errors: bool = False,
-    ) -> list[Transcript | SoundwaveError]:
-        self.batches.append((list(audios), {"llm": llm, "hotwords": hotwords}))
+    def transcribe_parts(self, recordings: Sequence[Listening], options: TranscribeOptions) -> Iterator[Part]:
+        """Each recording in one part."""
+        self.batches.append((list(recordings), {"llm": options.llm, "hotwords": options.hotwords}))
         self._print()
-        results: list[Transcript | SoundwaveError] = []
-        for audio in audios:
+        for number, listening in enumerate(recordings):
             try:
-                words = self.text or words_of(audio)
-                results.append(Transcript(f"ctc: {words}" if llm is False else words, words.lower()))
+                words = self.text or words_of(listening.audio)
             except SoundwaveError as problem:
-                if not return_errors:
-                    raise
-                results.append(problem)
-        return results
+                yield Part(number, error=problem)
+                continue
+            said = f"ctc: {words}" if options.llm is False else words
+            segments = (Segment(said, 0.5, 1.5),) if said else ()
+            mark = Mark(0, 32_000, 32_000)
+            yield Part(number, 0, said, words.lower(), segments, "ctc+llm", 2.0, mark, ending=True)
+            yield Part(number, seconds=2.0, whole=True)
+
+    def source(self, options: TranscribeOptions) -> str:
+        return "ctc" if options.llm is False else "ctc+llm"
+
+    def describe(self) -> dict[str, Any]:
+        return {"device": "cpu", "dtype": "float32", "audio_tower_dtype": "float32", "backend": "torch"}
 
     def _print(self) -> None:
         if self.warns:

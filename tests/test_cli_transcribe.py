@@ -16,6 +16,7 @@ from fake_engine import FakeEngine
 from recordings import tone
 
 from soundwave.data.manifests import read_manifest
+from soundwave.inference.options import AudioOptions
 
 pytestmark = pytest.mark.usefixtures("recordings")
 
@@ -63,22 +64,11 @@ def test_a_cut_a_channel_and_a_track_are_read_of_a_recording(
     left, right = tone(16_000, 2.0, level=0.5), tone(16_000, 2.0, level=0.1)
     soundfile.write("stereo.wav", np.stack([left, right], 1), 16_000)
     assert run(verb, "stereo.wav", "--channels", "2", "--start", "0.5", "--end", "1.75", "--track", "1").exit_code == 0
-    (samples, rate) = engine.asked[0][0] if verb == "ask" else engine.batches[0][0][0]
-    assert (len(samples), rate) == (20_000, 16_000)
-    assert np.abs(samples).max() == pytest.approx(0.1, abs=1e-3)
-    assert run(verb, "stereo.wav", "--channels", "mix").exit_code == 0
-    assert (engine.asked[-1][0] if verb == "ask" else engine.batches[-1][0][0]) == "stereo.wav"  # all as it is
-
-
-def test_a_recording_without_the_sound_that_is_wanted_does_not_stop_the_others(engine: FakeEngine) -> None:
-    for name, seconds in (("long.wav", 2.0), ("short.wav", 0.5)):
-        soundfile.write(name, tone(16_000, seconds), 16_000)
-    result = run("transcribe", "short.wav", "long.wav", "--start", "1")
-    assert (result.exit_code, result.stdout) == (1, "long.wav: 1 s\n")
-    assert result.stderr.count("\n") == 2
-    assert "short.wav" in result.stderr
-    whole = run("transcribe", "-", "--start", "0.5", stdin=Path("long.wav").read_bytes())
-    assert whole.stdout == "1.5 s\n"
+    wanted = {"channels": "2", "start": 0.5, "end": 1.75, "track": "1"}
+    if verb == "ask":
+        assert engine.asked[0][2].items() >= wanted.items()
+    else:
+        assert engine.batches[0][0][0].sound == AudioOptions(**wanted)
 
 
 def test_hotwords_are_separated_by_commas_and_given_as_often_as_wanted(engine: FakeEngine) -> None:
@@ -86,9 +76,9 @@ def test_hotwords_are_separated_by_commas_and_given_as_often_as_wanted(engine: F
     assert engine.batches[0][1]["hotwords"] == ("Nguyen", "New Delhi", "Ångström")
 
 
-def test_recordings_are_transcribed_in_batches(engine: FakeEngine) -> None:
-    run("transcribe", *["a.wav"] * 9, "b.wav")
-    assert [len(batch) for batch, _ in engine.batches] == [8, 2]
+def test_recordings_are_handed_over_many_at_a_time(engine: FakeEngine) -> None:
+    run("transcribe", *["a.wav"] * 33, "b.wav")
+    assert [len(batch) for batch, _ in engine.batches] == [32, 2]
 
 
 @pytest.mark.parametrize(
@@ -103,13 +93,13 @@ def test_recordings_are_transcribed_in_batches(engine: FakeEngine) -> None:
 )
 def test_a_folder_or_a_pattern_stands_for_its_recordings(engine: FakeEngine, name: str, read: list[str]) -> None:
     run("transcribe", name)
-    assert engine.batches[0][0] == read
+    assert [listening.audio for listening in engine.batches[0][0]] == read
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_that_file(engine: FakeEngine) -> None:
     Path("take[1].wav").touch()
     run("transcribe", "take[1].wav")
-    assert engine.batches[0][0] == ["take[1].wav"]
+    assert [listening.audio for listening in engine.batches[0][0]] == ["take[1].wav"]
 
 
 @pytest.mark.parametrize("name", ["empty", "*.opus"])
@@ -145,10 +135,10 @@ def test_the_longest_name_that_the_disk_takes_is_written(engine: FakeEngine, tmp
 def test_json_is_one_object_a_recording_on_a_line_of_its_own(engine: FakeEngine, how: list[str]) -> None:
     lines = run("transcribe", "a.wav", "b.wav", *how).stdout.splitlines()
     assert [json.loads(line)["audio"] for line in lines] == ["a.wav", "b.wav"]
-    assert json.loads(lines[0]) == {
-        **{"audio": "a.wav", "text": "Words of a", "ctc_text": "words of a"},
-        **{"duration": 2.0, "language": "en", "segments": [], "source": "ctc+llm"},
-    }
+    transcript = json.loads(lines[0])
+    known = {"audio": "a.wav", "text": "Words of a", "ctc_text": "words of a", "duration": 2.0, "source": "ctc+llm"}
+    assert transcript.items() >= known.items()
+    assert [(one["start"], one["end"], one["text"]) for one in transcript["segments"]] == [(0.5, 1.5, "Words of a")]
 
 
 def test_json_of_recordings_is_a_manifest_to_train_on(engine: FakeEngine, tmp_path: Path) -> None:

@@ -260,10 +260,10 @@ class JsonLines:
                 ) from error
             try:
                 self.earlier = rows_of(path)
+                self._file = path.open("ab")
                 if keep is not None and not all(map(keep, self.earlier)):
                     self.earlier = [row for row in self.earlier if keep(row)]
-                    write_bytes(path, b"".join(encode_line(row) for row in self.earlier))
-                self._file = path.open("ab")
+                    self.replace(self.earlier)
             except BaseException:
                 self._lock.release()
                 raise
@@ -277,6 +277,18 @@ class JsonLines:
         with written(self.path):
             self._file.write(encode_line(row))
             self._file.flush()
+
+    def replace(self, rows: list[Row]) -> None:
+        """Makes these all rows of the file, at once."""
+        write_bytes(self.path, b"".join(map(encode_line, rows)))
+        self._file.close()
+        self._file = self.path.open("ab")
+
+    def remove(self) -> None:
+        """Takes the file away, and its lock: what it held is elsewhere."""
+        self.close()
+        for path in (self.path, _beside(self.path, ".lock")):
+            path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Lets another run add."""

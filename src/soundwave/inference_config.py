@@ -83,6 +83,39 @@ class RescoringOptions:
 
 
 @dataclass(frozen=True)
+class TimingOptions:
+    """How far a word's edges lie from the CTC frames that say it, in seconds; measured by `benchmarks/word_times.py`.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    start: float = setting(0.048, help="From the first frame back to the word's start.")
+    start_each_letter: float = setting(-0.006, help="And for each letter that this frame spells.")
+    end: float = setting(0.026, help="From the last frame on to the word's end.")
+    end_each_letter: float = setting(0.017, help="And for each letter that this frame spells.")
+
+    def __post_init__(self) -> None:
+        check_settings(self, prefix="transcribe.timing.")
+
+
+@dataclass(frozen=True)
+class ConfidenceOptions:
+    """What makes a word's evidence a probability: a logistic map, fitted by `benchmarks/confidence.py`.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    bias: float = setting(0.0, help="Log-odds of a word being right, before its evidence.")
+    path: float = setting(1.0, help="Factor of the log-odds of its CTC path.")
+    gap: float = setting(0.0, help="Log-odds for each nat that the texts without the word are behind.")
+
+    def __post_init__(self) -> None:
+        check_settings(self, prefix="transcribe.confidence.")
+
+
+@dataclass(frozen=True)
 class TranscribeConfig:
     """How `transcribe` chooses words.
 
@@ -93,6 +126,8 @@ class TranscribeConfig:
     llm: bool = setting(True, help="Whether the LLM has a say in a transcript, unless told otherwise.")
     rescoring: RescoringOptions = field(default_factory=RescoringOptions)
     search: BeamSearchOptions = field(default_factory=BeamSearchOptions)
+    timing: TimingOptions = field(default_factory=TimingOptions)
+    confidence: ConfidenceOptions | None = None
     ngram: str | None = setting(None, help="File of the n-gram, beside this one; none: no language model of words.")
     words: str | None = setting(None, help="File of known words, beside this one; none: those of the n-gram.")
 
@@ -241,12 +276,17 @@ def refuse_unknown(name: str, known: list[str], error: type[SoundwaveError] = Co
         raise error(f"{name!r} is not a known setting; {hint}")
 
 
+_ABSENT = {"confidence": ConfidenceOptions}  # groups of settings that a model may lack
+
+
 def _replaced(options: T, values: Mapping[str, Any], prefix: str) -> T:
     known = [one.name for one in dataclasses.fields(options)]  # type: ignore[arg-type]
     changes = dict(values)
     for name, value in values.items():
         refuse_unknown(prefix + name, [prefix + one for one in known])
         inner = getattr(options, name)
+        if inner is None and name in _ABSENT and value is not None:
+            inner = _ABSENT[name]()
         if dataclasses.is_dataclass(inner) and not dataclasses.is_dataclass(value):
             if not isinstance(value, Mapping):
                 raise ConfigurationError(f"{prefix}{name} is {value!r}; give a mapping.")

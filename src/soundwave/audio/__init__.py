@@ -8,6 +8,7 @@ and `loading.py` puts it together.
 
 from soundwave.audio.loading import AudioInput, is_silent, iter_audio, load_audio
 from soundwave.audio.mixing import Channels
+from soundwave.audio.recording import Lost
 from soundwave.audio.resampling import SAMPLE_RATE
 from soundwave.audio.sources import decode_base64
 from soundwave.audio.tracks import Track
@@ -16,6 +17,7 @@ __all__ = [
     "SAMPLE_RATE",
     "AudioInput",
     "Channels",
+    "Lost",
     "Track",
     "decode_base64",
     "is_silent",

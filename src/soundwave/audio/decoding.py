@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from soundwave.audio.chunks import TAGS
 from soundwave.audio.headers import STATED_LENGTH_TOLERANCE, mp3_frame_bytes, stated_seconds
-from soundwave.audio.recording import Link
+from soundwave.audio.recording import Link, Lost
 from soundwave.errors import AudioError, AudioTooLongError
 
 STATED_LENGTH_SLACK = 0.5  # s; a stated length this near to the limit is left for the decoded sound to settle
@@ -165,6 +165,7 @@ class _Decoding:
         self._cut_frame = False  # whether the last packet lacks a part
         self._from: Iterator[av.AudioFrame | Fraction] | None = None  # what a seek led to
         self._lost: list[list[Fraction]] = []  # begin and end of each stretch that could not be decoded
+        self._named = 0  # of these, how many were looked at for a warning
         codec = self.stream.codec_context
         if codec.codec.lossy and not codec.name.startswith(("pcm", "adpcm")):
             # Two frames before the sound and up to one behind it; many files cannot, or do not, say how much it was.
@@ -215,6 +216,7 @@ class _Decoding:
             yield from self._silence(gap, *shape)
             held = samples, rate
             self.position += Fraction(samples.shape[1], rate)
+            self._name_lost()
         if held is not None:
             yield self._without_padding(*held)
         self._check_end()
@@ -299,16 +301,22 @@ class _Decoding:
         if cut and not self.skip_damage:
             raise self._broken()
         if cut and (short or not self._lost):
-            warn(f"{label} is cut off after {seconds:.1f} s; copy it again")
+            warn(Lost(f"{label} is cut off after {seconds:.1f} s; copy it again"))
         elif short:
             warn(
                 f"{label} ends after {seconds:.1f} s, before the {self.stated:.1f} s that its header states: "
                 "if it was cut off in copying, copy it again"
             )
-        for begin, end in self._lost[:MAX_NAMED_STRETCHES]:
-            warn(f"{label} cannot be decoded from {float(begin):.2f} to {float(end):.2f} s; silence stands there")
+        self._name_lost()
         if len(self._lost) > MAX_NAMED_STRETCHES:
-            warn(f"{label} cannot be decoded in {len(self._lost)} places; silence stands there")
+            warn(Lost(f"{label} cannot be decoded in {len(self._lost)} places; silence stands there"))
+
+    def _name_lost(self) -> None:
+        """Warns of each of the first stretches that were lost, when it is over: who stops later knows of it."""
+        for begin, end in self._lost[self._named : MAX_NAMED_STRETCHES]:
+            told = f"cannot be decoded from {float(begin):.2f} to {float(end):.2f} s; silence stands there"
+            self.link.recording.warn(Lost(f"{self.link.label} {told}"))
+        self._named = len(self._lost)
 
     def _broken(self) -> AudioError:
         seconds = float(self.position)

@@ -18,6 +18,12 @@ SCAN_BYTES = 2**20
 MARK_BYTES = 64  # no mark that is looked for is longer
 
 
+class Lost(str):
+    """A warning's text about sound that could not be decoded and was skipped."""
+
+    __slots__ = ()
+
+
 class Span(NamedTuple):
     """Where in the file a link is.
 

@@ -6,6 +6,7 @@ Knows nothing about what is done. rich is imported inside the functions that nee
 from __future__ import annotations
 
 import json
+import time
 import warnings
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from rich.console import Group
-    from rich.progress import Progress
+    from rich.progress import Progress, ProgressColumn
     from rich.table import Table
 
     from soundwave.doctor import Finding
@@ -40,12 +41,53 @@ def count_progress(description: str, quiet: bool) -> Iterator[Callable[[int, int
 
 
 @contextmanager
-def progress_bar() -> Iterator[Progress]:
+def audio_progress(description: str, total: float, quiet: bool) -> Iterator[Callable[[float | None], None]]:
+    """A function of the seconds of audio that are done, None: all; a bar with the place and the speed follows it.
+
+    Args:
+        description: stands before the bar.
+        total: seconds that there are; 0: not known.
+        quiet: no bar.
+    """
+    if quiet or not streams.errors().isatty():
+        yield lambda done: None
+        return
+    from rich.progress import TextColumn
+
+    began = time.perf_counter()
+    first: list[float] = []  # what was done when the bar began to move: an earlier run's
+    with progress_bar(TextColumn("{task.fields[place]}")) as bar:
+        task = bar.add_task(description, total=total or None, place="")
+
+        def show(done: float | None) -> None:
+            if done is None:
+                bar.update(task, completed=1, total=1)
+                return
+            first.append(done) if not first else None
+            speed = (done - first[0]) / max(time.perf_counter() - began, 1e-3)
+            place = clock(done) + (f" of {clock(total)}" if total else "")
+            bar.update(task, completed=done, place=f"{place}, {speed:.1f} x real time")
+
+        yield show
+
+
+def clock(seconds: float) -> str:
+    """A place in a recording for people: `1:02:03`.
+
+    >>> clock(3723.4)
+    '1:02:03'
+    """
+    minutes, second = divmod(int(seconds), 60)
+    return f"{minutes // 60}:{minutes % 60:02}:{second:02}"
+
+
+@contextmanager
+def progress_bar(*more: ProgressColumn) -> Iterator[Progress]:
     """A bar on standard error. Answers that go to the same terminal are printed above it."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(), *more)
     bar = Progress(*columns, console=Console(file=streams.errors()), redirect_stdout=False, transient=True)
     with bar, streams.answers_above(bar.console):
         yield bar

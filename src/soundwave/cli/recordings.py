@@ -6,23 +6,23 @@ What can be known without a model is checked here, before one is loaded. Whether
 from __future__ import annotations
 
 import glob
+import hashlib
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from soundwave.cli import streams
 from soundwave.errors import AudioError, ConfigurationError
 from soundwave.inference.options import AudioOptions
-
-if TYPE_CHECKING:
-    from soundwave.audio import AudioInput
-    from soundwave.inference.results import Transcript
 
 # What a folder is searched for; a file that is named itself may be called anything.
 SUFFIXES = {
     *(".3gp", ".aac", ".ac3", ".aif", ".aifc", ".aiff", ".amr", ".au", ".caf", ".flac", ".m4a", ".m4b", ".mka", ".mkv"),
     *(".mov", ".mp2", ".mp3", ".mp4", ".mpga", ".oga", ".ogg", ".opus", ".wav", ".webm", ".wma", ".wv"),
 }
+LONGEST_NAME = 240  # bytes of a state's name; a lock beside it has a longer one
 
 
 @dataclass(frozen=True)
@@ -65,26 +65,21 @@ def recording(name: str) -> Recording:
     return Recording(name, name)
 
 
-def in_place(transcript: Transcript, sound: AudioOptions) -> Transcript:
-    """A transcript of a cut with the times of the whole recording."""
-    if not sound.start:
-        return transcript
-    from soundwave.inference.results import later
+def total_seconds(recordings: Sequence[Recording], sound: AudioOptions) -> float:
+    """How much there is to listen to, as far as headers say; 0 where one does not. For a bar, and nothing else."""
+    import av
 
-    return later(transcript, sound.start)
-
-
-def sound_of(audio: str | BinaryIO, sound: AudioOptions) -> AudioInput:
-    """What the engine reads: the recording as it is named or, where other sound of it is wanted, its samples.
-
-    Raises:
-        AudioError: it has no such sound.
-    """
-    if sound == AudioOptions():
-        return audio
-    from soundwave.audio import SAMPLE_RATE, load_audio
-
-    return load_audio(audio, **sound.arguments()), SAMPLE_RATE
+    total = 0.0
+    for one in recordings:
+        try:
+            with av.open(one.audio if isinstance(one.audio, str) else "", metadata_errors="ignore") as container:
+                stated = (container.duration or 0) / av.time_base
+        except (av.FFmpegError, OSError, ValueError):
+            stated = 0.0
+        if not stated:
+            return 0.0
+        total += max(0.0, (stated if sound.end is None else min(stated, sound.end)) - sound.start)
+    return total
 
 
 def _expanded(name: str) -> list[str]:
@@ -111,19 +106,32 @@ def _exists(name: str) -> bool:
         return False
 
 
-def outputs(recordings: list[Recording], folder: Path, suffix: str) -> dict[str, Path]:
-    """The file in a folder for each recording's transcript, by the recording's name.
+def outputs(recordings: list[Recording], folder: Path, forms: Sequence[str]) -> dict[str, dict[str, Path]]:
+    """The files in a folder for each recording's transcript, by the recording's name and by format.
 
     Raises:
         ConfigurationError: two recordings would be written to the same file.
     """
-    files: dict[str, Path] = {}
+    files: dict[str, dict[str, Path]] = {}
     taken: dict[Path, str] = {}
     for one in recordings:
-        path = folder / f"{'stdin' if one.name == '-' else Path(one.name).stem}{suffix}"
-        if path in taken:
-            raise ConfigurationError(
-                f"{taken[path]} and {one.name} would both be written to {path}; rename one, or run them one by one."
-            )
-        files[one.name], taken[path] = path, one.name
+        files[one.name] = {form: folder / f"{_stem(one)}.{form}" for form in forms}
+        for path in files[one.name].values():
+            if path in taken:
+                raise ConfigurationError(
+                    f"{taken[path]} and {one.name} would both be written to {path}; rename one, or run them one by one."
+                )
+            taken[path] = one.name
     return files
+
+
+def state_file(one: Recording, folder: Path) -> Path:
+    """Where the parts of an unfinished transcript are kept."""
+    name = f"{_stem(one)}.unfinished.jsonl"
+    if len(os.fsencode(name)) > LONGEST_NAME:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:16] + ".unfinished.jsonl"
+    return folder / name
+
+
+def _stem(one: Recording) -> str:
+    return "stdin" if one.name == "-" else Path(one.name).stem

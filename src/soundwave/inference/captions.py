@@ -194,11 +194,8 @@ class LiveSession:
         """The utterance written down, if anything is said in it, or if words of it were shown."""
         shown = self._utterance is not None and self._utterance.shown
         self._utterance = None
-        (encoded,) = self._front_end.encode([(stretch.samples, SAMPLE_RATE)], self._transcriber.has_words)
-        if isinstance(encoded, SoundwaveError):
-            raise encoded
-        assert encoded.speech is not None
-        (transcript,) = self._transcriber.transcribe([encoded.speech], self.options)
+        speeches = self._front_end.encode_clips([stretch.samples], self._transcriber.has_words)
+        (transcript,) = self._transcriber.transcribe(speeches, self.options)
         start, end = stretch.first / SAMPLE_RATE, stretch.end / SAMPLE_RATE
         transcript = later(transcript, start)
         if stretch.overlap:

@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import torch
 
 from soundwave.audio import SAMPLE_RATE, AudioInput
 from soundwave.checkpoints.catalog import resolve_model
 from soundwave.checkpoints.loading import load_checkpoint, load_speech_encoder
-from soundwave.errors import ConfigurationError, SoundwaveError
-from soundwave.inference.backends.protocol import Decoder, Prompt
+from soundwave.errors import ConfigurationError, SoundwaveError, SoundwaveWarning
+from soundwave.inference.backends.protocol import Decoder
 from soundwave.inference.backends.torch import TorchDecoder
 from soundwave.inference.captions import LiveSession
 from soundwave.inference.detokenizer import Detokenizer
 from soundwave.inference.devices import has_fast_bfloat16, resolve_device, resolve_dtype
-from soundwave.inference.options import AskOptions, ListenOptions, TranscribeOptions, Via
+from soundwave.inference.longform import LongTranscriber, Part, joined, spoken_in
+from soundwave.inference.options import AskOptions, AudioOptions, ListenOptions, TranscribeOptions, Via
 from soundwave.inference.prompts import PromptBuilder
-from soundwave.inference.results import Chunk, Reply, Speech, Timings, Transcript, Usage
-from soundwave.inference.speech import Encoded, SpeechFrontEnd
+from soundwave.inference.results import Chunk, Reply, Segment, Source, Speech, Timings, Transcript, Usage
+from soundwave.inference.speech import SpeechFrontEnd
+from soundwave.inference.stretches import Damage, Listening
 from soundwave.inference.transcription import Transcriber
+from soundwave.inference.turns import Request, Turn, TurnMaker
 from soundwave.inference_config import InferenceConfig
 from soundwave.model.linear import use_onednn
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
@@ -38,24 +41,6 @@ from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 BACKENDS = ("torch", "none")
-
-
-@dataclass(frozen=True)
-class Request:
-    """One question: an audio (or None) and a prompt (None: the model's own)."""
-
-    audio: AudioInput | None
-    prompt: str | None = None
-
-
-@dataclass(frozen=True)
-class _Turn:
-    """What becomes of one request; without a prompt nothing was said, and nothing is answered."""
-
-    prompt: Prompt | None
-    encoded: Encoded
-    via: Literal["audio", "transcript", "text"]
-    transcript: str | None = None
 
 
 def load(
@@ -114,6 +99,10 @@ class Engine:
         self._front_end = SpeechFrontEnd(encoder, processor)
         self._prompts = PromptBuilder(processor, inference, encoder.config.audio_token_id)
         self._transcriber = Transcriber(encoder.config, inference, folder, self.ctc, self._prompts, decoder)
+        self._long = LongTranscriber(self._front_end, self._transcriber)
+        self._turn_maker = TurnMaker(
+            self._front_end, self._transcriber, self._long, self._prompts, inference.default_prompt
+        )
 
     @classmethod
     def of(
@@ -132,7 +121,7 @@ class Engine:
     def ask(
         self, audio: AudioInput | None, prompt: str | None = None, *, via: Via = "auto", temperature: float = 0.2,
         top_p: float = 0.9, max_new_tokens: int = 512, seed: int | None = None,
-        on_chunk: Callable[[Chunk], None] | None = None,
+        on_chunk: Callable[[Chunk], None] | None = None, **sound: Any,
     ) -> Reply:
         """Answers a prompt about a recording.
 
@@ -144,14 +133,16 @@ class Engine:
                 does best (`auto`; its card says which). `Reply.via` says what it was.
             temperature, top_p, max_new_tokens, seed: see `GenerationOptions`.
             on_chunk: is called with each piece of the answer as it is made, those that `stream` gives.
+            sound: start, end, channels, track: see `AudioOptions`.
 
         Raises:
-            AudioError: the recording cannot be used, or is over 30 s long.
+            AudioTooLongError: the recording, or its words, are more than the LLM can read at once.
+            AudioError: the recording cannot be used.
             ConfigurationError: an option is out of range, or the LLM is not loaded.
         """
         options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
         reply = None
-        with closing(self.stream(audio, prompt, via=via, **options)) as chunks:  # type: ignore[arg-type]
+        with closing(self.stream(audio, prompt, via=via, **options, **sound)) as chunks:  # type: ignore[arg-type]
             for chunk in chunks:
                 if on_chunk is not None:
                     on_chunk(chunk)
@@ -161,12 +152,12 @@ class Engine:
 
     def stream(
         self, audio: AudioInput | None, prompt: str | None = None, *, via: Via = "auto", temperature: float = 0.2,
-        top_p: float = 0.9, max_new_tokens: int = 512, seed: int | None = None,
+        top_p: float = 0.9, max_new_tokens: int = 512, seed: int | None = None, **sound: Any,
     ) -> Generator[Chunk, None, None]:
         """The answer in typed chunks as it is made; arguments and errors as for `ask`. Closing it stops the work."""
         options = AskOptions(temperature, top_p, max_new_tokens, seed, via)
         started = time.perf_counter()
-        (turn,) = self._turns([Request(audio, prompt)], options)
+        (turn,) = self._turns([Request(audio, prompt)], options, AudioOptions.of(**sound))
         if isinstance(turn, SoundwaveError):
             raise turn
         first, text = 0.0, Detokenizer(self._text)
@@ -181,13 +172,13 @@ class Engine:
     def ask_batch(
         self, requests: Sequence[Request | tuple[AudioInput | None, str | None]], *, via: Via = "auto",
         temperature: float = 0.2, top_p: float = 0.9, max_new_tokens: int = 512, seed: int | None = None,
-        return_errors: bool = False,
+        return_errors: bool = False, **sound: Any,
     ) -> list[Any]:
         """Answers several requests at once, each as `ask` does alone.
 
         Args:
             requests: audios and prompts.
-            via, temperature, top_p, max_new_tokens, seed: as for `ask`, the same for all.
+            via, temperature, top_p, max_new_tokens, seed, sound: as for `ask`, the same for all.
             return_errors: put the error of a request that cannot be answered in its place, as `SoundwaveError`, and
                 answer the others. Otherwise it is raised, with the request's number.
 
@@ -197,10 +188,10 @@ class Engine:
         options = AskOptions(temperature, top_p, max_new_tokens, seed, via)
         started = time.perf_counter()
         many = [request if isinstance(request, Request) else Request(*request) for request in requests]
-        turns = self._turns(many, options)
+        turns = self._turns(many, options, AudioOptions.of(**sound))
         _raise_first(turns, return_errors, "request")
-        asked = [i for i, turn in enumerate(turns) if isinstance(turn, _Turn) and turn.prompt is not None]
-        prompts = [turn.prompt for turn in turns if isinstance(turn, _Turn) and turn.prompt is not None]
+        asked = [i for i, turn in enumerate(turns) if isinstance(turn, Turn) and turn.prompt is not None]
+        prompts = [turn.prompt for turn in turns if isinstance(turn, Turn) and turn.prompt is not None]
         ids: dict[int, list[int]] = {i: [] for i in range(len(turns))}
         first = dict.fromkeys(ids, 0.0)
         for token in self._llm.generate(prompts, options) if prompts else ():
@@ -214,44 +205,81 @@ class Engine:
         ]
 
     def transcribe(
-        self, audio: AudioInput, *, llm: bool | None = None, hotwords: Sequence[str] = ()
+        self, audio: AudioInput, *, llm: bool | None = None, hotwords: Sequence[str] = (), damage: Damage = "refuse",
+        **sound: Any,
     ) -> Transcript:
-        """Writes down what a person says; empty where nobody speaks.
+        """Writes down what a person says in a recording of any length; empty where nobody speaks.
 
         Args:
             audio: as for `ask`.
             llm, hotwords: see `TranscribeOptions`.
+            damage: what cannot be decoded is refused, or is silence, and a warning says where (`skip`).
+            sound: start, end, channels, track: see `AudioOptions`. With channels="each" the channels are written down
+                one by one, and each segment says its speaker.
 
         Raises:
-            AudioError: the recording cannot be used, or is over 30 s long.
+            AudioError: the recording cannot be used.
             ConfigurationError: an option that this model cannot keep.
         """
-        (result,) = self.transcribe_batch([audio], llm=llm, hotwords=hotwords, return_errors=True)
-        if isinstance(result, SoundwaveError):
-            raise result
+        (result,) = self.transcribe_batch([audio], llm=llm, hotwords=hotwords, damage=damage, **sound)
         return result
 
     def transcribe_batch(
         self, audios: Sequence[AudioInput], *, llm: bool | None = None, hotwords: Sequence[str] = (),
-        return_errors: bool = False,
+        return_errors: bool = False, damage: Damage = "refuse", **sound: Any,
     ) -> list[Any]:
         """Transcripts of several recordings, each as `transcribe` gives it alone.
 
         Args:
             audios: the recordings.
-            llm, hotwords: see `TranscribeOptions`.
+            llm, hotwords, damage, sound: as for `transcribe`.
             return_errors: put the error of a recording that cannot be used in its place, as `SoundwaveError`.
                 Otherwise it is raised, with the recording's number.
 
         Returns:
             list[Transcript], or list[Transcript | SoundwaveError] with `return_errors`.
         """
-        options = TranscribeOptions(llm, tuple(hotwords))
-        encoded = self._front_end.encode(audios, self._transcriber.has_words)
-        _raise_first(encoded, return_errors, "recording")
-        speeches = [one.speech for one in encoded if isinstance(one, Encoded) and one.speech is not None]
-        transcripts = iter(self._transcriber.transcribe(speeches, options) if speeches else [])
-        return [one if isinstance(one, SoundwaveError) else next(transcripts) for one in encoded]
+        options, which = TranscribeOptions(llm, tuple(hotwords)), AudioOptions.of(**sound)
+        parts: list[list[Part]] = [[] for _ in audios]
+        results: list[Any] = [None] * len(audios)
+        with closing(self.transcribe_parts([Listening(one, which, damage) for one in audios], options)) as found:
+            for part in found:
+                _warn_of(part)
+                parts[part.recording].append(part)
+                if part.error is not None:
+                    results[part.recording] = part.error
+                    _raise_first(results, return_errors, "recording")
+        source = self.source(options)
+        return [joined(some, source) if result is None else result for some, result in zip(parts, results, strict=True)]
+
+    def transcribe_stream(
+        self, audio: AudioInput, *, llm: bool | None = None, hotwords: Sequence[str] = (), damage: Damage = "refuse",
+        **sound: Any,
+    ) -> Generator[Segment, None, None]:
+        """The segments of a transcript as they are found, final; arguments and errors as for `transcribe`.
+
+        Closing it stops the work. The segments of all channels come in the order in which they end.
+        """
+        options, which = TranscribeOptions(llm, tuple(hotwords)), AudioOptions.of(**sound)
+        with closing(self.transcribe_parts([Listening(audio, which, damage)], options)) as parts:
+            for part in parts:
+                _warn_of(part)
+                if part.error is not None:
+                    raise part.error
+                yield from spoken_in(part, which)
+
+    def transcribe_parts(
+        self, recordings: Sequence[Listening], options: TranscribeOptions
+    ) -> Generator[Part, None, None]:
+        """The transcripts of several recordings, part by part, with marks from which another run may go on.
+
+        Warnings about a recording are parts too, and are given as `SoundwaveWarning` by all other ways.
+        """
+        return self._long.parts(recordings, options)
+
+    def source(self, options: TranscribeOptions) -> Source:
+        """Where the words of transcripts come from."""
+        return self._transcriber.source(options)
 
     def listen(self, options: ListenOptions | None = None, *, sampling_rate: int = SAMPLE_RATE) -> LiveSession:
         """Live captions: a session that is fed with sound as it comes, and gives what is said as typed events.
@@ -313,46 +341,27 @@ class Engine:
             raise ConfigurationError("No LLM is loaded (backend='none'), so nothing can be asked; use backend='torch'.")
         return self.decoder
 
-    def _turns(self, requests: Sequence[Request], options: AskOptions) -> list[_Turn | SoundwaveError]:
+    def _turns(
+        self, requests: Sequence[Request], options: AskOptions, sound: AudioOptions
+    ) -> list[Turn | SoundwaveError]:
         """What the LLM is to read for each request; the error of one that cannot be used stands in its place."""
-        _ = self._llm  # fails before any work
+        llm = self._llm  # fails before any work
         via = self.inference.via if options.via == "auto" else options.via
-        wants_words = via == "transcript" and self._transcriber.has_words
-        encoded = self._front_end.encode([request.audio for request in requests], wants_words)
-        spoken = [i for i, one in enumerate(encoded) if isinstance(one, Encoded) and one.speech is not None]
-        words: dict[int, str] = {}
-        if via == "transcript" and spoken:
-            speeches = [encoded[i].speech for i in spoken]  # type: ignore[union-attr]
-            transcripts = self._transcriber.transcribe(speeches, TranscribeOptions())  # type: ignore[arg-type]
-            words = {i: transcript.text for i, transcript in zip(spoken, transcripts, strict=True)}
-        return [
-            one if isinstance(one, SoundwaveError) else self._turn(request, one, words.get(i))
-            for i, (request, one) in enumerate(zip(requests, encoded, strict=True))
-        ]
+        return self._turn_maker.turns(requests, via, options, sound, llm)
 
-    def _turn(self, request: Request, encoded: Encoded, words: str | None) -> _Turn | SoundwaveError:
-        try:
-            if encoded.speech is None:
-                return _Turn(self._prompts.text(request.prompt or self.default_prompt), encoded, "text")
-            if words is None:
-                embeddings = encoded.speech.embeddings.float().cpu().numpy()
-                return _Turn(self._prompts.audio(request.prompt or self.default_prompt, embeddings), encoded, "audio")
-            # where nobody speaks nothing is asked, and nothing is answered
-            prompt = self._prompts.transcript(words, request.prompt) if words else None
-            return _Turn(prompt, encoded, "transcript", words)
-        except SoundwaveError as error:
-            return error
-
-    def _reply(self, ids: list[int], turn: _Turn, first: float, total: float) -> Reply:
-        encoded = turn.encoded
-        audio_tokens = len(encoded.speech.embeddings) if turn.via == "audio" and encoded.speech is not None else 0
-        usage = Usage(encoded.duration, 0 if turn.prompt is None else len(turn.prompt), audio_tokens, len(ids))
+    def _reply(self, ids: list[int], turn: Turn, first: float, total: float) -> Reply:
+        usage = Usage(turn.duration, 0 if turn.prompt is None else len(turn.prompt), turn.audio_tokens, len(ids))
         finish = "stop" if turn.prompt is None or (ids and ids[-1] in self._llm.info.eos_ids) else "length"
-        timings = Timings(encoded.loading, encoded.encoding, first, total)
+        timings = Timings(turn.loading, turn.encoding, first, total)
         return Reply(self._text(ids), ids, finish, usage, timings, turn.via, turn.transcript)
 
     def _text(self, ids: list[int]) -> str:
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def _warn_of(part: Part) -> None:
+    if part.warning:
+        warnings.warn(part.warning, SoundwaveWarning, stacklevel=3)
 
 
 def _raise_first(results: Sequence[Any], return_errors: bool, what: str) -> None:

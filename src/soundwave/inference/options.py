@@ -13,6 +13,7 @@ from soundwave.errors import ConfigurationError
 from soundwave.settings import check_settings, setting
 
 Via = Literal["auto", "audio", "transcript"]
+NUMBERED = ("channels", "track")
 LARGEST_SEED = 2**63 - 1  # of torch's generators
 
 
@@ -24,7 +25,10 @@ class AudioOptions:
         ConfigurationError: a value out of range.
     """
 
-    channels: str = setting("mix", help="mix: all channels together; or the number of one, from 1.")
+    channels: str = setting(
+        "mix", help="mix: all channels together; each: one after the other, a speaker a channel; or the number of one, "
+        "from 1."
+    )
     track: str | None = setting(
         None, help="The number of a sound track, from 1; mix: all together; default: the first that is not silent."
     )
@@ -35,15 +39,23 @@ class AudioOptions:
         check_settings(self)
         for name in ("channels", "track"):
             value = getattr(self, name)
-            if value not in ("mix", None) and not (value.isascii() and value.isdigit() and int(value) >= 1):
-                raise ConfigurationError(f"{name} is {value!r}; give mix or a number from 1 on.")
+            words = ("mix", "each") if name == "channels" else ("mix", None)
+            if value not in words and not (value.isascii() and value.isdigit() and int(value) >= 1):
+                told = "mix, each" if name == "channels" else "mix"
+                raise ConfigurationError(f"{name} is {value!r}; give {told} or a number from 1 on.")
         if self.end is not None and self.end <= self.start:
             raise ConfigurationError(f"end is {self.end:g}, but start is {self.start:g}; give an end that comes later.")
+
+    @classmethod
+    def of(cls, **given: Any) -> AudioOptions:
+        """From the arguments of a call, in which a channel or a track may be a number."""
+        numbers = {name: str(value) for name, value in given.items() if isinstance(value, int) and name in NUMBERED}
+        return cls(**given | numbers)
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of `load_audio`."""
         numbers = {
-            name: int(value) if value not in ("mix", None) else value
+            name: int(value) if value is not None and value.isdigit() else value
             for name, value in (("channels", self.channels), ("track", self.track))
         }
         return {**numbers, "start": self.start, "end": self.end}
@@ -98,6 +110,30 @@ class TranscribeOptions:
 
     def __post_init__(self) -> None:
         check_settings(self)
+
+
+@dataclass(frozen=True)
+class SubtitleOptions:
+    """How the text of subtitles is laid out, in SRT and WebVTT; the names are those of Whisper's command line.
+
+    Raises:
+        ConfigurationError: a value out of range, or a count of lines without their width.
+    """
+
+    max_line_width: int | None = setting(
+        None, least=1, help="Most characters of a line of srt and vtt; default: a segment is one line."
+    )
+    max_line_count: int | None = setting(
+        None, least=1, help="Most lines of a subtitle; what is longer becomes several. Needs --max-line-width."
+    )
+    highlight_words: bool = setting(False, help="Underline each word in srt and vtt while it is said.")
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+        if self.max_line_count is not None and self.max_line_width is None:
+            raise ConfigurationError(
+                f"max_line_count is {self.max_line_count}, but max_line_width is not given: lines of any width are "
+                "never more than one; give both, such as 42 and 2."
 
 
 @dataclass(frozen=True)

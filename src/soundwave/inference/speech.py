@@ -14,12 +14,16 @@ import torch
 from torch import Tensor
 
 from soundwave.audio import SAMPLE_RATE, AudioInput, load_audio
+from soundwave.ctc.align import LikelyClasses
 from soundwave.errors import SoundwaveError
 from soundwave.inference.results import Speech
+from soundwave.inference.word_edges import loudness_of
 from soundwave.model.speech_encoder import SpeechEncoder, TimedToken
 from soundwave.processing import SoundwaveProcessor
 
 ENCODED_AT_ONCE = 8  # recordings of similar length, on a GPU; on a CPU padding costs more than a batch gains
+CLASSES_KEPT = 64  # of a frame, where not all log-probabilities are kept: enough to align a text
+FRAMES_AT_ONCE = 64  # in float32: 33 MB of an LLM's whole vocabulary
 
 
 @dataclass(frozen=True)
@@ -59,7 +63,8 @@ class SpeechFrontEnd:
 
         Args:
             audios: None where a request has no recording.
-            keep_logprobs: whether the CTC log-probabilities stay: of a large vocabulary they take much memory.
+            keep_logprobs: whether all CTC log-probabilities stay, not just each frame's largest: of a large
+                vocabulary they take much memory.
         """
         results: list[Encoded | SoundwaveError] = [Encoded() for _ in audios]
         clips: dict[int, np.ndarray] = {}
@@ -73,16 +78,31 @@ class SpeechFrontEnd:
             except SoundwaveError as error:
                 results[i] = error
             loading[i] = time.perf_counter() - started
-        by_length = sorted(clips, key=lambda i: len(clips[i]))
+        started = time.perf_counter()
+        speeches = self.encode_clips(list(clips.values()), keep_logprobs)
+        encoding = (time.perf_counter() - started) / max(1, len(clips))
+        for i, speech in zip(clips, speeches, strict=True):
+            results[i] = Encoded(speech, loading[i], encoding)
+        return results
+
+    def encode_clips(self, clips: Sequence[np.ndarray], keep_logprobs: bool = False) -> list[Speech]:
+        """Encodes (samples,) float32 at 16 kHz, of at most 30 s each, in batches of similar length.
+
+        Args:
+            clips: of any number.
+            keep_logprobs: as for `encode`.
+        """
+        speeches: dict[int, Speech] = {}
+        by_length = sorted(range(len(clips)), key=lambda i: len(clips[i]))
         at_once = 1 if self.encoder.device.type == "cpu" else ENCODED_AT_ONCE
         for first in range(0, len(by_length), at_once):
             rows = by_length[first : first + at_once]
-            started = time.perf_counter()
-            speeches = self._encode([clips[i] for i in rows], keep_logprobs)
-            encoding = (time.perf_counter() - started) / len(rows)
-            for i, speech in zip(rows, speeches, strict=True):
-                results[i] = Encoded(speech, loading[i], encoding)
-        return results
+            speeches |= zip(rows, self._encode([clips[i] for i in rows], keep_logprobs), strict=True)
+        return [speeches[i] for i in range(len(clips))]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """What CTC tokens spell."""
+        return self.processor.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
     def ctc_logprobs(self, samples: np.ndarray) -> np.ndarray:
         """(F, C) natural log-probabilities of (T,) samples, the frames of the window's tail included."""
@@ -95,20 +115,37 @@ class SpeechFrontEnd:
         features = self.processor.features(clips).to(self.encoder.device)
         output = self.encoder(features["input_features"], features["feature_attention_mask"])
         logprobs = output.ctc_logprobs() if keep_logprobs else [None] * len(clips)
-        columns = (clips, output.kept(), output.ctc_tokens(), output.ctc_tokens(joined=True), logprobs)
+        blank = self.encoder.config.blank_class
+        likely = [
+            None if keep_logprobs else likely_classes(row[valid], blank)
+            for row, valid in zip(output.ctc_logits, output.valid, strict=True)
+        ]
+        columns = (clips, output.kept(), output.ctc_tokens(), output.ctc_tokens(joined=True), logprobs, likely)
         return [self._speech(*row) for row in zip(*columns, strict=True)]
 
     def _speech(
         self, clip: np.ndarray, embeddings: Tensor, tokens: list[TimedToken], joined: list[TimedToken],
-        logprobs: Tensor | None,
+        logprobs: Tensor | None, likely: LikelyClasses | None,
     ) -> Speech:
         duration, ids = len(clip) / SAMPLE_RATE, [token.id for token in tokens]
         return Speech(
             embeddings=embeddings, ctc_token_ids=ids, token_times=_times(tokens, duration),
-            ctc_text=self.processor.tokenizer.decode(ids, skip_special_tokens=True).strip(),
+            ctc_text=self.text(ids),
             joined_token_ids=[token.id for token in joined], joined_token_times=_times(joined, duration),
             duration=duration, ctc_logprobs=logprobs, seconds_per_frame=self.encoder.config.seconds_per_frame,
+            ctc_likely=likely, loudness=loudness_of(clip, SAMPLE_RATE),
         )
+
+
+def likely_classes(logits: Tensor, blank: int) -> LikelyClasses:
+    """The log-probabilities of the likeliest classes of each frame; of (F, C) logits of any precision."""
+    columns = []
+    for some in logits.split(FRAMES_AT_ONCE):
+        logprobs = some.float().log_softmax(-1)
+        values, classes = logprobs.topk(min(CLASSES_KEPT, logprobs.shape[-1]))
+        columns.append((values.cpu(), classes.cpu(), logprobs[:, blank].cpu()))
+    values, classes, blanks = (torch.cat(column).numpy() for column in zip(*columns, strict=True))
+    return LikelyClasses(values, classes, blanks)
 
 
 def _times(tokens: Sequence[TimedToken], duration: float) -> list[tuple[float, float]]:

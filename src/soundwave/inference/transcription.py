@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
 
 from soundwave.configuration import SoundwaveConfig
 from soundwave.ctc.beam_search import BeamSearchDecoder, Hypothesis
@@ -22,7 +21,8 @@ from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.protocol import Decoder
 from soundwave.inference.options import GenerationOptions, TranscribeOptions
 from soundwave.inference.prompts import PromptBuilder
-from soundwave.inference.results import Speech, Transcript, transcript_of
+from soundwave.inference.results import Source, Speech, Transcript, transcript_of
+from soundwave.inference.word_times import WordTimer
 from soundwave.inference_config import InferenceConfig
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 
@@ -67,6 +67,8 @@ class Transcriber:
     ):
         self.config, self.inference, self.folder, self.ctc = config, inference, folder, ctc
         self.prompts, self.decoder = prompts, decoder
+        chosen = inference.transcribe
+        self.timer = WordTimer(ctc.pieces, config.blank_class, chosen.timing, chosen.confidence)
 
     @property
     def has_words(self) -> bool:
@@ -80,22 +82,32 @@ class Transcriber:
             ConfigurationError: the LLM is asked for, but not loaded; or hot words, where there is no search for words.
         """
         with_llm = self._with_llm(options)
+        source: Source
         if self.has_words:
-            nbest = self.inference.transcribe.rescoring.nbest if with_llm else 1
-            hypotheses = self._hypotheses(speeches, options, nbest)
-            texts = [self._best(some) if with_llm else some[0].text for some in hypotheses]
-            return [
-                transcript_of(text, speech, "ctc+llm" if with_llm else "ctc")
-                for text, speech in zip(texts, speeches, strict=True)
-            ]
+            hypotheses = self._hypotheses(speeches, options, self.inference.transcribe.rescoring.nbest)
+            rated = [self._rated(some) if with_llm else [(one.text, one.score) for one in some] for some in hypotheses]
+            source = "ctc+llm" if with_llm else "ctc"
+            return [self._transcript(*pair, source) for pair in zip(rated, speeches, strict=True)]
         if options.hotwords:
             raise ConfigurationError(
                 f"hotwords={list(options.hotwords)!r} need a model with an n-gram, which this one lacks; leave them "
                 "out."
             )
         texts = self._written(speeches) if with_llm else [speech.ctc_text for speech in speeches]
-        source: Literal["llm", "ctc"] = "llm" if with_llm else "ctc"
-        return [transcript_of(text, speech, source) for text, speech in zip(texts, speeches, strict=True)]
+        source = "llm" if with_llm else "ctc"
+        return [self._transcript([(text, 0.0)], speech, source) for text, speech in zip(texts, speeches, strict=True)]
+
+    def _transcript(self, rated: Sequence[tuple[str, float]], speech: Speech, source: Source) -> Transcript:
+        """Of the best of some texts, which comes first; the others tell how sure its words are."""
+        text = rated[0][0]
+        words = self.timer.words(text, speech, rated if self.has_words else ())
+        return transcript_of(text, speech, source, words)
+
+    def source(self, options: TranscribeOptions) -> Source:
+        """Where the words of transcripts come from."""
+        if not self._with_llm(options):
+            return "ctc"
+        return "ctc+llm" if self.has_words else "llm"
 
     def _with_llm(self, options: TranscribeOptions) -> bool:
         if options.llm and self.decoder is None:
@@ -112,7 +124,7 @@ class Transcriber:
 
     @cached_property
     def search(self) -> BeamSearchDecoder:
-        """The search for words, where `has_words`. Made when it is first needed: a lexicon of tens of thousands of words takes a moment."""
+        """The search for words, where `has_words`; made when first needed: tens of thousands of words take a moment."""
         options = self.inference.transcribe
         assert self.folder is not None
         assert options.ngram is not None
@@ -123,13 +135,16 @@ class Transcriber:
         lexicon = Lexicon(words, [*self.ctc.pieces, ""])  # the last class is the blank
         return BeamSearchDecoder(lexicon, ngram, self.config.blank_class, options.search)
 
-    def _best(self, hypotheses: Sequence[Hypothesis]) -> str:
-        """The text that CTC, n-gram and LLM together find likeliest; the LLM reads all as typed turns."""
+    def _rated(self, hypotheses: Sequence[Hypothesis]) -> list[tuple[str, float]]:
+        """Texts and scores, the one first that CTC, n-gram and LLM together find likeliest; the LLM reads typed turns.
+
+        Those that the search finds far less likely are left out.
+        """
         assert self.decoder is not None
         search, again = self.inference.transcribe.search, self.inference.transcribe.rescoring
         hypotheses = [one for one in hypotheses if one.score >= hypotheses[0].score - again.within]
         if len(hypotheses) == 1:
-            return hypotheses[0].text
+            return [(hypotheses[0].text, hypotheses[0].score)]
         prompt, (first, *others) = self.prompts.typed([one.text for one in hypotheses])
         pairs = [differing(first, other, again.read_on) for other in others]
         read = self.decoder.score(prompt, [text for pair in pairs for text in pair])
@@ -139,7 +154,8 @@ class Transcriber:
             + (again.word_bonus - search.word_bonus) * len(one.words) + again.llm_weight * gain
             for one, gain in zip(hypotheses, gains, strict=True)
         ]
-        return hypotheses[max(range(len(scores)), key=scores.__getitem__)].text
+        rated = [(one.text, score) for one, score in zip(hypotheses, scores, strict=True)]
+        return sorted(rated, key=lambda pair: -pair[1])
 
     def _written(self, speeches: Sequence[Speech]) -> list[str]:
         """What the LLM writes, greedily, for each recording; nothing where CTC reads nothing."""
