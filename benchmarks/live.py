@@ -198,7 +198,7 @@ def show(result: dict[str, Any]) -> None:
     print(f"{stood['stood']} words stood; later changed: {stood['changed_by_a_partial']} by a partial, "
           f"{stood['changed_by_the_final']} by the final")
     print(f"word error rates: {result['word_error_rates']}")
-    print(f"work for a second of sound: {work['all']:.3f} s; in the first {work['of_seconds']} s {work['first']:.3f}, in "
+    print(f"work for a second of sound: {work['all']:.3f} s; first {work['of_seconds']} s {work['first']:.3f}, "
           f"the last {work['last']:.3f}; a step takes {result['step_cost']}; {result['skipped']} steps skipped")
 
 
@@ -213,7 +213,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--no-offline", action="store_true", help="do not transcribe the clips one by one as well")
     parser.add_argument("--step", type=float, default=ListenOptions().step, help="seconds (%(default)s)")
     parser.add_argument("--window", type=float, default=ListenOptions().window, help="seconds (%(default)s)")
-    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="what a second of work is (%(default)s)")
+    parser.add_argument("--clock", choices=sorted(CLOCKS), default="wall", help="what work is counted in (%(default)s)")
     parser.add_argument("--threads", type=int, help="of torch; with --clock processor give 1")
     parser.add_argument("--seed", type=int, default=0, help="of the order and the pauses (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures")

@@ -25,7 +25,7 @@ from soundwave.audio.cutting import LIVE, SpeechCutter, Stretch
 from soundwave.audio.resampling import StreamResampler
 from soundwave.ctc.align import Speller, align, emissions_of
 from soundwave.ctc.stream import HeardWord, StandingWords, greedy_words
-from soundwave.errors import AudioError, ConfigurationError, SoundwaveError, SoundwaveWarning
+from soundwave.errors import AudioError, SoundwaveError, SoundwaveWarning
 from soundwave.inference.options import ListenOptions
 from soundwave.inference.results import Segment, Transcript, Word, later
 from soundwave.inference.speech import SpeechFrontEnd
@@ -104,6 +104,7 @@ class LiveSession:
         self._reader = WindowReader(front_end, transcriber, options)
         self._step = self._reader.frame * max(1, round(options.step * SAMPLE_RATE / self._reader.frame))
         self._waiting = np.zeros(0, np.float32)  # the beginning of the next step
+        self._latest, self._now = np.zeros(0, np.float32), 0  # the window, and where it ends, in samples
         self._utterance: _Utterance | None = None
         self._reached = 0.0  # the end of the last word that is final, in seconds
         self._open = True
@@ -166,16 +167,18 @@ class LiveSession:
 
     def _advance(self, step: np.ndarray, behind: float) -> list[Event]:
         """One step of sound."""
+        self._now += len(step)
+        self._latest = np.concatenate([self._latest, step])[-self._reader.window * self._reader.frame :]
         events: list[Event] = [event for stretch in self._cutter.feed(step) for event in self._final(stretch)]
         if not self._cutter.speaking:
             return events
         if behind * SAMPLE_RATE > self._step:
             self._skip()
             return events
-        first, samples = self._cutter.pending
+        first, _ = self._cutter.pending
         if self._utterance is None or self._utterance.first != first:
             self._utterance = _Utterance(first, self._begin(first))
-        return events + self._utterance.heard(self._reader, samples)
+        return events + self._utterance.heard(self._reader, self._latest, self._now // self._reader.frame)
 
     def _begin(self, first: int) -> StandingWords:
         reader = self._reader
@@ -218,11 +221,10 @@ class _Utterance:
         self.first, self.standing, self.shown = first, standing, False
         self._last: tuple[tuple[str, ...], int] = ((), 0)
 
-    def heard(self, reader: WindowReader, samples: np.ndarray) -> list[Event]:
-        """What (T,) samples, all of it until now, have that was not shown yet."""
+    def heard(self, reader: WindowReader, samples: np.ndarray, now: int) -> list[Event]:
+        """What the latest (T,) samples, up to the frame `now`, have that was not shown yet."""
         standing = self.standing
-        found, now = reader.read(self.first, samples, standing)
-        changing = standing.hear(found, now)
+        changing = standing.hear(reader.read(samples, now, standing), now)
         words = [*standing.words, *changing]
         told = tuple(word.text for word in words), len(standing.words)
         if told == self._last or not (words or self.shown):
@@ -267,26 +269,19 @@ class WindowReader:
         """A word with its times in seconds."""
         return Word(word.text, self.seconds(word.first), self.seconds(word.last))
 
-    def read(self, first: int, samples: np.ndarray, standing: StandingWords) -> tuple[list[HeardWord], int]:
+    def read(self, samples: np.ndarray, now: int, standing: StandingWords) -> list[HeardWord]:
         """The words from the frontier on.
 
         Args:
-            first: where the samples begin, in samples of the recording.
-            samples: (T,) the utterance until now; only its end is heard.
+            samples: (T,) the latest sound, from a frame's beginning on; what lies before the frontier is context.
+            now: the frame at which it ends.
             standing: the words before.
-
-        Returns:
-            The words, and the frame at which the window ends.
         """
-        now = (first + len(samples)) // self.frame
-        begin = max(-(-first // self.frame), now - self.window)
-        if begin >= now:
-            return [], now
-        window = samples[begin * self.frame - first : now * self.frame - first]
+        begin = now - len(samples) // self.frame
         frontier = max(begin, standing.frontier)
-        logprobs = self._front_end.ctc_logprobs(window)[frontier - begin :]
+        logprobs = self._front_end.ctc_logprobs(samples)[frontier - begin :]
         words = self._words(logprobs, [word.text for word in standing.words[-CONTEXT_WORDS:]])
-        return [HeardWord(text, frontier + start, min(frontier + end, now)) for text, start, end in words], now
+        return [HeardWord(text, frontier + start, min(frontier + end, now)) for text, start, end in words]
 
     def _words(self, logprobs: np.ndarray, after: Sequence[str]) -> list[tuple[str, int, int]]:
         """The words in (F, C) log-probabilities and their frames."""

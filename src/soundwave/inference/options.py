@@ -134,6 +134,7 @@ class SubtitleOptions:
             raise ConfigurationError(
                 f"max_line_count is {self.max_line_count}, but max_line_width is not given: lines of any width are "
                 "never more than one; give both, such as 42 and 2."
+            )
 
 
 @dataclass(frozen=True)
