@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from soundwave.checkpoints.lora import attach_lora
 from soundwave.errors import ConfigurationError
@@ -100,10 +102,48 @@ def test_a_seed_decides_a_sampled_answer_and_none_gives_new_ones(decoder: Decode
     assert torch.equal(torch.get_rng_state(), state)  # the caller's own generator is left alone
 
 
-def test_drafts_change_nothing(decoder: Decoder) -> None:
-    expected = ids(answers(decoder, PROMPTS, GREEDY))
-    for drafts in (expected, [row[:2] + [5] * 9 for row in expected], [[] for _ in expected]):
-        assert ids(answers(decoder, PROMPTS, GREEDY, drafts=drafts)) == expected
+@pytest.fixture(scope="module")
+def shared() -> dict[str, Decoder]:
+    return {name: make() for name, make in DECODERS.items()}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+@pytest.mark.parametrize("options", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+@settings(max_examples=12, deadline=None)
+@given(data=st.data())
+def test_drafts_of_any_content_change_nothing(
+    shared: dict[str, Decoder], name: str, options: GenerationOptions, data: st.DataObject
+) -> None:
+    decoder = shared[name]
+    rows = data.draw(st.lists(st.integers(0, len(PROMPTS) - 1), min_size=1, max_size=6))
+    plain = answers(decoder, [PROMPTS[row] for row in rows], options)
+    token = st.integers(0, VOCABULARY - 1)
+    drafts = []
+    for row in ids(plain):
+        start, end = (data.draw(st.integers(0, len(row))) for _ in range(2))
+        wrong = data.draw(st.lists(token, max_size=4))
+        drafts.append(data.draw(st.sampled_from([row, [], wrong, row * 5, row[:start] + wrong + row[end:]])))
+    drafted = answers(decoder, [PROMPTS[row] for row in rows], options, drafts=drafts)
+    assert ids(drafted) == ids(plain)
+    for with_draft, without in zip(drafted, plain, strict=True):
+        assert [t.logprob for t in with_draft] == pytest.approx([t.logprob for t in without], abs=1e-4)
+
+
+def test_a_draft_goes_no_further_than_the_answers_length_and_the_context(decoder: Decoder) -> None:
+    long = prompt(40, -50)
+    for options in (GREEDY, GenerationOptions(temperature=0, max_new_tokens=3), SAMPLED):
+        expected = ids(answers(decoder, [long, PROMPTS[1]], options))
+        for drafts in (expected, [[*row, *([5] * 200)] for row in expected], [[2] * 9] * 2):  # 2 ends an answer
+            assert ids(answers(decoder, [long, PROMPTS[1]], options, drafts=drafts)) == expected
+
+
+def test_a_stream_with_a_draft_can_be_closed_within_it(decoder: Decoder) -> None:
+    expected = ids(answers(decoder, PROMPTS[:2], GREEDY))
+    stream = decoder.generate(PROMPTS[:2], GREEDY, expected)
+    assert next(stream).id == expected[0][0]
+    stream.close()  # type: ignore[attr-defined]
+    assert next(stream, None) is None
+    assert ids(answers(decoder, PROMPTS[:2], GREEDY)) == expected
 
 
 @pytest.mark.parametrize("chosen", PROMPTS[:4], ids=["audio", "typed", "audio, plain", "typed, plain"])

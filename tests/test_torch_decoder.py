@@ -24,6 +24,7 @@ from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, T
 
 from soundwave.inference.backends.protocol import Prompt
 from soundwave.inference.backends.sampling import sample
+from soundwave.inference.backends.speculative import AFTER_REFUSAL, LONGEST_RUN
 from soundwave.inference.backends.torch import TorchDecoder, embedded
 from soundwave.inference.options import GenerationOptions
 
@@ -58,6 +59,39 @@ def test_greedy_answers_are_those_of_generate(seed: int, place: int) -> None:
     made = ids(answers(TorchDecoder(model), PROMPTS, LONG))
     assert made == reference(model, PROMPTS, do_sample=False, max_new_tokens=40)
     assert len(made[0]) <= place + 1 < len(without[0])
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_an_answer_as_its_own_draft_is_read_in_one_pass(counted: tuple[PreTrainedModel, list[int]], seed: int) -> None:
+    model, read = counted
+    decoder = TorchDecoder(model)
+    (answer,) = ids(answers(decoder, [prompt(7, seed=seed)], GREEDY))
+    read.clear()
+    answers(decoder, [prompt(7, seed=seed)], GREEDY, drafts=[answer])
+    assert read == [7 + len(answer) - 1]
+    read.clear()
+    answers(decoder, [prompt(7, seed=seed)], GREEDY, drafts=[[*answer[:5], 99, *answer[5:]]])
+    assert len(read) <= 3  # up to what is too much, over it, and on
+
+
+def test_a_wrong_draft_costs_few_positions(counted: tuple[PreTrainedModel, list[int]]) -> None:
+    model, read = counted
+    decoder, wrong = TorchDecoder(model), [7] * 40
+    (answer,) = ids(answers(decoder, [prompt(7)], LONG))
+    read.clear()
+    answers(decoder, [prompt(7)], LONG, drafts=[wrong])
+    assert 7 not in answer
+    assert len(read) == len(answer)
+    assert read[0] == 7 + LONGEST_RUN
+    assert sum(read[1:]) <= len(answer) + 2 * AFTER_REFUSAL
+
+
+@pytest.mark.parametrize("end", [3, 8])
+def test_what_penalties_ask_for_is_done_with_drafts_of_any_length(end: int) -> None:
+    model = language_model(1, repetition_penalty=1.7, no_repeat_ngram_size=2, min_new_tokens=5)
+    plain = ids(answers(TorchDecoder(model), PROMPTS, LONG))
+    drafts = [row[: end * i] for i, row in enumerate(plain)]
+    assert ids(answers(TorchDecoder(model), PROMPTS, LONG, drafts=drafts)) == plain
 
 
 @pytest.mark.filterwarnings("ignore:Passing:UserWarning")  # penalties see an answer only, not its prompt: as is meant

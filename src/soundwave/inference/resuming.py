@@ -73,7 +73,7 @@ class Journal:
         same = facts is not None and facts == rows[0].get("file")
         if not same:  # as the system has it: it was copied or touched, it has grown, or it is another one
             parts = [part for part in parts if not (part.ending or part.whole)]
-        parts = _up_to_marks(parts)
+        parts = up_to_marks(parts)
         if not same and parts and not is_same_sound(listening, marks_of(parts)):
             raise ConfigurationError(
                 f"{self.path} was made of another recording than {self.name} is now; restore that one, or leave out "
@@ -148,7 +148,7 @@ def _hash(own: SoundHash, samples: Any, mark: Mark, values: dict[int, int]) -> N
     values[mark.channel] = own.upto(min(mark.position, own.position + len(samples)))
 
 
-def _up_to_marks(parts: list[Part]) -> list[Part]:
+def up_to_marks(parts: list[Part]) -> list[Part]:
     """The parts of each channel up to its last mark: what comes after is made again."""
     last = {part.channel: i for i, part in enumerate(parts) if part.mark is not None}
     whole = bool(parts) and parts[-1].whole

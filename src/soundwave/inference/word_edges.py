@@ -21,7 +21,7 @@ ROOM = 0.6  # seconds before the first word and after the last in which their ed
 LATEST, EARLIEST = 0.6, 0.3  # seconds by which loudness may lengthen a word's end and its start
 INWARD = 0.1  # and by which it may shorten them
 CONTRAST = 12.0  # decibels from the pause to the word, for loudness to have a say
-QUIET = 0.2  # share of this contrast up to which it is quiet
+QUIET = 0.08  # share of this contrast up to which it is quiet; in loud noise a word ends beneath it
 HOLD = 8  # values that must be quiet in a row
 
 

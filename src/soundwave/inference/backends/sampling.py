@@ -53,8 +53,9 @@ def chooser(
             generator.manual_seed(options.seed)
 
     def choose(scores: Tensor, numbers: Sequence[int], answers: Sequence[list[int]]) -> Tensor:
-        if penalties:
-            scores = penalties(torch.tensor(answers, dtype=torch.long, device=scores.device), scores)
+        if penalties:  # row by row: answers of drafts differ in length
+            told = [torch.tensor([answer], dtype=torch.long, device=scores.device) for answer in answers]
+            scores = torch.cat([penalties(ids, row[None]) for ids, row in zip(told, scores, strict=True)])
         if options.temperature == 0:
             return scores.argmax(-1)
         draws = [torch.rand((), generator=generators[number]).item() for number in numbers]

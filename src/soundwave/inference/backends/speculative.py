@@ -1,0 +1,61 @@
+"""Speculative decoding: a draft of the answer proposes runs of tokens, which the LLM checks many at a time.
+
+What is proposed decides the speed only: a decoder chooses every token as it would without a draft, and goes on within a
+run only where the run has the same. Knows token ids, and nothing of the LLM that checks them.
+"""
+
+# D tokens of a draft
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+LONGEST_RUN = 32  # tokens proposed at once
+AFTER_REFUSAL = 8  # at most so many after a run of which nothing was right, half of it after the next such run, …
+AGREED_MOST = 3  # tokens of agreement that count for a place
+SKIPPED = 0.4  # edits that a token of the draft costs which the LLM leaves out: CTC spells a misheard word in pieces
+
+
+class Drafter:
+    """Says what is likely to come next in one answer, given a draft of all of it.
+
+    Where the answer leaves the draft, the draft is aligned with it anew: of its beginnings, that one is behind which is
+    nearest to the answer so far, by edit distance, and whose last tokens are the answer's.
+
+    Args:
+        draft: the likely answer, with its end token; it may be empty.
+    """
+
+    def __init__(self, draft: Sequence[int]):
+        self._draft = np.array(draft, dtype=np.int64)  # (D,)
+        self._skipping = SKIPPED * np.arange(len(draft) + 1)  # (D + 1,)
+        self._edits = self._skipping.copy()  # (D + 1,) from each beginning of the draft to the answer so far
+        self._agreed = np.zeros(len(draft) + 1, dtype=np.int64)  # tokens in which both end alike
+        self._longest = LONGEST_RUN
+
+    def propose(self, most: int) -> list[int]:
+        """The run to check next, of `most` tokens at most; empty where nothing is likely."""
+        place = int(np.argmin(self._edits - np.minimum(self._agreed, AGREED_MOST)))
+        longest = self._longest or int(self._agreed[place] > 0)  # after many refusals, only where both agree again
+        return self._draft[place : place + max(0, min(most, longest))].tolist()
+
+    def checked(self, run: Sequence[int], written: Sequence[int]) -> None:
+        """Tells what became of a run.
+
+        Args:
+            run: as proposed.
+            written: what the LLM wrote; all but its last token are the beginning of the run.
+        """
+        if len(written) > 1 or (run and written[0] == run[0]):
+            self._longest = min(LONGEST_RUN, max(AFTER_REFUSAL, 2 * self._longest))
+        elif run:
+            self._longest = min(self._longest, 2 * AFTER_REFUSAL) // 2
+        for token in written:
+            same = self._draft == token
+            edits = self._edits + 1
+            edits[1:] = np.minimum(edits[1:], self._edits[:-1] + ~same)
+            self._edits = np.minimum.accumulate(edits - self._skipping) + self._skipping
+            self._agreed[1:] = np.where(same, self._agreed[:-1] + 1, 0)
+            self._agreed[0] = 0
