@@ -2,8 +2,8 @@
 
 Clips follow each other with pauses of faint noise. A step of sound arrives when it was spoken; it is worked on when it
 has arrived and the work before is done; what that takes is measured. So no time is spent waiting, and what a person
-would have seen when is known. A word's latency is the time at which it is first shown, less its end by forced
-alignment; shown for good: from when on no partial of the utterance changes it.
+would have seen when is known. A word's latency is the time at which it is shown, less its end by forced
+alignment; `latencies` says what that may mean.
 
     python benchmarks/live.py dev-librispeech/manifest.jsonl --minutes 5 --json live.json
     python benchmarks/live.py dev-librispeech/manifest.jsonl --hour --no-offline
@@ -94,33 +94,54 @@ def listened(session: LiveSession, samples: np.ndarray, step: float, clock: str)
     return run
 
 
-def latencies(run: Run) -> dict[str, list[float]]:
-    """Seconds from each final word's end until it is first shown, shown for good, and stands."""
-    late: dict[str, list[float]] = {"first_shown": [], "shown_for_good": [], "stands": []}
+def latencies(run: Run) -> tuple[dict[str, list[float]], int]:
+    """Seconds from each final word's end until it is shown, for each meaning of that; and how many no partial had.
+
+    `in_its_place`: any word is shown in its place, be it this one or a guess that changes later. `first_shown`: this
+    word, of words that a partial ever had. `shown_for_good`: no later partial is without it; what no partial has comes
+    with the final. `stands`: it is among the words that never change.
+    """
+    late: dict[str, list[float]] = {name: [] for name in ("in_its_place", "first_shown", "shown_for_good", "stands")}
+    never = 0
     partials: list[tuple[float, Partial]] = []
     for at, event in run.events:
         if isinstance(event, Partial):
             partials.append((at, event))
             continue
         words = [word for segment in event.transcript.segments for word in segment.words]
-        shown = [_places([word.text for word in words], partial) for _, partial in partials]
+        places = [_places([word.text for word in words], partial) for _, partial in partials]
+        times = [when for when, _ in partials]
         for i, word in enumerate(words):
-            seen = [n for n, places in enumerate(shown) if i in places]
-            gone = [n for n, places in enumerate(shown) if i not in places]
-            stands = [n for n in seen if shown[n][i] < partials[n][1].stable]
-            kept = gone[-1] + 1 if gone else 0
-            for name, n in (("first_shown", seen[:1]), ("shown_for_good", [kept]), ("stands", stands[:1])):
-                when = partials[n[0]][0] if n and n[0] < len(partials) else at  # never in a partial: with the final
-                late[name].append(when - word.end)
+            had = [i in same for same, _ in places]
+            gone = len(had) - 1 - had[::-1].index(False) if False in had else -1
+            stands = [i in same and same[i] < partials[n][1].stable for n, (same, _) in enumerate(places)]
+            never += True not in had
+            for name, n in (
+                ("in_its_place", _first([i in place for _, place in places])), ("first_shown", _first(had)),
+                ("shown_for_good", gone + 1), ("stands", _first(stands)),
+            ):
+                if n < len(times) or name in ("in_its_place", "shown_for_good"):
+                    late[name].append((times[n] if n < len(times) else at) - word.end)
         partials = []
-    return late
+    return late, never
 
 
-def _places(words: list[str], partial: Partial) -> dict[int, int]:
-    """Which of the words a partial shows, and in which place."""
+def _first(values: list[bool]) -> int:
+    """The place of the first that is true; their number if none is."""
+    return values.index(True) if True in values else len(values)
+
+
+def _places(words: list[str], partial: Partial) -> tuple[dict[int, int], dict[int, int]]:
+    """Which of the words a partial shows and where; and the same for words in whose place it has another one."""
     shown = [word.text for word in partial.words]
-    blocks = SequenceMatcher(None, words, shown, autojunk=False).get_matching_blocks()
-    return {block.a + i: block.b + i for block in blocks for i in range(block.size)}
+    same: dict[int, int] = {}
+    place: dict[int, int] = {}
+    for kind, first, last, begin, end in SequenceMatcher(None, words, shown, autojunk=False).get_opcodes():
+        if kind in ("equal", "replace"):
+            pairs = dict(zip(range(first, last), range(begin, end), strict=False))
+            place |= pairs
+            same |= pairs if kind == "equal" else {}
+    return same, place
 
 
 def changed(run: Run) -> dict[str, Any]:
@@ -134,17 +155,19 @@ def changed(run: Run) -> dict[str, Any]:
             before = words
         else:
             final = event.text.split()
-            same = sum(block.size for block in SequenceMatcher(None, before, final, autojunk=False).get_matching_blocks())
+            blocks = SequenceMatcher(None, before, final, autojunk=False).get_matching_blocks()
+            same = sum(block.size for block in blocks)
             stood, by_final, before = stood + len(before), by_final + len(before) - same, ()
     return {"stood": stood, "changed_by_a_partial": by_partial, "changed_by_the_final": by_final}
 
 
 def summary(run: Run) -> dict[str, Any]:
     """What is printed."""
-    late = latencies(run)
+    late, never = latencies(run)
     seconds, tenth = len(run.costs) * run.step, max(1, min(len(run.costs) // 2, round(600 / run.step)))
     return {
-        "audio_seconds": round(seconds, 1), "words": len(late["first_shown"]),
+        "audio_seconds": round(seconds, 1), "words": len(late["in_its_place"]),
+        "words_only_in_the_final": never,
         "latency": {
             name: {
                 "median": round(float(np.median(values)), 3), "p95": round(float(np.percentile(values, 95)), 3),
@@ -195,6 +218,7 @@ def show(result: dict[str, Any]) -> None:
                 f"percentile {1000 * values['p95']:.0f} ms; {100 * values['within_500_ms']:.1f} % within 500 ms"
             )
     stood, work = result["words_that_stood"], result["work_per_second"]
+    print(f"{result['words_only_in_the_final']} words of finals were in no partial")
     print(f"{stood['stood']} words stood; later changed: {stood['changed_by_a_partial']} by a partial, "
           f"{stood['changed_by_the_final']} by the final")
     print(f"word error rates: {result['word_error_rates']}")
