@@ -97,11 +97,12 @@ def listened(session: LiveSession, samples: np.ndarray, step: float, clock: str)
 def latencies(run: Run) -> tuple[dict[str, list[float]], int]:
     """Seconds from each final word's end until it is shown, for each meaning of that; and how many no partial had.
 
-    `in_its_place`: any word is shown in its place, be it this one or a guess that changes later. `first_shown`: this
-    word, of words that a partial ever had. `shown_for_good`: no later partial is without it; what no partial has comes
-    with the final. `stands`: it is among the words that never change.
+    `first_shown`: of the words that a partial ever had. `first_shown_or_final`: of all words; what no partial had comes
+    with the final. `shown_for_good`: of all words, until no later partial is without it. `stands`: of words among those
+    that never change.
     """
-    late: dict[str, list[float]] = {name: [] for name in ("in_its_place", "first_shown", "shown_for_good", "stands")}
+    names = ("first_shown", "first_shown_or_final", "shown_for_good", "stands")
+    late: dict[str, list[float]] = {name: [] for name in names}
     never = 0
     partials: list[tuple[float, Partial]] = []
     for at, event in run.events:
@@ -110,38 +111,33 @@ def latencies(run: Run) -> tuple[dict[str, list[float]], int]:
             continue
         words = [word for segment in event.transcript.segments for word in segment.words]
         places = [_places([word.text for word in words], partial) for _, partial in partials]
-        times = [when for when, _ in partials]
+        times = [*(when for when, _ in partials), at]
         for i, word in enumerate(words):
-            had = [i in same for same, _ in places]
-            gone = len(had) - 1 - had[::-1].index(False) if False in had else -1
-            stands = [i in same and same[i] < partials[n][1].stable for n, (same, _) in enumerate(places)]
-            never += True not in had
-            for name, n in (
-                ("in_its_place", _first([i in place for _, place in places])), ("first_shown", _first(had)),
-                ("shown_for_good", gone + 1), ("stands", _first(stands)),
-            ):
-                if n < len(times) or name in ("in_its_place", "shown_for_good"):
-                    late[name].append((times[n] if n < len(times) else at) - word.end)
+            had = [i in place for place in places]
+            stands = [i in place and place[i] < partials[n][1].stable for n, place in enumerate(places)]
+            first, stood = _first(had), _first(stands)
+            good = len(had) - _first([not one for one in reversed(had)])
+            late["first_shown_or_final"].append(times[first] - word.end)
+            late["shown_for_good"].append(times[good] - word.end)
+            if first < len(had):
+                late["first_shown"].append(times[first] - word.end)
+            if stood < len(had):
+                late["stands"].append(times[stood] - word.end)
+            never += first == len(had)
         partials = []
     return late, never
 
 
-def _first(values: list[bool]) -> int:
+def _first(values: Sequence[bool]) -> int:
     """The place of the first that is true; their number if none is."""
     return values.index(True) if True in values else len(values)
 
 
-def _places(words: list[str], partial: Partial) -> tuple[dict[int, int], dict[int, int]]:
-    """Which of the words a partial shows and where; and the same for words in whose place it has another one."""
+def _places(words: list[str], partial: Partial) -> dict[int, int]:
+    """Which of the words a partial shows, and in which place."""
     shown = [word.text for word in partial.words]
-    same: dict[int, int] = {}
-    place: dict[int, int] = {}
-    for kind, first, last, begin, end in SequenceMatcher(None, words, shown, autojunk=False).get_opcodes():
-        if kind in ("equal", "replace"):
-            pairs = dict(zip(range(first, last), range(begin, end), strict=False))
-            place |= pairs
-            same |= pairs if kind == "equal" else {}
-    return same, place
+    blocks = SequenceMatcher(None, words, shown, autojunk=False).get_matching_blocks()
+    return {block.a + i: block.b + i for block in blocks for i in range(block.size)}
 
 
 def changed(run: Run) -> dict[str, Any]:
@@ -166,7 +162,7 @@ def summary(run: Run) -> dict[str, Any]:
     late, never = latencies(run)
     seconds, tenth = len(run.costs) * run.step, max(1, min(len(run.costs) // 2, round(600 / run.step)))
     return {
-        "audio_seconds": round(seconds, 1), "words": len(late["in_its_place"]),
+        "audio_seconds": round(seconds, 1), "words": len(late["first_shown_or_final"]),
         "words_only_in_the_final": never,
         "latency": {
             name: {
@@ -214,7 +210,7 @@ def show(result: dict[str, Any]) -> None:
     for name, values in result["latency"].items():
         if values:
             print(
-                f"{name.replace('_', ' '):16} after the word's end: median {1000 * values['median']:.0f} ms, 95th "
+                f"{name.replace('_', ' '):20} after the word's end: median {1000 * values['median']:.0f} ms, 95th "
                 f"percentile {1000 * values['p95']:.0f} ms; {100 * values['within_500_ms']:.1f} % within 500 ms"
             )
     stood, work = result["words_that_stood"], result["work_per_second"]
