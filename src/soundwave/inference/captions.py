@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from types import TracebackType
 
 import numpy as np
@@ -294,7 +295,9 @@ class WindowReader:
         found = self._transcriber.search.go_on(logprobs, after, self._options.hotwords)
         lattice = self._speller.lattice(found)
         aligned = align(emissions_of(logprobs, lattice), logprobs[:, self._blank].astype(np.float64), lattice)
-        assert aligned is not None  # the search found the words in these frames
+        if aligned is None:  # a word that can be aligned only as it is spelt by more pieces
+            bounds = np.linspace(0, len(logprobs), len(found) + 1).astype(int).tolist()
+            return [(text, *span) for text, span in zip(found, pairwise(bounds), strict=True)]
         return [(text, pieces[0].first, pieces[-1].last) for text, pieces in zip(found, aligned, strict=True)]
 
     @cached_property
