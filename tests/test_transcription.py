@@ -54,7 +54,7 @@ CLIPS = [clip(seconds, seed) for seed, seconds in enumerate((1.0, 2.3, 0.7, 1.7)
 def hypotheses_of(engine: Engine, sound: tuple[Any, int]) -> list[Any]:
     logprobs = engine.encode(sound).ctc_logprobs
     assert logprobs is not None
-    return engine._transcriber._search.decode([logprobs.numpy()], engine.inference.transcribe.rescoring.nbest)[0]
+    return engine._transcriber.search.decode([logprobs.numpy()], engine.inference.transcribe.rescoring.nbest)[0]
 
 
 def read_whole(engine: Engine, text: str) -> float:

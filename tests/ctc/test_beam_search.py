@@ -174,3 +174,35 @@ def test_greedy_takes_the_likeliest_class_of_each_frame() -> None:
     logprobs = np.log(np.eye(4)[[3, 1, 1, 3, 1, 2, 2, 3]] + 0.01)
     assert greedy(logprobs, blank=3) == [1, 1, 2]
     assert greedy(np.zeros((0, 4)), blank=3) == []
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("after", [[], ["ab"], ["a", "b"], ["aba", "a", "Ba"], ["no", "words"]])
+def test_a_search_within_a_sentence_finds_the_best_of_all_texts_that_may_go_on(
+    ngram: Ngram, seed: int, after: list[str]
+) -> None:
+    decoder = BeamSearchDecoder(Lexicon(WORDS, PIECES), ngram, BLANK, EVERYTHING)
+    logprobs = random_logprobs(4, 5, seed)
+    [all_texts] = decoder.decode([logprobs], nbest=10_000)
+
+    def score(hypothesis: Hypothesis) -> float:
+        state, language = np.array([ngram.start]), 0.0
+        for place, word in enumerate(ngram.ids([*after, *hypothesis.words])):
+            logprob, state = ngram.score(state, np.array([word]))
+            language += float(logprob[0]) * (place >= len(after))
+        options = decoder.options
+        bonus = options.word_bonus * len(hypothesis.words)
+        return hypothesis.acoustic + options.language_weight * language + bonus
+
+    best = max(all_texts, key=score)
+    assert decoder.go_on(logprobs, after) == best.words
+
+
+def test_hot_words_of_the_last_search_are_not_spelt_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder = BeamSearchDecoder(Lexicon(WORDS, PIECES), None, BLANK)
+    made = []
+    spell = decoder._with_hotwords  # what takes a sixth of a second for mini
+    monkeypatch.setattr(decoder, "_with_hotwords", lambda phrases: made.append(phrases) or spell(phrases))
+    for phrases in (["abb"], ["abb"], ["ba"], []):
+        decoder.go_on(random_logprobs(3, 5, 0), [], phrases)
+    assert made == [("abb",), ("ba",)]

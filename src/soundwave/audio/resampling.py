@@ -27,6 +27,30 @@ def resampled(blocks: Iterator[Rows]) -> Iterator[Samples]:
     yield from _through(resamplers, None, current)
 
 
+class StreamResampler:
+    """Sound that comes piece by piece, (T,) at one rate, to 16 kHz; the pieces do not change what comes out.
+
+    Args:
+        rate: in Hz.
+    """
+
+    def __init__(self, rate: int):
+        self.rate = rate
+        self._resamplers = [av.AudioResampler(format="flt", layout="mono", rate=SAMPLE_RATE)]
+
+    def feed(self, samples: Samples) -> Samples:
+        """What the next samples give; a little is held back until those after them are known."""
+        return self._joined(samples[None]) if len(samples) else samples
+
+    def finish(self) -> Samples:
+        """What was held back."""
+        return self._joined(None)
+
+    def _joined(self, block: Samples | None) -> Samples:
+        pieces = [piece[0] for piece in _through(self._resamplers, block, self.rate)]
+        return np.concatenate([np.zeros(0, np.float32), *pieces])
+
+
 def _through(resamplers: list[av.AudioResampler], block: Samples | None, rate: int) -> Iterator[Samples]:
     """What the resamplers give for (rows, T); None drains them."""
     rows = []

@@ -17,13 +17,15 @@ import typer
 from typer.core import TyperGroup
 
 import soundwave
-from soundwave.cli import data, evaluation, language_model, models, speech, streams, training
+from soundwave.cli import data, evaluation, language_model, live, models, speech, streams, training
 from soundwave.cli.display import say_error
 from soundwave.cli.options import Family
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.inference.processes import wait_as_fits
 
-EXTRAS = {"train": "train", "data": "train", "eval": "eval", "lm": "train"}  # what a verb needs beyond the core
+EXTRAS = {  # what a verb needs beyond the core
+    "train": "train", "data": "train", "eval": "eval", "lm": "train", "live": "live",
+}
 
 
 class Verbs(TyperGroup):
@@ -90,6 +92,7 @@ def _options_of_all(
 
 app.command()(speech.ask)
 app.command()(speech.transcribe)
+app.command()(live.live)
 app.command()(models.doctor)
 app.command()(models.download)
 app.command()(training.train)

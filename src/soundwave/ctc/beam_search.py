@@ -59,6 +59,7 @@ class BeamSearchDecoder:
         self.blank = blank
         self.options = options or BeamSearchOptions()
         self._costs = Costs(lexicon, ngram, self.options)
+        self._hot_costs: tuple[tuple[str, ...], Costs] | None = None
 
     def decode(
         self, logprobs: Sequence[NDArray[np.floating]], nbest: int = 1, hotwords: Sequence[str] = ()
@@ -79,11 +80,28 @@ class BeamSearchDecoder:
         for array in logprobs:
             if array.ndim != 2:
                 raise ConfigurationError(f"logprobs of shape {array.shape} were given; (frames, classes) are needed.")
-        costs = self._with_hotwords(hotwords) if hotwords else self._costs
-        return [self._decode(np.asarray(array, np.float64), nbest, costs) for array in logprobs]
+        costs = self._costs_with(tuple(hotwords))
+        beams = [self._searched(np.asarray(array, np.float64), Beams(costs)) for array in logprobs]
+        return [
+            [Hypothesis(" ".join(words), words, *scores) for words, *scores in one.texts(nbest)] for one in beams
+        ]
 
-    def _decode(self, logprobs: NDArray[np.float64], nbest: int, costs: Costs) -> list[Hypothesis]:
-        beams = Beams(costs)
+    def go_on(
+        self, logprobs: NDArray[np.floating], after: Sequence[str], hotwords: Sequence[str] = ()
+    ) -> tuple[str, ...]:
+        """The likeliest words of a stretch within a sentence: some were said before it, more will be.
+
+        Args:
+            logprobs: (frames, classes) of the stretch.
+            after: the words before it; as many as the n-gram looks back are enough.
+            hotwords: as for `decode`.
+        """
+        beams = Beams(self._costs_with(tuple(hotwords)), after)
+        [(words, *_)] = self._searched(np.asarray(logprobs, np.float64), beams).texts(1, whole=False)
+        return words
+
+    def _searched(self, logprobs: NDArray[np.float64], beams: Beams) -> Beams:
+        """The beams after all frames."""
         if logprobs.size:
             blanks = logprobs[:, self.blank]
             sure = blanks >= np.log(self.options.sure_blank)
@@ -98,7 +116,16 @@ class BeamSearchDecoder:
                 silence = 0.0
                 beams.advance(frame, blank)
             beams.wait(silence)
-        return [Hypothesis(" ".join(words), words, *scores) for words, *scores in beams.texts(nbest)]
+        return beams
+
+    def _costs_with(self, phrases: tuple[str, ...]) -> Costs:
+        """What words are worth with hot words; kept until others come: live captions search many times a second."""
+        if not phrases:
+            return self._costs
+        hot_costs = self._hot_costs
+        if hot_costs is None or hot_costs[0] != phrases:
+            self._hot_costs = hot_costs = phrases, self._with_hotwords(phrases)
+        return hot_costs[1]
 
     def _with_hotwords(self, phrases: Sequence[str]) -> Costs:
         hot = HotWords(phrases, self.options.hotword_bonus)

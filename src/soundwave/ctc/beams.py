@@ -7,6 +7,8 @@ Where the node ends a word, that word's record lies ready (`finish`): a next wor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -20,12 +22,14 @@ class Beams:
 
     Args:
         costs: what words are worth.
+        after: words that were said before; of them only the n-gram knows.
     """
 
-    def __init__(self, costs: Costs):
+    def __init__(self, costs: Costs, after: Sequence[str] = ()):
         self._costs, self._options = costs, costs.options
         self._open = costs.options.unknown_word is not None
         self._history = History(costs)
+        self._history.begin_after(after)
         self.records, self.finish = np.zeros((2, 1), np.int64)
         self.nodes = np.full(1, costs.outside)  # numbers above `outside` are spellings of no list
         self.letters = np.zeros(1, np.int64)  # of the word under way
@@ -177,8 +181,13 @@ class Beams:
         outside = nodes == costs.outside
         self.hope[new] = np.where(outside, np.maximum(self.hope[new], hope), hope)
 
-    def texts(self, nbest: int) -> list[tuple[tuple[str, ...], float, float, float]]:
-        """The best texts: words, acoustic and language log-probability, score. A word under way is left out."""
+    def texts(self, nbest: int, whole: bool = True) -> list[tuple[tuple[str, ...], float, float, float]]:
+        """The best texts: words, acoustic and language log-probability, score. A word under way is left out.
+
+        Args:
+            nbest: how many at most.
+            whole: whether the sentence ends here; else more words are to come.
+        """
         ended = np.flatnonzero(self.finish >= 0)
         records = self.finish[ended] if len(ended) else self.records
         acoustic = np.logaddexp(self.blank, self.other)
@@ -187,7 +196,8 @@ class Beams:
         sums = np.full(len(first), -np.inf)
         np.logaddexp.at(sums, group, acoustic)
         records = records[first]
-        total, language = self._history.ended(records)
+        history = self._history
+        total, language = history.ended(records) if whole else (history.total[records], history.language[records])
         best = np.argsort(-(sums + total), kind="stable")[:nbest]
         return [
             (self._history.words(int(records[i])), float(sums[i]), float(language[i]), float(sums[i] + total[i]))

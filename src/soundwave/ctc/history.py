@@ -6,6 +6,7 @@ Knows nothing about sounds.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,6 +133,14 @@ class History:
         self._states[0] = costs.ngram.start if costs.ngram is not None else 0
         self._progress = [Progress()]
         self.spellings = Spellings(costs)
+
+    def begin_after(self, words: Sequence[str]) -> None:
+        """What the n-gram expects of the empty record, once these words were said before it."""
+        ngram = self._costs.ngram
+        if ngram is not None:
+            for word in words:
+                number = next((n for n in ngram.ids([word, plain_word(word)]) if n), 0)
+                _, self._states[:1] = ngram.score(self._states[:1], np.array([number]))
 
     def add(self, records: Ints, words: Ints, extra: Floats | float = 0.0) -> Ints:
         """New records: each a word more than an earlier one.

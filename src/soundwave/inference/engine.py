@@ -16,16 +16,17 @@ from typing import Any, NoReturn
 
 import torch
 
-from soundwave.audio import AudioInput
+from soundwave.audio import SAMPLE_RATE, AudioInput
 from soundwave.checkpoints.catalog import resolve_model
 from soundwave.checkpoints.loading import load_checkpoint, load_speech_encoder
 from soundwave.errors import ConfigurationError, SoundwaveError, SoundwaveWarning
 from soundwave.inference.backends.protocol import Decoder
 from soundwave.inference.backends.torch import TorchDecoder
+from soundwave.inference.captions import LiveSession
 from soundwave.inference.detokenizer import Detokenizer
 from soundwave.inference.devices import has_fast_bfloat16, resolve_device, resolve_dtype
 from soundwave.inference.longform import LongTranscriber, Part, joined, spoken_in
-from soundwave.inference.options import AskOptions, AudioOptions, TranscribeOptions, Via
+from soundwave.inference.options import AskOptions, AudioOptions, ListenOptions, TranscribeOptions, Via
 from soundwave.inference.prompts import PromptBuilder
 from soundwave.inference.results import Chunk, Reply, Segment, Source, Speech, Timings, Transcript, Usage
 from soundwave.inference.speech import SpeechFrontEnd
@@ -280,6 +281,26 @@ class Engine:
     def source(self, options: TranscribeOptions) -> Source:
         """Where the words of transcripts come from."""
         return self._transcriber.source(options)
+
+    def listen(self, options: ListenOptions | None = None, *, sampling_rate: int = SAMPLE_RATE) -> LiveSession:
+        """Live captions: a session that is fed with sound as it comes, and gives what is said as typed events.
+
+        Args:
+            options: as for `transcribe`, and how often words are looked for.
+            sampling_rate: of what will be fed, in Hz.
+
+        Raises:
+            AudioError: a sampling rate that no speech has.
+            ConfigurationError: an option that this model cannot keep.
+
+        Example:
+            with engine.listen() as session:
+                for samples in microphone:
+                    for event in session.feed(samples):
+                        print(event)
+                print(session.finish())
+        """
+        return LiveSession(self._front_end, self._transcriber, options or ListenOptions(), sampling_rate)
 
     def encode(self, audio: AudioInput) -> Speech:
         """What the speech encoder makes of a recording: embeddings, CTC log-probabilities, tokens and their times."""

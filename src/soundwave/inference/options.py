@@ -135,3 +135,29 @@ class SubtitleOptions:
                 f"max_line_count is {self.max_line_count}, but max_line_width is not given: lines of any width are "
                 "never more than one; give both, such as 42 and 2."
             )
+
+
+@dataclass(frozen=True)
+class ListenOptions(TranscribeOptions):
+    """How live sound is written down while it is heard.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    step: float = setting(
+        0.16, least=0.04, most=2, help="How often the words under way are found anew, in seconds of sound."
+    )
+    window: float = setting(
+        4.0, least=2, most=30, help="How much of the latest sound is heard for it, in seconds: what each step costs."
+    )
+    stands_after: float = setting(
+        1.0, least=0.2, most=10, help="How long ago a word must have ended to change no more, in seconds."
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.stands_after > self.window / 2:  # a word stands after twice that at the latest, and must be in view
+            raise ConfigurationError(
+                f"stands_after is {self.stands_after:g}; with a window of {self.window:g} s, give half of it at most."
+            )

@@ -105,6 +105,12 @@ class SpeechFrontEnd:
         """What CTC tokens spell."""
         return self.processor.tokenizer.decode(list(ids), skip_special_tokens=True).strip()
 
+    def ctc_logprobs(self, samples: np.ndarray) -> np.ndarray:
+        """(F, C) natural log-probabilities of (T,) samples, the frames of the window's tail included."""
+        features = self.processor.features([samples]).to(self.encoder.device)
+        logits = self.encoder.ctc_logits(features["input_features"], features["feature_attention_mask"])
+        return logits[0].float().log_softmax(-1).cpu().numpy()
+
     @torch.no_grad()
     def _encode(self, clips: list[np.ndarray], keep_logprobs: bool) -> list[Speech]:
         features = self.processor.features(clips).to(self.encoder.device)

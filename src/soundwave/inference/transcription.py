@@ -122,11 +122,11 @@ class Transcriber:
         for speech in speeches:
             assert speech.ctc_logprobs is not None  # kept wherever `has_words`
             logprobs.append(speech.ctc_logprobs.cpu().numpy())
-        return self._search.decode(logprobs, nbest, options.hotwords)
+        return self.search.decode(logprobs, nbest, options.hotwords)
 
     @cached_property
-    def _search(self) -> BeamSearchDecoder:
-        """Made when it is first needed: a lexicon of tens of thousands of words takes a moment."""
+    def search(self) -> BeamSearchDecoder:
+        """The search for words, where `has_words`; made when first needed: tens of thousands of words take a moment."""
         options = self.inference.transcribe
         assert self.folder is not None
         assert options.ngram is not None

@@ -173,6 +173,13 @@ class SpeechEncoder(nn.Module):
         )
 
     @torch.no_grad()
+    def ctc_logits(self, input_features: Tensor, feature_attention_mask: Tensor | None = None) -> Tensor:
+        """(N, F, C) of log-mel (N, M, T), without anything that an LLM would read: all that captions need."""
+        frames, mask = self._frames(input_features, feature_attention_mask)
+        aligned = self.alignment(frames.to(self.dtype), mask)
+        return self.alignment.ctc_logits(aligned, self.ctc_token_embeddings())
+
+    @torch.no_grad()
     def _frames(self, features: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Encoder frames (N, 2 F, E), and which aligned frames exist (N, F); None: all."""
         if mask is not None and bool(mask.all()):
