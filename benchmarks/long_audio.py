@@ -1,8 +1,8 @@
 """An hour of speech written down: speed, words and memory of `transcribe` beside faster-whisper's `base`, in one run.
 
-The recording is made of a manifest's clips in a random order, with gaps between them, some of which hold noise. Each way
-runs in a process of its own, so that its peak of memory is its own; the model's loading is not in its time. Our clips one
-by one are the reference for what cutting a long recording costs in words.
+The recording is made of a manifest's clips in a random order, with gaps between them, some of which hold noise. Each
+way runs in a process of its own, so that its peak of memory is its own; the model's loading is not in its time. Our
+clips one by one are the reference for what cutting a long recording costs in words.
 
     python recipes/mini/whisper_folder.py --out whisper-base
     python benchmarks/long_audio.py dev-librispeech/manifest.jsonl --whisper whisper-base --json long-audio.json
