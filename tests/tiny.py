@@ -146,11 +146,16 @@ def processor(configuration: SoundwaveConfig | None = None, **prompts: Any) -> S
 
 def engine(
     configuration: SoundwaveConfig | None = None, model: SoundwaveForConditionalGeneration | None = None,
-    inference: InferenceConfig | None = None, llm: bool = True,
+    inference: InferenceConfig | None = None, llm: bool = True, gates: bool = False,
 ) -> Engine:
-    """An engine over a model, `model()` if none is given; without `llm`, over its speech encoder alone."""
+    """An engine over a model, `model()` if none is given; without `llm`, over its speech encoder alone.
+
+    Its random weights find words in any sound; `gates` would keep all of them back.
+    """
     whole = model or globals()["model"](configuration)
     prompts = inference or InferenceConfig(transcribe=TranscribeConfig(llm=True))
+    if not gates:
+        prompts = prompts.changed({"transcribe": {"gates": {"speech": False, "disagreement": 1.0, "repeats": 10**6}}})
     fitting = SoundwaveProcessor.for_config(whole.config, prompts, WhisperFeatureExtractor(), chat_tokenizer())
     return Engine.of(whole, fitting, "tiny") if llm else Engine(whole.speech_encoder, None, fitting, prompts, "tiny")
 

@@ -116,6 +116,25 @@ class ConfidenceOptions:
 
 
 @dataclass(frozen=True)
+class GateOptions:
+    """What a text must pass to be a transcript; measured by `benchmarks/no_invention.py`.
+
+    Raises:
+        ConfigurationError: a value is out of its range.
+    """
+
+    speech: bool = setting(True, help="Whether nothing is written where the voice detector finds no speech.")
+    evidence: float = setting(0.0, least=0, most=1, help="The least evidence of voice and CTC path; 0: none is needed.")
+    disagreement: float = setting(
+        0.75, least=0, most=1, help="Share of letters from which on CTC's text stands in place of what the LLM wrote."
+    )
+    repeats: int = setting(4, least=2, help="From so many times in a row on, what the LLM wrote is a loop.")
+
+    def __post_init__(self) -> None:
+        check_settings(self, prefix="transcribe.gates.")
+
+
+@dataclass(frozen=True)
 class TranscribeConfig:
     """How `transcribe` chooses words.
 
@@ -128,6 +147,7 @@ class TranscribeConfig:
     search: BeamSearchOptions = field(default_factory=BeamSearchOptions)
     timing: TimingOptions = field(default_factory=TimingOptions)
     confidence: ConfidenceOptions | None = None
+    gates: GateOptions = field(default_factory=GateOptions)
     ngram: str | None = setting(None, help="File of the n-gram, beside this one; none: no language model of words.")
     words: str | None = setting(None, help="File of known words, beside this one; none: those of the n-gram.")
 

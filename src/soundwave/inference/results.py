@@ -90,6 +90,7 @@ class Speech:
         seconds_per_frame: of those frames.
         ctc_likely: the likeliest classes of each frame, where not all log-probabilities were kept.
         loudness: of the recording, a hundred values a second, in decibels.
+        voice: (W,) how likely somebody speaks, for each 32 ms.
     """
 
     embeddings: Tensor
@@ -103,6 +104,7 @@ class Speech:
     seconds_per_frame: float
     ctc_likely: LikelyClasses | None = None
     loudness: NDArray[np.float32] | None = None
+    voice: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from soundwave.audio import SAMPLE_RATE, AudioInput, load_audio
+from soundwave.audio.vad import speech_probabilities
 from soundwave.ctc.align import LikelyClasses
 from soundwave.errors import SoundwaveError
 from soundwave.inference.results import Speech
@@ -127,7 +128,7 @@ class SpeechFrontEnd:
             ctc_text=self.text(ids),
             joined_token_ids=[token.id for token in joined], joined_token_times=_times(joined, duration),
             duration=duration, ctc_logprobs=logprobs, seconds_per_frame=self.encoder.config.seconds_per_frame,
-            ctc_likely=likely, loudness=loudness_of(clip, SAMPLE_RATE),
+            ctc_likely=likely, loudness=loudness_of(clip, SAMPLE_RATE), voice=speech_probabilities(clip),
         )
 
 

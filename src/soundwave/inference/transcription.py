@@ -19,6 +19,7 @@ from soundwave.ctc.lexicon import Lexicon
 from soundwave.ctc.ngram import SPECIAL, Ngram
 from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.protocol import Decoder
+from soundwave.inference.gates import Gates
 from soundwave.inference.options import GenerationOptions, TranscribeOptions
 from soundwave.inference.prompts import PromptBuilder
 from soundwave.inference.results import Source, Speech, Transcript, transcript_of
@@ -68,6 +69,7 @@ class Transcriber:
         self.config, self.inference, self.folder, self.ctc = config, inference, folder, ctc
         self.prompts, self.decoder = prompts, decoder
         chosen = inference.transcribe
+        self.gates = Gates(chosen.gates, config.blank_class)
         self.timer = WordTimer(ctc.pieces, config.blank_class, chosen.timing, chosen.confidence)
 
     @property
@@ -99,7 +101,7 @@ class Transcriber:
 
     def _transcript(self, rated: Sequence[tuple[str, float]], speech: Speech, source: Source) -> Transcript:
         """Of the best of some texts, which comes first; the others tell how sure its words are."""
-        text = rated[0][0]
+        text, source = self.gates.passed(rated[0][0], speech, source)
         words = self.timer.words(text, speech, rated if self.has_words else ())
         return transcript_of(text, speech, source, words)
 
