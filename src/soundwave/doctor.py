@@ -256,8 +256,8 @@ def _length(model: str, config: SoundwaveConfig) -> Finding:
         return Finding(f"audio {model}", "ok", "transcribe and ask: any length")
     seconds = longest_asked(config, context)
     value = (
-        f"transcribe: any length; ask --via audio: {seconds / 60:.1f} min at least, with {LONGEST_ANSWER_TOKENS} tokens "
-        f"of answer in {context} positions; ask --via transcript: any length, in parts where it must be"
+        f"transcribe: any length; ask --via audio: {seconds / 60:.1f} min at least, with {LONGEST_ANSWER_TOKENS} "
+        f"tokens of answer in {context} positions; ask --via transcript: any length, in parts where it must be"
     )
     return Finding(f"audio {model}", "ok", value, details={"context_length": context, "ask_seconds": seconds})
 

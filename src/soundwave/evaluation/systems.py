@@ -70,7 +70,8 @@ class WhisperCascade:
         self, requests: Sequence[Any], *, via: Via = "auto", temperature: float = 0.2, max_new_tokens: int = 512
     ) -> list[Any]:
         """The LLM's answers to what Whisper wrote; a prompt follows the words."""
-        words = [None if audio is None else self._transcribed(load_audio(audio, max_seconds=None)).text for audio, _ in requests]
+        transcripts = iter(self.transcribe_batch([audio for audio, _ in requests if audio is not None]))
+        words = [None if audio is None else next(transcripts).text for audio, _ in requests]
         typed = [
             (None, "\n\n".join(part for part in (said, prompt) if part is not None))
             for said, (_, prompt) in zip(words, requests, strict=True)
