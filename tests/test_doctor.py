@@ -13,7 +13,14 @@ from transformers import LlamaConfig, WhisperConfig
 
 from soundwave import doctor
 from soundwave.configuration import SoundwaveConfig
-from soundwave.doctor import Finding, examine, expected_memory, numbers_in, parameters_per_part
+from soundwave.doctor import (
+    Finding,
+    examine,
+    expected_memory,
+    longest_asked,
+    numbers_in,
+    parameters_per_part,
+)
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 
 
@@ -59,6 +66,14 @@ def test_expected_memory_is_weights_and_cache_and_libraries(
     numbers = 5000 + 96 * (750 + 512)
     assert expected_memory(config, 5000, "float32") == 4 * numbers + 1000
     assert expected_memory(config, 5000, "bfloat16") == 2 * numbers + 1000
+
+
+def test_how_long_a_recording_may_be_is_told(config: SoundwaveConfig, tmp_path: Path) -> None:
+    config.text_config.max_position_embeddings = 2048
+    assert longest_asked(config, 2048) == pytest.approx((2048 - 512 - 64) * 0.04)
+    config.save_pretrained(tmp_path / "model")
+    told = found(examine([str(tmp_path / "model")]), f"audio {tmp_path / 'model'}")
+    assert "transcribe: any length; ask --via audio: 1.0 min at least" in told.value
 
 
 def test_a_model_that_does_not_fit_is_told_with_the_way_out(

@@ -30,6 +30,7 @@ GIGABYTE = 1e9
 BYTES_PER_PARAMETER = {"float32": 4, "bfloat16": 2}
 LONGEST_CLIP_SECONDS = 30.0
 LONGEST_ANSWER_TOKENS = 512
+PROMPT_TOKENS = 64  # of a short request in its chat format
 TRAINING_PACKAGES = ("tensorboard", "matplotlib", "yaml", "jiwer")
 SHARE_OF_MEMORY = 0.9  # what a model may take of the machine's memory before its swapping is to be feared
 
@@ -185,7 +186,7 @@ def _model(model: str, libraries_work: bool) -> list[Finding]:
     for source in (config.audio_tower_source, config.language_model_source):
         if source is not None and not Path(source).is_dir():
             findings.append(_part(source))
-    return [*findings, _memory(model, config, parts, merged)]
+    return [*findings, _length(model, config), _memory(model, config, parts, merged)]
 
 
 def _folder_without_network(model: str) -> Path | None:
@@ -246,6 +247,27 @@ def _part(part: str) -> Finding:
     size = size_of(folder)
     details = {"bytes": size, "folder": str(folder)}
     return Finding(f"weights {part}", "ok", f"{size / 1e6:.1f} MB in {folder}", details=details)
+
+
+def _length(model: str, config: SoundwaveConfig) -> Finding:
+    """How long a recording may be."""
+    context = getattr(config.text_config, "max_position_embeddings", None)
+    if context is None:
+        return Finding(f"audio {model}", "ok", "transcribe and ask: any length")
+    seconds = longest_asked(config, context)
+    value = (
+        f"transcribe: any length; ask --via audio: {seconds / 60:.1f} min at least, with {LONGEST_ANSWER_TOKENS} "
+        f"tokens of answer in {context} positions; ask --via transcript: any length, in parts where it must be"
+    )
+    return Finding(f"audio {model}", "ok", value, details={"context_length": context, "ask_seconds": seconds})
+
+
+def longest_asked(config: SoundwaveConfig, context: int) -> float:
+    """Seconds of speech that surely fit into an LLM's context beside a short prompt and the longest answer.
+
+    As for memory, no frame is dropped; speech that shrinks leaves room for several times as much.
+    """
+    return max(0.0, context - LONGEST_ANSWER_TOKENS - PROMPT_TOKENS) * config.seconds_per_frame
 
 
 def _memory(model: str, config: SoundwaveConfig, parts: dict[str, int], merged: int) -> Finding:

@@ -89,10 +89,10 @@ class Clip:
         """What is said, (samples,) float32 at 16 kHz.
 
         Raises:
-            AudioError: It cannot be read, is too long, or the cut lies outside of the recording.
+            AudioError: It cannot be read, or the cut lies outside of the recording.
             DataError: The row has no recording.
         """
-        return samples_of(self._span())
+        return samples_of(self._span(), max_seconds=None)
 
     def seconds(self) -> float:
         """Its length: the manifest's word, else the recording's; 0 where that cannot be read."""

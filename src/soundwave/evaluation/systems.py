@@ -64,13 +64,14 @@ class WhisperCascade:
 
     def transcribe_batch(self, audios: Sequence[AudioInput], *, llm: bool | None = None) -> list[Any]:
         """What Whisper's own decoder writes, as it comes: cased, with punctuation and digits."""
-        return [self._transcribed(load_audio(audio)) for audio in audios]
+        return [self._transcribed(load_audio(audio, max_seconds=None)) for audio in audios]
 
     def ask_batch(
         self, requests: Sequence[Any], *, via: Via = "auto", temperature: float = 0.2, max_new_tokens: int = 512
     ) -> list[Any]:
         """The LLM's answers to what Whisper wrote; a prompt follows the words."""
-        words = [None if audio is None else self._transcribed(load_audio(audio)).text for audio, _ in requests]
+        transcripts = iter(self.transcribe_batch([audio for audio, _ in requests if audio is not None]))
+        words = [None if audio is None else next(transcripts).text for audio, _ in requests]
         typed = [
             (None, "\n\n".join(part for part in (said, prompt) if part is not None))
             for said, (_, prompt) in zip(words, requests, strict=True)
