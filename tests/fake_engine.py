@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from soundwave.errors import AudioError, SoundwaveError, SoundwaveWarning
-from soundwave.inference.longform import Part
+from soundwave.inference.longform import Part, joined
 from soundwave.inference.options import TranscribeOptions
-from soundwave.inference.results import Segment
+from soundwave.inference.results import Segment, Transcript
 from soundwave.inference.stretches import Listening, Mark
 
 
@@ -100,6 +100,9 @@ class FakeEngine:
                 on_chunk(chunk)
         assert chunk.reply is not None
         return chunk.reply
+
+    def transcribe(self, audio: Any, *, llm: bool | None = None) -> Transcript:
+        return joined(self.transcribe_parts([Listening(audio)], TranscribeOptions(llm)), "ctc+llm")
 
     def transcribe_parts(self, recordings: Sequence[Listening], options: TranscribeOptions) -> Iterator[Part]:
         """Each recording in one part."""
