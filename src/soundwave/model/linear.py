@@ -6,10 +6,16 @@ is about twice as fast, for one row and for hundreds (`benchmarks/linear.py`). B
 
 from __future__ import annotations
 
+import os
+
 import torch
 from torch import Tensor, nn
 
 AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+# oneDNN, and PyTorch's own layer over it, keep what they prepared for each shape they met, 1,024 shapes each. Recordings
+# have lengths of every kind, so memory grew by a gigabyte in an hour; with 16 it stays, and nothing is slower.
+CACHED_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16"}
 
 
 class OneDnnLinear(nn.Linear):
@@ -24,8 +30,14 @@ class OneDnnLinear(nn.Linear):
 
 
 def use_onednn(module: nn.Module) -> None:
-    """Lets each `nn.Linear` in a module compute through oneDNN, where PyTorch has it."""
+    """Lets each `nn.Linear` in a module compute through oneDNN, where PyTorch has it.
+
+    What oneDNN keeps of shapes is bounded, unless the environment says how much it may be, or oneDNN has been used in
+    this process before.
+    """
     if AVAILABLE:
+        for name, value in CACHED_SHAPES.items():
+            os.environ.setdefault(name, value)  # read when oneDNN is first used
         for layer in module.modules():
             if type(layer) is nn.Linear:
                 layer.__class__ = OneDnnLinear

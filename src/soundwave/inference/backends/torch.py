@@ -13,6 +13,7 @@ import inspect
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -48,7 +49,7 @@ class TorchDecoder:
     def __init__(self, language_model: PreTrainedModel, name: str = "torch"):
         self.name = name
         self._open: Twins | None = Twins(language_model)
-        self._kept: tuple[tuple[object, ...], _Batch] | None = None  # what `_read` gave last, and for what
+        self._kept: _Kept | None = None
         self._lock, self._queue = threading.Lock(), threading.Lock()  # never held while a token is handed over
 
     @property
@@ -134,11 +135,13 @@ class TorchDecoder:
         """A prompt, read; the last plain one is kept, since the hypotheses of all recordings follow the same one."""
         if prompt.adapted or any(isinstance(segment, np.ndarray) for segment in prompt.segments):
             return _Batch(model, [prompt])
-        written = sum(0 if weight.is_inference() else weight._version for weight in model.parameters())
+        kept = self._kept
+        weights = kept.weights if kept is not None and kept.batch.model is model else list(model.parameters())
+        written = sum(0 if weight.is_inference() else weight._version for weight in weights)
         key = (model, written, tuple(map(tuple, prompt.segments)))
-        if self._kept is None or self._kept[0] != key:
-            self._kept = (key, _Batch(model, [prompt]))
-        return self._kept[1]
+        if kept is None or kept.key != key:
+            kept = self._kept = _Kept(key, weights, _Batch(model, [prompt]))
+        return kept.batch
 
     @contextmanager
     def _computing(self) -> Iterator[Twins]:
@@ -155,6 +158,15 @@ class TorchDecoder:
         if self._open is None:
             raise ConfigurationError("This decoder is closed; load the model again.")
         return self._open
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """The last plain prompt, read; for which model, in which state, and which tokens; and that model's weights."""
+
+    key: tuple[object, ...]
+    weights: list[nn.Parameter]  # to go through the modules takes longer than to look at these
+    batch: _Batch
 
 
 def _checked(
