@@ -45,7 +45,7 @@ class CutOptions:
     pad_before: float = setting(0.25, least=0, most=2, help="What is kept before speech, in seconds.")
     pad_after: float = setting(0.25, least=0, most=2, help="What is kept after speech, in seconds.")
     target: float = setting(
-        20.0, least=0, most=30, help="Utterances are joined up to this length, in seconds; 0: each stands alone."
+        15.0, least=0, most=30, help="Utterances are joined up to this length, in seconds; 0: each stands alone."
     )
     longest: float = setting(30.0, least=1, most=30, help="No stretch is longer, in seconds.")
     overlap: float = setting(
