@@ -128,7 +128,7 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest_and_both_sides_have_
 def test_utterances_are_joined_up_to_the_target_and_cut_in_the_longest_late_pause() -> None:
     # 31 windows a second
     utterances = [(0.9, 125), (0.0, 15), (0.9, 250), (0.0, 25), (0.9, 125), (0.0, 12), (0.9, 450)]
-    first, second = fed(SpeechCutter(detector=Loudness()), sound(utterances), [16_000])[0]
+    first, second = fed(SpeechCutter(CutOptions(target=20), detector=Loudness()), sound(utterances), [16_000])[0]
     assert 390 * WINDOW < first.end <= second.first < 415 * WINDOW
     assert second.overlap == 0
 
