@@ -3,7 +3,7 @@
 Reading and cutting run in a thread of their own, beside the other steps; their seconds are the processor's, the others'
 are the clock's.
 
-    python benchmarks/transcription_profile.py dev-librispeech/manifest.jsonl --seconds 600 --json transcription-profile.json
+    python benchmarks/transcription_profile.py dev-librispeech/manifest.jsonl --json transcription-profile.json
 """
 
 from __future__ import annotations
@@ -74,8 +74,9 @@ def profile(engine: Engine, samples: np.ndarray, llm: bool) -> dict[str, float]:
     engine.transcribe((samples, SAMPLE_RATE), llm=llm)
     total = time.perf_counter() - started
     steps.seconds["other"] = total - sum(value for name, value in steps.seconds.items() if name != CUTTING)
+    steps.seconds["all"] = total
     minutes = len(samples) / SAMPLE_RATE / 60
-    return {name: round(value / minutes, 4) for name, value in steps.seconds.items()} | {"all": round(total / minutes, 4)}
+    return {name: round(value / minutes, 4) for name, value in steps.seconds.items()}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -12,6 +12,7 @@ import soundfile
 import tiny
 
 from soundwave.audio import SAMPLE_RATE
+from soundwave.audio.cutting import SpeechCutter
 from soundwave.inference.engine import Engine
 
 ROOT = Path(__file__).parents[1]
@@ -21,6 +22,7 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import long_audio  # noqa: E402
 import speculative  # noqa: E402
+import transcription_profile  # noqa: E402
 
 SPEECH = ROOT / "examples" / "question.wav"
 
@@ -85,3 +87,18 @@ def test_passes_of_the_llm_are_counted(manifest: Path) -> None:
     passes = speculative.Passes(engine)
     (tokens,) = speculative.written(engine, [utterance], drafted=False)
     assert passes.count == len(tokens)
+
+
+def test_the_profile_has_all_steps_and_their_sum_is_the_whole(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = tiny.engine(tiny.config(ctc_vocabulary=list(range(10, 60))))
+    monkeypatch.setattr(transcription_profile.soundwave, "load", lambda *_, **__: engine)
+    for owner, name in ((transcription_profile.speech, "speech_probabilities"), (SpeechCutter, "feed")):
+        monkeypatch.setattr(owner, name, getattr(owner, name))  # the benchmark times it; afterwards it is as it was
+    out = tmp_path / "profile.json"
+    transcription_profile.main([str(manifest), "--seconds", "32", "--no-llm", "--json", str(out)])
+    steps = json.loads(out.read_text())["seconds_a_minute"]
+    beside = steps.pop(transcription_profile.CUTTING)
+    assert beside > 0
+    assert steps.pop("all") == pytest.approx(sum(steps.values()), abs=0.01)
