@@ -21,6 +21,7 @@ if not (ROOT / "benchmarks").is_dir():
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import long_audio  # noqa: E402
+import long_memory  # noqa: E402
 import speculative  # noqa: E402
 import transcription_profile  # noqa: E402
 
@@ -102,3 +103,25 @@ def test_the_profile_has_all_steps_and_their_sum_is_the_whole(
     beside = steps.pop(transcription_profile.CUTTING)
     assert beside > 0
     assert steps.pop("all") == pytest.approx(sum(steps.values()), abs=0.01)
+
+
+def test_growth_is_counted_after_the_first_ten_minutes() -> None:
+    seen = [(30.0, 900), (599.0, 1000), (601.0, 990), (4000.0, 1060)]
+    result = long_memory.summary(seen)
+    assert (result["first_ten_minutes_mb"], result["later_mb"], result["met"]) == (1000, 1060, False)
+    assert result["growth"] == pytest.approx(0.06)
+    assert result["mb_by_minute"] == [900, 1000, 990, 1060]
+
+
+def test_memory_is_watched_while_a_recording_is_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not Path("/proc/self/status").exists():
+        pytest.skip("this system does not tell a process's memory in /proc")
+    letters = sorted(tiny.chat_tokenizer().convert_tokens_to_ids(list("abcdefghijklmnopqrstuvwxyz'")))
+    engine = tiny.engine(tiny.config(ctc_vocabulary=letters), llm=False)
+    monkeypatch.setattr(long_memory.soundwave, "load", lambda *_, **__: engine)
+    manifest, out = tmp_path / "manifest.jsonl", tmp_path / "out.json"
+    manifest.write_text(json.dumps({"audio": str(SPEECH), "text": "how many days are there in a week"}) + "\n")
+    long_memory.main([str(manifest), "--hours", "0.01", "--no-llm", "--json", str(out)])
+    result = json.loads(out.read_text())
+    assert result["first_ten_minutes_mb"] == result["later_mb"] > 50
+    assert result["growth"] == 0
