@@ -1,7 +1,8 @@
 """Memory over hours: what `transcribe` takes while it writes a long recording down, and how much that grows.
 
 The recording is made of a manifest's clips again and again, with gaps. Memory is looked at after each segment; what
-comes after the first ten minutes of audio is held against the most until then.
+comes after the first ten minutes of audio is held against the most until then. Phrases that are said again and again are
+counted too.
 
     python benchmarks/long_memory.py dev-librispeech/manifest.jsonl --hours 3 --json long-memory.json
 """
@@ -19,6 +20,7 @@ from typing import Any
 
 import soundfile
 from long_audio import recording
+from no_invention import loops_in
 from timing import machine_facts
 
 import soundwave
@@ -44,15 +46,16 @@ def resident() -> int:
     return round(int(found[1]) / 1024)
 
 
-def watched(engine: Engine, source: Path, llm: bool) -> list[tuple[float, int]]:
-    """Seconds of audio that are written down, and megabytes then."""
-    seen = []
+def watched(engine: Engine, source: Path, llm: bool) -> tuple[list[tuple[float, int]], list[str]]:
+    """Seconds of audio that are written down, and megabytes then; and the segments."""
+    seen, texts = [], []
     with closing(engine.transcribe_stream(source, llm=llm)) as segments:
         for segment in segments:
+            texts.append(segment.text)
             seen.append((segment.end, resident()))
             print(f"\r{segment.end / 60:6.1f} min {seen[-1][1]} MB", end="", flush=True)
     print()
-    return seen
+    return seen, texts
 
 
 def summary(seen: Sequence[tuple[float, int]]) -> dict[str, Any]:
@@ -87,10 +90,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for samples, _, _ in recording(chosen.manifest, 3600 * chosen.hours, chosen.seed):
                 file.write(samples)
             seconds = file.frames / SAMPLE_RATE
-        result = summary(watched(engine, source, not chosen.no_llm))
+        seen, texts = watched(engine, source, not chosen.no_llm)
+    result = summary(seen) | loops_in(texts)
     print(
         f"{seconds / 3600:.2f} h: at most {result['first_ten_minutes_mb']} MB in the first ten minutes, "
-        f"{result['later_mb']} MB after them: {100 * result['growth']:+.1f} %"
+        f"{result['later_mb']} MB after them: {100 * result['growth']:+.1f} %; "
+        f"{result['loops']} loops in {result['words']} words"
     )
     if chosen.json:
         about = {"audio_seconds": round(seconds, 1), "seed": chosen.seed, "llm": not chosen.no_llm, **result}
