@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from typing import Annotated, Any
 
@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 from transformers.models.whisper.tokenization_whisper import TO_LANGUAGE_CODE
 
 from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.inference.engine import Engine
 from soundwave.inference.longform import Part, joined, spoken_in
 from soundwave.inference.options import TranscribeOptions
 from soundwave.inference.results import Transcript
@@ -37,7 +38,7 @@ def router(service: Service) -> APIRouter:
     ) -> Response:
         """What is said in a recording of any length; with `stream`, in events while it is found."""
         service.check_model(body.model)
-        language = language_of(body, service)
+        language = language_of(body, service.engine)
         options = options_of(body)
         check_format(body)
         data = await body.file.read()
@@ -73,16 +74,26 @@ def router(service: Service) -> APIRouter:
     return made
 
 
-def language_of(body: TranscriptionRequest, service: Service) -> str | None:
-    """What is spoken, as far as that is known: the language that was named, or the only one that the model hears.
+def language_of(body: TranscriptionRequest, engine: Engine) -> str | None:
+    """What is spoken, as far as that is known.
 
     Raises:
         ApiError: the model hears none of the languages that were named.
     """
-    heard = service.engine.inference.languages
-    named, param = ([body.language], "language") if body.language else (body.languages, "languages[]")
-    codes = [code_of(name) for name in named]
-    if named and not set(codes) & set(heard):
+    if body.language:
+        return spoken_language(engine, [body.language], "language")
+    return spoken_language(engine, body.languages, "languages[]")
+
+
+def spoken_language(engine: Engine, named: Sequence[str], param: str) -> str | None:
+    """The code of the language that was named, or of the only one that the model hears; else None.
+
+    Raises:
+        ApiError: the model hears none of those that were named.
+    """
+    heard = engine.inference.languages
+    codes = [code_of(name) for name in named if name]
+    if codes and not set(codes) & set(heard):
         raise ApiError(
             f"The model hears {', '.join(heard)} only, not {', '.join(map(repr, named))[:200]}; leave the language out "
             "if one of these is spoken.", param=param, code="unsupported_language",
@@ -131,20 +142,25 @@ def check_format(body: TranscriptionRequest) -> None:
 
 def written(transcript: Transcript, body: TranscriptionRequest, language: str | None) -> Response:
     """A transcript in the form that was asked for."""
-    form, usage = body.response_format, usage_of(transcript.duration)
+    form = body.response_format
     if form == "json":
-        return JSONResponse({"text": transcript.text, "usage": usage})
+        return JSONResponse({"text": transcript.text, "usage": usage_of(transcript.duration)})
     if form == "text":
         return PlainTextResponse(transcript.text + "\n")
-    if form != "verbose_json":
-        name, kind = TEXTS[form]
-        return Response(format_transcript(transcript, name), media_type=f"{kind}; charset=utf-8")
-    whole = whisper_json(transcript) | {"language": transcript.language or language, "usage": usage}
+    if form == "verbose_json":
+        kept = body.timestamp_granularities or ["segment"]
+        return JSONResponse(verbose_json(transcript, language, kept) | {"usage": usage_of(transcript.duration)})
+    name, kind = TEXTS[form]
+    return Response(format_transcript(transcript, name), media_type=f"{kind}; charset=utf-8")
+
+
+def verbose_json(transcript: Transcript, language: str | None, kept: Sequence[str]) -> dict[str, Any]:
+    """A transcript under Whisper's names; of segments and words those that are kept (`segment`, `word`)."""
+    whole = whisper_json(transcript) | {"language": transcript.language or language}
     for segment in whole["segments"]:
         del segment["words"]  # they stand in a list of their own, as in OpenAI's
-    kept = body.timestamp_granularities or ["segment"]
     unwanted = {name for kind, name in (("segment", "segments"), ("word", "words")) if kind not in kept}
-    return JSONResponse({name: value for name, value in whole.items() if name not in unwanted})
+    return {name: value for name, value in whole.items() if name not in unwanted}
 
 
 def usage_of(seconds: float) -> dict[str, Any]:
