@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from soundwave.serving import chat, errors, realtime, status, transcriptions
+from soundwave.serving.description import REFUSALS, VERSION, describe
 from soundwave.serving.guard import Guard
 from soundwave.serving.keys import Keys
 from soundwave.serving.options import ServerOptions
@@ -38,11 +39,16 @@ def create_app(engine: Engine, options: ServerOptions | None = None, keys: Keys 
         yield
         service.close()
 
-    app = FastAPI(title="Soundwave", docs_url=None, redoc_url=None, lifespan=lifespan)  # those pages load scripts
+    app = FastAPI(
+        title="Soundwave", description="A speech LLM in the dialect of OpenAI's API.", version=VERSION,
+        docs_url=None, redoc_url=None,  # those pages load scripts from elsewhere
+        redirect_slashes=False, lifespan=lifespan, responses=REFUSALS,
+    )
     app.state.service = service
     for module in (chat, transcriptions, realtime, status):
         app.include_router(module.router(service))
     errors.install(app)
+    describe(app)
     app.add_middleware(Guard, service=service)
     if service.options.allowed_origins:
         app.add_middleware(

@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse
 
 from soundwave.inference.options import LARGEST_SEED, GenerationOptions
 from soundwave.inference.results import Chunk, Reply
+from soundwave.serving.answers import ChatCompletion
 from soundwave.serving.errors import ApiError
 from soundwave.serving.schema import ChatRequest
 from soundwave.serving.service import Service, note
@@ -21,12 +22,17 @@ from soundwave.serving.sources import AudioSources
 from soundwave.serving.streams import EventStream
 
 
+STREAM: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer, or its events."}
+}
+
+
 def router(service: Service) -> APIRouter:
     """The address of conversations."""
     made = APIRouter(tags=["chat"])
     sources = AudioSources(service.options)
 
-    @made.post("/v1/chat/completions", response_model=None)
+    @made.post("/v1/chat/completions", response_model=ChatCompletion, responses=STREAM)
     async def chat_completions(body: ChatRequest, request: Request) -> Response:
         """The model's next turn in a conversation; with `stream`, in events while it is made."""
         service.check_model(body.model)
@@ -54,6 +60,9 @@ def arguments_of(body: ChatRequest, most_tokens: int) -> dict[str, Any]:
         ApiError: more tokens are asked for than a request may.
     """
     given: dict[str, Any] = {"via": body.via}
+    if body.stream_options is not None and not body.stream:
+        raise ApiError("stream_options is given, but stream is not true; leave one out.", param="stream_options",
+                       code="invalid_value")
     for name in ("temperature", "top_p"):
         if (value := getattr(body, name)) is not None:
             given[name] = value
@@ -72,14 +81,16 @@ def arguments_of(body: ChatRequest, most_tokens: int) -> dict[str, Any]:
 
 def messages_of(body: ChatRequest) -> tuple[list[dict[str, Any]], list[tuple[str, dict[str, Any]]]]:
     """The messages as `Engine.chat` takes them, and their audio parts, each with its place in the request."""
-    messages, places = [], []
+    messages: list[dict[str, Any]] = []
+    places: list[tuple[str, dict[str, Any]]] = []
     for i, message in enumerate(body.messages):
-        content: str | list[dict[str, Any]] = message.content if isinstance(message.content, str) else []
-        for k, part in enumerate(() if isinstance(message.content, str) else message.content):
-            content += [part.model_dump()]  # type: ignore[operator]
-            if part.type != "text":
-                places.append((f"messages[{i}].content[{k}]", content[-1]))
-        messages.append({"role": "system" if message.role == "developer" else message.role, "content": content})
+        role, content = "system" if message.role == "developer" else message.role, message.content
+        if isinstance(content, str):
+            messages.append({"role": role, "content": content})
+            continue
+        parts = [part.model_dump() for part in content]
+        places += [(f"messages[{i}].content[{k}]", part) for k, part in enumerate(parts) if part["type"] != "text"]
+        messages.append({"role": role, "content": parts})
     return messages, places
 
 

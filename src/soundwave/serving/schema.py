@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag
 
-from soundwave.inference.options import AskOptions, Via
+from soundwave.inference.options import ChatOptions, Via
 
 MOST_MESSAGES, MOST_PARTS, MOST_STOPS = 1000, 100, 4
 LONGEST_TEXT, LONGEST_STOP = 1_000_000, 1000  # characters
@@ -21,7 +21,7 @@ NOT_HONOURED = "not honoured"  # key of a field's schema: why it is not
 class Body(BaseModel):
     """A JSON object without fields that nobody knows."""
 
-    model_config = ConfigDict(extra="forbid", strict=False)
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 def declared(owner: type, name: str, **more: Any) -> Any:
@@ -37,6 +37,15 @@ def declared(owner: type, name: str, **more: Any) -> Any:
 def unsupported(why: str) -> Any:
     """A field that cannot be honoured; its type says which values ask for nothing."""
     return Field(None, description=why, json_schema_extra={NOT_HONOURED: why})
+
+
+def not_honoured(name: Any) -> str | None:
+    """Why a field of OpenAI's is not honoured, if it is such a one."""
+    for owner in (NotHonoured, Message, StreamOptions):
+        extra = owner.model_fields[name].json_schema_extra if name in owner.model_fields else None
+        if isinstance(extra, dict) and NOT_HONOURED in extra:
+            return str(extra[NOT_HONOURED])
+    return None
 
 
 Zero = Annotated[float, Field(ge=0, le=0)]
@@ -157,6 +166,13 @@ class NotHonoured(Body):
     prompt_cache_retention: None = unsupported("Prompts are not cached.")
 
 
+Stop = Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
+Stops = Annotated[
+    Annotated[Stop, Tag("one")] | Annotated[list[Stop], Field(max_length=MOST_STOPS), Tag("several")],
+    Discriminator(lambda given: "one" if isinstance(given, str) else "several"),
+]
+
+
 class ChatRequest(NotHonoured):
     """A conversation whose next turn is asked for."""
 
@@ -164,16 +180,12 @@ class ChatRequest(NotHonoured):
     messages: Annotated[list[Message], Field(min_length=1, max_length=MOST_MESSAGES)]
     stream: bool | None = Field(False, description="Send the answer in events while it is made.")
     stream_options: StreamOptions | None = None
-    temperature: float | None = declared(AskOptions, "temperature", le=100, allow_inf_nan=False)
-    top_p: float | None = declared(AskOptions, "top_p", allow_inf_nan=False)
-    max_completion_tokens: int | None = declared(AskOptions, "max_new_tokens", default=None)
+    temperature: float | None = declared(ChatOptions, "temperature", le=100, allow_inf_nan=False)
+    top_p: float | None = declared(ChatOptions, "top_p", allow_inf_nan=False)
+    max_completion_tokens: int | None = declared(ChatOptions, "max_new_tokens", default=None)
     max_tokens: int | None = declared(
-        AskOptions, "max_new_tokens", default=None, description="The older name of max_completion_tokens."
+        ChatOptions, "max_new_tokens", default=None, description="The older name of max_completion_tokens."
     )
-    seed: int | None = declared(AskOptions, "seed", ge=-(2**63), description="The same seed gives the same answer.")
-    stop: (
-        Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]
-        | Annotated[list[Annotated[str, Field(min_length=1, max_length=LONGEST_STOP)]], Field(max_length=MOST_STOPS)]
-        | None
-    ) = Field(None, description="Texts before which the answer ends.")
-    via: Via = declared(AskOptions, "via")
+    seed: int | None = declared(ChatOptions, "seed", ge=-(2**63), description="The same seed gives the same answer.")
+    stop: Stops | None = declared(ChatOptions, "stop", default=None)
+    via: Via = declared(ChatOptions, "via")

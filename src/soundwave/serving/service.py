@@ -131,11 +131,15 @@ class Service:
         Raises:
             ApiError: it cannot be used, or is too long.
         """
+        warned: list[str] = []
+        limit = self.options.max_audio_seconds
         try:
-            samples = await slot.run(load_audio, data, max_seconds=self.options.max_audio_seconds)
+            samples = await slot.run(load_audio, data, max_seconds=limit, on_warning=warned.append)
         except SoundwaveError as error:
             raise api_error(error, param) from error
         seconds = len(samples) / SAMPLE_RATE
+        if warned:
+            note(request, recording_warnings=len(warned))
         self.metrics.audio_seconds.inc(seconds)
         note(request, audio_seconds=round(facts(request).get("audio_seconds", 0.0) + seconds, 2))
         return samples, SAMPLE_RATE

@@ -50,14 +50,12 @@ class Slot:
             ApiError: the slot was stopped.
         """
         while self._working is not None:  # a generator that is closed before it was at its end
-            await self.wait(asyncio.shield(self._working))
+            await self._until(self._working)
         if self.stopped is not None:
             raise self.stopped
         work = self._submit(partial(function, *args, **named))
-        await asyncio.wait({work, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        raise self._stopped.result()
+        await self._until(work)
+        return work.result()
 
     async def iterate(self, make: Callable[[], Generator[T, None, None]]) -> AsyncGenerator[T, None]:
         """The items of a blocking generator, each made in a thread when it is asked for.
@@ -68,17 +66,9 @@ class Slot:
         self._open.append(items)
         try:
             while (item := await self.run(next, items, END)) is not END:
-                yield item  # type: ignore[misc]
+                yield item
         finally:
             self._close(items)
-
-    async def wait(self, awaitable: asyncio.Future[T] | asyncio.Task[T]) -> T:
-        """The result of what runs in the event loop, cancelled where the slot is stopped before."""
-        await asyncio.wait({awaitable, self._stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if awaitable.done():
-            return awaitable.result()
-        awaitable.cancel()
-        raise self._stopped.result()
 
     def end(self) -> None:
         """Gives the slot back, as soon as no thread works for it any more."""
@@ -86,6 +76,12 @@ class Slot:
         for items in list(self._open):
             self._close(items)
         self._release()
+
+    async def _until(self, future: asyncio.Future[Any]) -> None:
+        either: set[asyncio.Future[Any]] = {future, self._stopped}
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+        if not future.done():
+            raise self._stopped.result()
 
     def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
         future = self._loop.run_in_executor(self._threads, work)
