@@ -75,6 +75,57 @@ class ChatCompletion(BaseModel):
     usage: ChatUsage
 
 
+class TranscriptionUsage(BaseModel):
+    """What a transcript cost."""
+
+    type: Literal["duration"]
+    seconds: float
+
+
+class TranscriptSegment(BaseModel):
+    """A stretch without a long pause; the names are Whisper's."""
+
+    id: int
+    seek: int
+    start: float
+    end: float
+    text: str
+    tokens: list[int] = Field(description="Empty: words are not made of such tokens.")
+    temperature: float = Field(description="Always 0: words are searched, not sampled.")
+    avg_logprob: float | None
+    compression_ratio: float
+    no_speech_prob: None
+
+
+class TranscriptWord(BaseModel):
+    """A word and its times in seconds."""
+
+    word: str
+    start: float
+    end: float
+    probability: float | None = Field(None, description="How sure the model is of it.")
+
+
+class Transcription(BaseModel):
+    """What is said: `text` and `usage` in json, all of it in verbose_json."""
+
+    text: str
+    usage: TranscriptionUsage
+    task: Literal["transcribe"] | None = None
+    language: str | None = Field(None, description="Its ISO 639-1 code, where it is known.")
+    duration: float | None = None
+    segments: list[TranscriptSegment] | None = None
+    words: list[TranscriptWord] | None = None
+    source: Literal["ctc", "ctc+llm", "llm"] | None = Field(None, description="Whether the LLM had a say.")
+    ctc_text: str | None = Field(None, description="What the greedy CTC path spells.")
+
+
+class Translation(BaseModel):
+    """What is said, in English."""
+
+    text: str
+
+
 class Model(BaseModel):
     """A name that the model is served by."""
 

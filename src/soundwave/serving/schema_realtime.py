@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import json
 from typing import Annotated, Literal
 
@@ -17,7 +18,6 @@ from soundwave.inference.options import ListenOptions
 from soundwave.serving.errors import ApiError
 from soundwave.serving.schema import Body, declared
 from soundwave.serving.schema_audio import Terms
-from soundwave.serving.validation import nearest
 
 BYTES_OF_A_SAMPLE = 2
 
@@ -93,13 +93,13 @@ def message_of(text: str) -> SessionUpdate | Append | Commit:
         raise ApiError(told, code="invalid_json") from error
     kind = values.get("type") if isinstance(values, dict) else None
     if not isinstance(kind, str) or kind not in MESSAGES:
-        near = nearest(kind, list(MESSAGES)) if isinstance(kind, str) else None
-        hint = f"did you mean {near}?" if near else f"known are {', '.join(MESSAGES)}."
+        near = difflib.get_close_matches(kind, MESSAGES, 1) if isinstance(kind, str) else []
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(MESSAGES)}."
         raise ApiError(f"type is {shown(kind)}; {hint}", param="type", code="unknown_type")
     try:
         return MESSAGES[kind].model_validate(values)
     except ValidationError as error:
-        raise RequestValidationError([{**one, "loc": ("body", *one["loc"])} for one in error.errors()]) from error
+        raise RequestValidationError([{**one, "loc": ("message", *one["loc"])} for one in error.errors()]) from error
 
 
 def event_id_of(text: str) -> str | None:

@@ -18,6 +18,7 @@ from soundwave.inference.options import TranscribeOptions
 from soundwave.inference.results import Transcript
 from soundwave.inference.stretches import Listening
 from soundwave.inference.subtitles import TranscriptFormat, format_transcript, whisper_json
+from soundwave.serving.answers import Transcription, Translation
 from soundwave.serving.context_words import expected_in
 from soundwave.serving.errors import ApiError, api_error
 from soundwave.serving.schema_audio import MOST_TERMS, TranscriptionRequest, TranslationRequest
@@ -26,13 +27,19 @@ from soundwave.serving.slots import Slot
 from soundwave.serving.streams import EventStream
 
 TEXTS: dict[str, tuple[TranscriptFormat, str]] = {"srt": ("srt", "application/x-subrip"), "vtt": ("vtt", "text/vtt")}
+A_TEXT = {"schema": {"type": "string"}}
+FORMS: dict[int | str, dict[str, Any]] = {200: {
+    "description": "The transcript in the form that was asked for, or its events.",
+    "content": dict.fromkeys(["text/plain", *(kind for _, kind in TEXTS.values()), "text/event-stream"], A_TEXT),
+}}
+TEXT: dict[int | str, dict[str, Any]] = {200: {"description": "The translation.", "content": {"text/plain": A_TEXT}}}
 
 
 def router(service: Service) -> APIRouter:
     """The addresses of one recording's words."""
     made = APIRouter(tags=["audio"])
 
-    @made.post("/v1/audio/transcriptions", response_model=None)
+    @made.post("/v1/audio/transcriptions", response_model=Transcription, responses=FORMS)
     async def transcriptions(
         body: Annotated[TranscriptionRequest, Form(media_type="multipart/form-data")], request: Request
     ) -> Response:
@@ -50,7 +57,7 @@ def router(service: Service) -> APIRouter:
                 return EventStream(words.events(), held.pop_all(), done=b"")
             return written(await words.transcript(), body, language)
 
-    @made.post("/v1/audio/translations", response_model=None)
+    @made.post("/v1/audio/translations", response_model=Translation, responses=TEXT)
     async def translations(
         body: Annotated[TranslationRequest, Form(media_type="multipart/form-data")], request: Request
     ) -> Response:

@@ -9,7 +9,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 
 from soundwave.errors import shown
-from soundwave.serving.schema import Body, not_honoured
+from soundwave.serving.schema import NOT_HONOURED, Body, not_honoured
 
 SHOWN_OF_TEXT = 200  # characters; `shown` would write out all 25 MB of a recording first
 NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")
@@ -37,7 +37,8 @@ def said_of(error: RequestValidationError) -> dict[str, Any]:
         near = difflib.get_close_matches(str(parts[-1]), sorted(_names()), 1)
         hint = f"did you mean {near[0]}?" if near else "leave it out."
         return _said(f"There is no field {shown(place)}; {hint}", "unknown_parameter", place)
-    if why := next(filter(None, map(not_honoured, parts)), None):
+    known = parts if first["loc"][0] == "body" else ()  # in messages of a WebSocket, names mean other things
+    if why := first["msg"] if kind == NOT_HONOURED else next(filter(None, map(not_honoured, known)), None):
         return _said(f"{place} is {_value(given)}. {why} Leave it out.", "unsupported_parameter", place)
     if kind.startswith("union_tag"):
         place += ".type"
