@@ -66,24 +66,28 @@ def test_a_signal_lets_the_answer_that_is_under_way_end() -> None:
 
 
 def test_a_second_signal_ends_it_at_once() -> None:
-    with served("--graceful-seconds", "60", engine="words=['word '] * 10_000, seconds=0.05") as (process, address):
-        with httpx.stream("POST", address + "/v1/chat/completions", json=ASK, timeout=30) as stream:
-            lines = stream.iter_lines()
-            next(lines)
-            process.send_signal(signal.SIGINT)
-            threading.Event().wait(0.5)
-            process.send_signal(signal.SIGINT)
-            assert process.wait(20) == 0
+    with (
+        served("--graceful-seconds", "60", engine="words=['word '] * 10_000, seconds=0.05") as (process, address),
+        httpx.stream("POST", address + "/v1/chat/completions", json=ASK, timeout=30) as stream,
+    ):
+        lines = stream.iter_lines()
+        next(lines)
+        process.send_signal(signal.SIGINT)
+        threading.Event().wait(0.5)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
 
 
 def test_a_killed_server_leaves_nothing_in_the_way_of_the_next_one() -> None:
-    with served(engine="words=['word '] * 1000, seconds=0.02") as (process, address):
-        with httpx.stream("POST", address + "/v1/chat/completions", json=ASK, timeout=30) as stream:
-            lines = stream.iter_lines()
-            next(lines)
-            process.kill()
-            with pytest.raises(httpx.HTTPError):
-                list(lines)
+    with (
+        served(engine="words=['word '] * 1000, seconds=0.02") as (process, address),
+        httpx.stream("POST", address + "/v1/chat/completions", json=ASK, timeout=30) as stream,
+    ):
+        lines = stream.iter_lines()
+        next(lines)
+        process.kill()
+        with pytest.raises(httpx.HTTPError):
+            list(lines)
     port = address.rsplit(":", 1)[1]
     with served("--port", port) as (_, again):
         assert again == address
