@@ -56,7 +56,7 @@ def refused(part: dict[str, Any], fetcher: Fetcher | None = None, **options: Any
     "part", [
         input_audio(TEXT), input_audio(TEXT, None), input_audio(TEXT, "mp3"),
         audio_url(f"data:audio/wav;base64,{TEXT}"), audio_url(f"DATA:;BASE64,{TEXT}"),
-        {"type": "input_audio", "input_audio": {"data": TEXT}},
+        {"type": "input_audio", "input_audio": {"data": TEXT}}, input_audio(f"data:audio/wav;base64,{TEXT}"),
     ],
 )
 def test_a_recording_comes_as_base64_or_as_a_data_url(part: dict[str, Any]) -> None:
@@ -73,11 +73,11 @@ def test_formats_have_the_names_that_clients_know(form: str) -> None:
         (input_audio(TEXT[:100] + "\n" + TEXT[100:]), "is not base64", "input_audio.data"),
         (input_audio(TEXT[:-3]), "is not base64", "input_audio.data"),
         (input_audio("äöü="), "is not base64", "input_audio.data"),
-        (input_audio(f"data:audio/wav;base64,{TEXT}"), "without 'data:' before it", "input_audio.data"),
+        (input_audio("data:audio/wav;base64,x"), "is not base64", "input_audio.data"),
         (input_audio(TEXT + "!"), "is not base64", "input_audio.data"),
         (input_audio(""), "is empty", "input_audio.data"),
-        (input_audio(None), "give base64 text", "input_audio.data"),
-        (input_audio(7), "give base64 text", "input_audio.data"),
+        (input_audio(None), "give a text", "input_audio.data"),
+        (input_audio(7), "give a text", "input_audio.data"),
         (input_audio(TEXT, "m3u8"), "'m3u8'; give one of wav, mp3", "input_audio.format"),
         (input_audio(TEXT, ["wav"]), "give one of wav, mp3", "input_audio.format"),
         ({"type": "input_audio", "input_audio": "x"}, "give an object", "input_audio"),
@@ -85,8 +85,8 @@ def test_formats_have_the_names_that_clients_know(form: str) -> None:
         ({"type": "image_url"}, "holds no audio", "type"),
         (audio_url("data:audio/wav,abc"), "a data URL begins like", "audio_url.url"),
         (audio_url("data:audio/wav;base64"), "a data URL begins like", "audio_url.url"),
-        (audio_url(["x"]), "give an address", "audio_url.url"),
-        (audio_url(None), "give an address", "audio_url.url"),
+        (audio_url(["x"]), "give a text", "audio_url.url"),
+        (audio_url(None), "give a text", "audio_url.url"),
     ],
 )
 def test_what_is_not_a_recording_is_refused_by_the_name_of_its_field(

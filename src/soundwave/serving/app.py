@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from soundwave.serving import chat, errors, status
+from soundwave.serving import chat, errors, realtime, status, transcriptions
 from soundwave.serving.description import REFUSALS, VERSION, describe
 from soundwave.serving.guard import Guard
 from soundwave.serving.keys import Keys
@@ -45,7 +45,7 @@ def create_app(engine: Engine, options: ServerOptions | None = None, keys: Keys 
         redirect_slashes=False, lifespan=lifespan, responses=REFUSALS,
     )
     app.state.service = service
-    for module in (chat, status):
+    for module in (chat, transcriptions, realtime, status):
         app.include_router(module.router(service))
     errors.install(app)
     describe(app)

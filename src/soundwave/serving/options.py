@@ -49,6 +49,10 @@ class ServerOptions:
     max_queue: int = setting(128, least=0, help="Requests that may wait for that; more are told to come again (429).")
     max_open: int = setting(512, least=1, help="Requests that are received, wait or run; more are told to come again.")
     max_live: int = setting(16, least=0, help="Live sessions at the same time.")
+    live_seconds: float = setting(7200.0, above=0, help="The longest live session, in seconds.")
+    live_idle_seconds: float = setting(
+        30.0, above=0, help="A live session ends when hardly any sound comes for so long, in seconds."
+    )
     request_seconds: float = setting(300.0, above=0, help="The longest that a request may run, in seconds.")
     upload_seconds: float = setting(
         20.0, above=0, help="A body must be there after this many seconds, and one more for each 16 kB of it."

@@ -45,7 +45,7 @@ class Service:
         name: what the model is called by; `names`: all that it may be called by.
         started: when, in seconds since 1970.
         ready: whether the model has computed once.
-        draining: whether the server is about to stop.
+        draining: whether the server is about to stop; `stops`: the same, to be waited for.
 
     Raises:
         ConfigurationError: the server would be open to others without keys.
@@ -57,6 +57,7 @@ class Service:
         self.name = os.path.basename(os.path.normpath(engine.name))  # a folder's place is nobody's business
         self.names = (self.name, *options.served_as)
         self.started, self.ready, self.draining, self._live = int(time.time()), False, False, 0
+        self.stops = asyncio.Event()
         self.queue = FairQueue(options.max_running, options.max_queue)
         self.metrics = Metrics(lambda: self.queue.waiting, lambda: self.queue.running)
         self._slots: set[Slot] = set()
@@ -163,6 +164,7 @@ class Service:
     def drain(self) -> None:
         """Refuses what is new and sends away what waits; what runs may end."""
         self.draining = True
+        self.stops.set()
         self.queue.close(stopping())
 
     async def drained(self, seconds: float) -> None:

@@ -38,7 +38,7 @@ class AudioSources:
         """The bytes of a recording in a part of a message.
 
         Args:
-            part: `{"type": "input_audio", "input_audio": {"data": base64, "format": "wav"}}` or
+            part: `{"type": "input_audio", "input_audio": {"data": base64 or "data:...", "format": "wav"}}` or
                 `{"type": "audio_url", "audio_url": {"url": "data:..." or "https://..."}}`.
             param: where the part stands in the request, for errors.
 
@@ -53,23 +53,24 @@ class AudioSources:
         audio = part.get(kind)
         if not isinstance(audio, Mapping):
             raise _wrong(f"{kind} is {shown(audio)}; give an object.", param)
+        field = "data" if kind == "input_audio" else "url"
         if kind == "input_audio":
             self._check_format(audio.get("format"), f"{param}.format")
-            return await self._decoded(audio.get("data"), f"{param}.data")
-        address, param = audio.get("url"), f"{param}.url"
-        if not isinstance(address, str):
-            raise _wrong(f"url is {shown(address)}; give an address or a data URL as text.", param)
-        if address[:5].lower() == "data:":
-            return await self._decoded(_of_data_url(address, param), param)
+        text, param = audio.get(field), f"{param}.{field}"
+        if not isinstance(text, str):
+            raise _wrong(f"{field} is {shown(text)}; give a text.", param)
+        if text[:5].lower() == "data:":  # in place of base64 alone, too: some clients send it so
+            return await self._decoded(_of_data_url(text, param), param)
+        if kind == "input_audio":
+            return await self._decoded(text, param)
+        address = text
         if len(address) > LONGEST_ADDRESS:
             raise _wrong(f"the address {shown(address[:SHOWN_OF_TEXT])} has {len(address)} characters; at most "
                          f"{LONGEST_ADDRESS} are taken.", param)
         return await self._fetcher.fetch(address, param)
 
-    async def _decoded(self, text: Any, param: str) -> bytes:
+    async def _decoded(self, text: str, param: str) -> bytes:
         """The bytes of base64 text, in which nothing else may stand."""
-        if not isinstance(text, str):
-            raise _wrong(f"the audio is {shown(text)}; give base64 text.", param)
         if len(text) * BASE64_GROUP > self._most_bytes + 2:  # what pads the last group
             raise ApiError(
                 f"the audio has about {int(len(text) * BASE64_GROUP)} bytes; at most {self._most_bytes} are "
@@ -81,7 +82,7 @@ class AudioSources:
         except (binascii.Error, ValueError) as error:
             raise _wrong(
                 f"the audio {shown(text[:SHOWN_OF_TEXT])} is not base64 ({error}); encode the whole file, without line "
-                "breaks and without 'data:' before it.", param,
+                "breaks.", param,
             ) from error
         if not data:
             raise _wrong("the audio is empty (0 bytes); send a recording.", param)
