@@ -21,7 +21,7 @@ from soundwave.inference.results import Chunk, Reply, Segment, Timings, Transcri
 from soundwave.serving.app import create_app
 from soundwave.serving.keys import Keys
 from soundwave.serving.options import ServerOptions
-from soundwave.serving.server import Server, listening_socket
+from soundwave.serving.server import Server, address_of, bound_socket
 from soundwave.serving.service import Service
 
 START_SECONDS = 30
@@ -56,17 +56,14 @@ def running(engine: Any, keys: Sequence[str] = (), **options: Any) -> Iterator[R
     """A server over an engine, on a free port; stopped at the end."""
     chosen = ServerOptions(**{"port": 0, "graceful_seconds": 1.0, **options})
     app = create_app(engine, chosen, Keys(tuple(keys)))
-    with listening_socket(chosen) as listener:
-        server = Server(app, chosen)
+    with bound_socket(chosen) as listener:
+        started = threading.Event()
+        server = Server(app, chosen, started.set)
         thread = threading.Thread(target=asyncio.run, args=(server.serve([listener]),), daemon=True)
         thread.start()
-        end = time.monotonic() + START_SECONDS
-        while not server.started and time.monotonic() < end:
-            time.sleep(0.005)
-        assert server.started, "the server did not start"
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        assert started.wait(START_SECONDS), "the server did not start"
         try:
-            yield Running(address, app.state.service, server)
+            yield Running(address_of(listener), app.state.service, server)
         finally:
             if thread.is_alive():
                 server._loop.call_soon_threadsafe(server.stop)  # type: ignore[union-attr]
@@ -143,6 +140,9 @@ class ScriptedEngine:
         samples, rate = audio
         word = Word("word", 0.1, 0.4, 0.9)
         return Transcript("word", "word", len(samples) / rate, None, [Segment("word", 0.1, 0.4, (word,))], "ctc")
+
+    def close(self) -> None:
+        self.words = ()
 
     def describe(self) -> dict[str, Any]:
         return {"model": self.name, "device": "cpu", "dtype": "float32", "backend": "fake", "via": "audio"}

@@ -18,7 +18,8 @@ GOOD: dict[str, Any] = {"model": "tiny", "messages": HELLO}
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Running]:
-    with running(ScriptedEngine(), max_upload_mb=1, max_audio_seconds=5, upload_seconds=1, max_answer_tokens=100) as server:
+    limits = {"max_upload_mb": 1, "max_audio_seconds": 5, "upload_seconds": 1, "max_answer_tokens": 100}
+    with running(ScriptedEngine(), **limits) as server:
         yield server
 
 

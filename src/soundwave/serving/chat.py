@@ -21,7 +21,6 @@ from soundwave.serving.slots import Slot
 from soundwave.serving.sources import AudioSources
 from soundwave.serving.streams import EventStream
 
-
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer, or its events."}
 }

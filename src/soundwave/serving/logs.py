@@ -25,13 +25,18 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, ensure_ascii=True, default=str)
 
 
-def write_to(stream: TextIO | None = None) -> None:
-    """Sends the server's log to a stream; default: standard error."""
+def write_to(stream: TextIO | None = None, quiet: bool = False) -> None:
+    """Sends the server's log to a stream; default: standard error. Where it is quiet, errors alone."""
     handler = logging.StreamHandler(stream or sys.stderr)
     handler.setFormatter(JsonLines())
     for name in (LOGGER, "uvicorn"):
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [handler], False
-        logger.setLevel(logging.INFO if name == LOGGER else logging.WARNING)
+        logger.setLevel(logging.ERROR if quiet else logging.INFO if name == LOGGER else logging.WARNING)
     for name in SILENT:
         logging.getLogger(name).disabled = True
+
+
+def tell(event: str, **facts: Any) -> None:
+    """Writes a line."""
+    logging.getLogger(LOGGER).info(event, extra={"facts": facts})

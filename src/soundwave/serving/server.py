@@ -75,17 +75,19 @@ class Server(uvicorn.Server):
 
     Args:
         app: from `create_app`.
-        options: where to listen, and how long to wait at the end.
+        options: how many may come, and how long to wait at the end.
+        on_listening: called once it may be asked.
     """
 
-    def __init__(self, app: FastAPI, options: ServerOptions):
+    def __init__(self, app: FastAPI, options: ServerOptions, on_listening: Callable[[], Any] = lambda: None):
         config = uvicorn.Config(
             app, http=partial(PatientProtocol, CONNECTIONS * options.max_open),  # type: ignore[arg-type]
             ws_max_size=LARGEST_MESSAGE, access_log=False,
             log_config=None, server_header=False, lifespan="on", timeout_graceful_shutdown=LAST_SECONDS,
         )
         super().__init__(config)
-        self.options, self.service = options, _service_of(app)
+        self.options, self.on_listening = options, on_listening
+        self.service: Service = app.state.service
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ending: asyncio.Task[None] | None = None
 
@@ -93,6 +95,12 @@ class Server(uvicorn.Server):
         """Serves until it is told to stop."""
         self._loop = asyncio.get_running_loop()
         await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begins to listen."""
+        await super().startup(sockets)
+        if not self.should_exit:
+            self.on_listening()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """What a signal does."""
@@ -111,8 +119,8 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-def listening_socket(options: ServerOptions) -> socket.socket:
-    """A socket at the options' address.
+def bound_socket(options: ServerOptions) -> socket.socket:
+    """A socket at the options' address, at which nobody is heard yet.
 
     Raises:
         ConfigurationError: nobody may listen there, or somebody does already.
@@ -125,7 +133,6 @@ def listening_socket(options: ServerOptions) -> socket.socket:
         try:
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind(address)
-            made.listen(2048)
         except BaseException:
             made.close()
             raise
@@ -137,22 +144,7 @@ def listening_socket(options: ServerOptions) -> socket.socket:
     return made
 
 
-def serve(app: FastAPI, options: ServerOptions, on_listening: Callable[[str], Any]) -> None:
-    """Serves until a signal stops it.
-
-    Args:
-        app: from `create_app`.
-        options: those that it was made with.
-        on_listening: called with the server's address once it may be asked.
-
-    Raises:
-        ConfigurationError: it cannot listen at the address.
-    """
-    with listening_socket(options) as listener:
-        host, port = listener.getsockname()[:2]
-        on_listening(f"http://{f'[{host}]' if ':' in host else host}:{port}")
-        Server(app, options).run([listener])
-
-
-def _service_of(app: FastAPI) -> Service:
-    return app.state.service
+def address_of(listener: socket.socket) -> str:
+    """Where a browser would find it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

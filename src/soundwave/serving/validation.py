@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -52,7 +53,7 @@ def _said(message: str, code: str, param: str | None = None) -> dict[str, Any]:
 def _parts(place: Sequence[Any]) -> list[str | int]:
     """The names and numbers that lead to a value, without where the request had it and what kind it was taken for."""
     parts: list[str | int] = []
-    for before, part in zip(place, place[1:], strict=False):
+    for before, part in itertools.pairwise(place):
         of_item = isinstance(before, int) and part in KINDS_OF_ITEMS
         if not of_item and part not in KINDS_BEHIND.get(str(before), ()):
             parts.append(part)
