@@ -73,6 +73,8 @@ class ChatCompletion(BaseModel):
     model: str
     choices: list[Choice]
     usage: ChatUsage
+    via: Literal["audio", "transcript", "text"] = Field(description="What the LLM read of the recordings.")
+    transcript: str | None = Field(description="The words that were found in them, where it read those.")
 
 
 class TranscriptionUsage(BaseModel):

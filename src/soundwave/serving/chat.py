@@ -113,7 +113,7 @@ class _Answer:
         assert reply is not None
         message = {"role": "assistant", "content": reply.text, "refusal": None}
         return {
-            **self._head("chat.completion"), "usage": usage_of(reply),
+            **self._head("chat.completion"), "usage": usage_of(reply), "via": reply.via, "transcript": reply.transcript,
             "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason, "logprobs": None}],
         }
 
