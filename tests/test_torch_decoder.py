@@ -22,10 +22,11 @@ from torch import nn
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from soundwave.inference.backends.batch import embedded
 from soundwave.inference.backends.protocol import Prompt
 from soundwave.inference.backends.sampling import sample
 from soundwave.inference.backends.speculative import AFTER_REFUSAL, LONGEST_RUN
-from soundwave.inference.backends.torch import TorchDecoder, embedded
+from soundwave.inference.backends.torch import TorchDecoder
 from soundwave.inference.options import GenerationOptions
 
 LONG = GenerationOptions(temperature=0, max_new_tokens=40)
@@ -230,7 +231,7 @@ def test_a_closed_stream_frees_its_keys_and_values(monkeypatch: pytest.MonkeyPat
             super().__init__(**options)
             held.append(weakref.ref(self))
 
-    monkeypatch.setattr("soundwave.inference.backends.torch.DynamicCache", Watched)
+    monkeypatch.setattr("soundwave.inference.backends.batch.DynamicCache", Watched)
     decoder = TorchDecoder(language_model())
     streams = [decoder.generate(PROMPTS, LONG) for _ in range(3)]
     for stream in streams:
