@@ -45,11 +45,9 @@ def spread(
 
 
 def ways_of(requests: Sequence[Given], workers: Sequence[int], cores: int, work: Callable[[Given], Any]) -> Any:
-    """Every number of workers with one thread of PyTorch and with as many as there are cores."""
-    return {
-        f"{some} at a time, {threads} threads": spread(requests, some, threads, work)
-        for threads in sorted({1, cores}) for some in workers
-    }
+    """One at a time with a thread of PyTorch for each core; every number of workers with so many and with one."""
+    pairs = [(1, cores), *((some, threads) for threads in sorted({1, cores}) for some in workers)]
+    return {f"{some} at a time, {threads} threads": spread(requests, some, threads, work) for some, threads in pairs}
 
 
 def rates(ways: dict[str, Callable[[], Any]], repeats: int, amount: float, unit: str, first: str) -> dict[str, Any]:
@@ -69,7 +67,7 @@ def measure(engine: Engine, clips: Sequence[Any], workers: Sequence[int], tokens
     """Both kinds of requests, in every way."""
     cores = torch.get_num_threads()
     seconds = sum(len(samples) for samples, _ in clips) / SAMPLE_RATE
-    first = f"1 at a time, {cores} threads"  # a loop over requests, as `soundwave.load` sets PyTorch
+    first = f"1 at a time, {cores} threads"  # a loop over requests, with PyTorch as it comes
 
     def answered(question: str) -> int:
         reply = engine.ask(None, question, temperature=0, max_new_tokens=tokens)
@@ -77,15 +75,13 @@ def measure(engine: Engine, clips: Sequence[Any], workers: Sequence[int], tokens
 
     made = sum(map(answered, QUESTIONS))
     print(f"{len(clips)} recordings, {seconds:.0f} s; {len(QUESTIONS)} questions, {made} tokens")
+    few = [some for some in workers if some <= 2 * cores]  # more wait for cores only
+    heard = ways_of(clips, few, cores, lambda clip: engine.transcribe(clip).text)
+    asked = ways_of(QUESTIONS, workers, cores, answered)
     return {
         "clips": len(clips), "audio_seconds": round(seconds, 1), "tokens": made,
-        "transcribe": rates(
-            ways_of(clips, workers, cores, lambda clip: engine.transcribe(clip).text), repeats, seconds,
-            "audio_seconds_per_second", first,
-        ),
-        "ask": rates(
-            ways_of(QUESTIONS, [*workers, len(QUESTIONS)], cores, answered), repeats, made, "tokens_per_second", first,
-        ),
+        "transcribe": rates(heard, repeats, seconds, "audio_seconds_per_second", first),
+        "ask": rates(asked, repeats, made, "tokens_per_second", first),
     }
 
 
@@ -95,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("manifest", type=Path, help="recordings with their texts")
     parser.add_argument("--model", default="mini", help="what is measured (%(default)s)")
     parser.add_argument("--clips", type=int, default=16, help="how many of the recordings (%(default)s)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="threads of callers (%(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 4, 8], help="threads of callers (%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer at most (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each way (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures")

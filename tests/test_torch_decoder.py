@@ -5,11 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-import threading
-import time
 import weakref
-from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -252,34 +248,6 @@ def test_gradients_are_as_they_were_between_the_tokens_of_a_stream() -> None:
         stream = decoder.generate(PROMPTS, GREEDY)
         expected = [next(stream) for _ in range(3)]
     assert [*expected, *stream] == list(decoder.generate(PROMPTS, GREEDY))  # begun in one mode, read on in another
-
-
-def test_threads_take_turns_token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, order, inside, most = language_model(eos_token_id=None), [], Counter[str](), 0
-    forward = model.forward
-
-    def watched(*args: Any, **inputs: Any) -> Any:
-        nonlocal most
-        inside["now"] += 1
-        most = max(most, inside["now"])
-        order.append(threading.get_ident())
-        time.sleep(0.001)
-        result = forward(*args, **inputs)
-        inside["now"] -= 1
-        return result
-
-    monkeypatch.setattr(model, "forward", watched)
-    decoder = TorchDecoder(model)
-    assert not decoder.info.concurrent
-    threads = [threading.Thread(target=answers, args=(decoder, [prompt(5)], LONG), daemon=True) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(order) == 3 * 40
-    assert most == 1
-    changes = sum(one != other for one, other in pairwise(order))
-    assert changes > 40  # nobody waits for another's end
 
 
 def test_the_benchmark_prints_a_ratio_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
