@@ -63,7 +63,7 @@ def reader(options: CutOptions | None = None) -> LongTranscriber:
     return LongTranscriber(front_end, transcriber, functools.partial(cutter, options=options))
 
 
-def _speeches(clips: Sequence[np.ndarray], keep_logprobs: bool) -> list[Any]:
+def _speeches(clips: Sequence[np.ndarray], keep_logprobs: bool, voices: Sequence[Any]) -> list[Any]:
     speeches = []
     for clip in clips:
         runs = list(_runs(clip))

@@ -116,6 +116,16 @@ def test_the_stretches_hold_all_speech_in_order_and_none_is_too_long(
         assert other.overlap == max(0, one.end - other.first)
 
 
+def test_a_stretch_brings_the_probabilities_of_its_windows() -> None:
+    pieces = [(0.0, 40), (0.9, 50), (0.0, 90), (0.9, 70), (0.0, 90)]
+    for options in (SMALL, CutOptions()):
+        for one in fed(SpeechCutter(options, detector=Loudness()), np.tile(sound(pieces), 4), [5_000])[0]:
+            assert one.voice is not None
+            assert len(one.voice) == pytest.approx(len(one.samples) / WINDOW, abs=1)
+            loud = np.abs(one.samples) > 0.5
+            assert WINDOW * (one.voice >= 0.5).sum() == pytest.approx(loud.sum(), abs=2 * WINDOW)
+
+
 def test_speech_without_a_pause_is_cut_where_it_is_quietest_and_both_sides_have_that_second() -> None:
     samples = sound([(0.9, 820), (0.6, 8), (0.9, 600)])
     first, second = fed(SpeechCutter(detector=Loudness()), samples, [16_000])[0]
@@ -128,7 +138,7 @@ def test_speech_without_a_pause_is_cut_where_it_is_quietest_and_both_sides_have_
 def test_utterances_are_joined_up_to_the_target_and_cut_in_the_longest_late_pause() -> None:
     # 31 windows a second
     utterances = [(0.9, 125), (0.0, 15), (0.9, 250), (0.0, 25), (0.9, 125), (0.0, 12), (0.9, 450)]
-    first, second = fed(SpeechCutter(detector=Loudness()), sound(utterances), [16_000])[0]
+    first, second = fed(SpeechCutter(CutOptions(target=20), detector=Loudness()), sound(utterances), [16_000])[0]
     assert 390 * WINDOW < first.end <= second.first < 415 * WINDOW
     assert second.overlap == 0
 

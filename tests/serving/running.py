@@ -17,7 +17,11 @@ import numpy as np
 
 from soundwave.audio import SAMPLE_RATE
 from soundwave.errors import ConfigurationError, SoundwaveError
+from soundwave.inference.longform import Part, joined
+from soundwave.inference.options import TranscribeOptions
 from soundwave.inference.results import Chunk, Reply, Segment, Timings, Transcript, Usage, Word
+from soundwave.inference.stretches import Listening
+from soundwave.inference_config import InferenceConfig
 from soundwave.serving.app import create_app
 from soundwave.serving.keys import Keys
 from soundwave.serving.options import ServerOptions
@@ -95,6 +99,7 @@ class ScriptedEngine:
     asked: list[tuple[Any, dict[str, Any]]] = field(default_factory=list)
     decoder: Any = None
     default_prompt: str = "What is said?"
+    inference: InferenceConfig = field(default_factory=InferenceConfig)
 
     def chat_stream(self, messages: Any, **options: Any) -> Generator[Chunk, None, None]:
         if self.error is not None:
@@ -137,9 +142,18 @@ class ScriptedEngine:
         return last.reply
 
     def transcribe(self, audio: Any, **options: Any) -> Transcript:
-        samples, rate = audio
-        word = Word("word", 0.1, 0.4, 0.9)
-        return Transcript("word", "word", len(samples) / rate, None, [Segment("word", 0.1, 0.4, (word,))], "ctc")
+        return joined(self.transcribe_parts([Listening(audio)], TranscribeOptions()), "ctc")
+
+    def transcribe_parts(
+        self, recordings: Sequence[Listening], options: TranscribeOptions
+    ) -> Generator[Part, None, None]:
+        samples, rate = recordings[0].audio  # type: ignore[misc]
+        said = Segment("word", 0.1, 0.4, (Word("word", 0.1, 0.4, 0.9),))
+        yield Part(0, 0, "word", "word", (said,), "ctc", len(samples) / rate)
+        yield Part(0, seconds=len(samples) / rate, whole=True)
+
+    def source(self, options: TranscribeOptions) -> str:
+        return "ctc"
 
     def close(self) -> None:
         self.words = ()

@@ -31,11 +31,13 @@ ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content":
 
 
 @contextmanager
-def served(*arguments: str, engine: str = "", **environment: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The verb in a process of its own, and its address."""
+def served(
+    *arguments: str, engine: str = "", before: str = "", **environment: str
+) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The verb in a process of its own, after some Python, and its address."""
     paths = os.pathsep.join([str(HERE), str(HERE.parent), *sys.path])
     process = subprocess.Popen(
-        [sys.executable, "-c", SERVER.format(engine=engine), "serve", "--port", "0", *arguments], text=True,
+        [sys.executable, "-c", before + SERVER.format(engine=engine), "serve", "--port", "0", *arguments], text=True,
         env={**os.environ, "PYTHONPATH": paths, **environment}, stderr=subprocess.PIPE, stdout=subprocess.PIPE,
     )
     try:

@@ -45,7 +45,7 @@ class CutOptions:
     pad_before: float = setting(0.25, least=0, most=2, help="What is kept before speech, in seconds.")
     pad_after: float = setting(0.25, least=0, most=2, help="What is kept after speech, in seconds.")
     target: float = setting(
-        20.0, least=0, most=30, help="Utterances are joined up to this length, in seconds; 0: each stands alone."
+        15.0, least=0, most=30, help="Utterances are joined up to this length, in seconds; 0: each stands alone."
     )
     longest: float = setting(30.0, least=1, most=30, help="No stretch is longer, in seconds.")
     overlap: float = setting(
@@ -73,11 +73,13 @@ class Stretch:
         first: where it begins, in samples of the recording.
         samples: (T,) float32 at 16 kHz.
         overlap: how many of its samples the stretch before it holds too; 0 unless speech itself had to be cut.
+        voice: (W,) how likely somebody speaks, for each 32 ms, as the cutter found it; None: not found for this part.
     """
 
     first: int
     samples: Samples
     overlap: int = 0
+    voice: np.ndarray | None = None
 
     @property
     def end(self) -> int:
@@ -160,7 +162,8 @@ class SpeechCutter:
             if cut.end > max(cut.begin, self.reached):  # else there is no speech, or the last stretch has it all
                 overlap = max(0, self.reached - cut.begin)
                 self.reached = cut.end
-                yield Stretch(cut.begin, self._sound.part(cut.begin, cut.end).copy(), overlap)
+                samples = self._sound.part(cut.begin, cut.end).copy()
+                yield Stretch(cut.begin, samples, overlap, self._scan.voice(cut.begin, cut.end))
             self._scan = self._scan_from(cut.then)
 
     def _next_cut(self, final: bool) -> _Cut | None:
@@ -217,6 +220,12 @@ class _Scan:
         self._speech = False  # whether the last window was speech
         self._pauses: list[tuple[int, int]] = []
         self._energies: list[float] = []
+        self._probabilities: list[float] = []
+
+    def voice(self, begin: int, end: int) -> np.ndarray:
+        """The probabilities of the windows that lie at least half between two samples."""
+        first, last = (round((at - self.first) / WINDOW) for at in (begin, end))
+        return np.array(self._probabilities[first:last], np.float32)
 
     @property
     def spoken(self) -> bool:
@@ -228,6 +237,7 @@ class _Scan:
         options, start = self.options, self.now
         self.now += size
         self._energies.append(energy)
+        self._probabilities.append(probability)
         self._speech = probability >= options.threshold - HYSTERESIS * self._speech
         if self._speech:
             if self._onset is None:

@@ -91,8 +91,9 @@ class LongTranscriber:
         heard = [event for event in events if isinstance(event, Heard) and event.stretch is not None]
         if not heard:
             return {}
-        clips = [event.stretch.samples for event in heard if event.stretch is not None]
-        speeches = self.front_end.encode_clips(clips, self.transcriber.has_words)
+        stretches = [event.stretch for event in heard if event.stretch is not None]
+        clips, voices = [one.samples for one in stretches], [one.voice for one in stretches]
+        speeches = self.front_end.encode_clips(clips, self.transcriber.has_words, voices)
         transcripts = self.transcriber.transcribe(speeches, options)
         return {
             id(event): _Found(event, transcript, self._ctc_tokens(speech))

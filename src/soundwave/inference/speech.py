@@ -86,19 +86,25 @@ class SpeechFrontEnd:
             results[i] = Encoded(speech, loading[i], encoding)
         return results
 
-    def encode_clips(self, clips: Sequence[np.ndarray], keep_logprobs: bool = False) -> list[Speech]:
+    def encode_clips(
+        self, clips: Sequence[np.ndarray], keep_logprobs: bool = False,
+        voices: Sequence[np.ndarray | None] | None = None,
+    ) -> list[Speech]:
         """Encodes (samples,) float32 at 16 kHz, of at most 30 s each, in batches of similar length.
 
         Args:
             clips: of any number.
             keep_logprobs: as for `encode`.
+            voices: how likely somebody speaks in each 32 ms of each, where that is known already.
         """
+        voices = [None] * len(clips) if voices is None else voices
         speeches: dict[int, Speech] = {}
         by_length = sorted(range(len(clips)), key=lambda i: len(clips[i]))
         at_once = 1 if self.encoder.device.type == "cpu" else ENCODED_AT_ONCE
         for first in range(0, len(by_length), at_once):
             rows = by_length[first : first + at_once]
-            speeches |= zip(rows, self._encode([clips[i] for i in rows], keep_logprobs), strict=True)
+            some = [clips[i] for i in rows], [voices[i] for i in rows]
+            speeches |= zip(rows, self._encode(*some, keep_logprobs), strict=True)
         return [speeches[i] for i in range(len(clips))]
 
     def text(self, ids: Sequence[int]) -> str:
@@ -112,7 +118,9 @@ class SpeechFrontEnd:
         return logits[0].float().log_softmax(-1).cpu().numpy()
 
     @torch.no_grad()
-    def _encode(self, clips: list[np.ndarray], keep_logprobs: bool) -> list[Speech]:
+    def _encode(
+        self, clips: list[np.ndarray], voices: list[np.ndarray | None], keep_logprobs: bool
+    ) -> list[Speech]:
         features = self.processor.features(clips).to(self.encoder.device)
         output = self.encoder(features["input_features"], features["feature_attention_mask"])
         logprobs = output.ctc_logprobs() if keep_logprobs else [None] * len(clips)
@@ -121,12 +129,12 @@ class SpeechFrontEnd:
             None if keep_logprobs else likely_classes(row[valid], blank)
             for row, valid in zip(output.ctc_logits, output.valid, strict=True)
         ]
-        columns = (clips, output.kept(), output.ctc_tokens(), output.ctc_tokens(joined=True), logprobs, likely)
+        columns = (clips, voices, output.kept(), output.ctc_tokens(), output.ctc_tokens(joined=True), logprobs, likely)
         return [self._speech(*row) for row in zip(*columns, strict=True)]
 
     def _speech(
-        self, clip: np.ndarray, embeddings: Tensor, tokens: list[TimedToken], joined: list[TimedToken],
-        logprobs: Tensor | None, likely: LikelyClasses | None,
+        self, clip: np.ndarray, voice: np.ndarray | None, embeddings: Tensor, tokens: list[TimedToken],
+        joined: list[TimedToken], logprobs: Tensor | None, likely: LikelyClasses | None,
     ) -> Speech:
         duration, ids = len(clip) / SAMPLE_RATE, [token.id for token in tokens]
         return Speech(
@@ -134,7 +142,8 @@ class SpeechFrontEnd:
             ctc_text=self.text(ids),
             joined_token_ids=[token.id for token in joined], joined_token_times=_times(joined, duration),
             duration=duration, ctc_logprobs=logprobs, seconds_per_frame=self.encoder.config.seconds_per_frame,
-            ctc_likely=likely, loudness=loudness_of(clip, SAMPLE_RATE), voice=speech_probabilities(clip),
+            ctc_likely=likely, loudness=loudness_of(clip, SAMPLE_RATE),
+            voice=speech_probabilities(clip) if voice is None else voice,
         )
 
 

@@ -22,7 +22,7 @@ TYPES = {
     401: "authentication_error", 403: "permission_error", 408: "timeout_error", 429: "rate_limit_error",
     499: "client_closed_request", 500: "server_error", 503: "overloaded_error",
 }
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT)
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class ApiError(SoundwaveError):
