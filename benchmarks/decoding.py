@@ -23,9 +23,10 @@ from transformers import PreTrainedModel
 
 from soundwave.checkpoints.catalog import resolve_model
 from soundwave.checkpoints.loading import load_checkpoint
+from soundwave.inference.backends.batch import embedded
 from soundwave.inference.backends.merged_lora import merged_twin
 from soundwave.inference.backends.protocol import Prompt
-from soundwave.inference.backends.torch import TorchDecoder, embedded
+from soundwave.inference.backends.torch import TorchDecoder
 from soundwave.inference.options import GenerationOptions
 from soundwave.model.linear import use_onednn
 

@@ -42,7 +42,9 @@ NAMES_THAT_SAY_NOTHING = {"utils", "util", "common", "base", "helpers", "misc"}
 
 IMPORT_NAMES = {"pyyaml": "yaml", "piper-tts": "piper"}  # where they differ from the distribution's name
 # layers that may need more than the core installs
-EXTRA_OF_LAYER = {"training": "train", "evaluation": "eval", "data": "train", "datatools": "train"}
+EXTRA_OF_LAYER = {
+    "training": "train", "evaluation": "eval", "data": "train", "datatools": "train", "serving": "serve",
+}
 EXTRA_OF_MODULE = {"deepspeed": "zero", "metrics": "eval", "sounds": "live"}  # these modules need one more
 
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -11,9 +11,10 @@ import torch
 from test_decoder_contract import PROMPTS
 
 from soundwave.checkpoints.lora import attach_lora, merge_lora, unmerge_lora, use_lora
+from soundwave.inference.backends.batch import embedded
 from soundwave.inference.backends.merged_lora import lora_state, merged_twin, plain_twin
 from soundwave.inference.backends.protocol import Prompt
-from soundwave.inference.backends.torch import TorchDecoder, embedded
+from soundwave.inference.backends.torch import TorchDecoder
 from soundwave.inference.options import GenerationOptions
 from soundwave.model.lora import add_lora, switch_lora
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration

@@ -5,11 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import sys
-import threading
-import time
 import weakref
-from collections import Counter
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +18,11 @@ from torch import nn
 from transformers import DynamicCache, GenerationConfig, LogitsProcessorList, PreTrainedModel
 from transformers.generation import TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
 
+from soundwave.inference.backends.batch import embedded
 from soundwave.inference.backends.protocol import Prompt
 from soundwave.inference.backends.sampling import sample
 from soundwave.inference.backends.speculative import AFTER_REFUSAL, LONGEST_RUN
-from soundwave.inference.backends.torch import TorchDecoder, embedded
+from soundwave.inference.backends.torch import TorchDecoder
 from soundwave.inference.options import GenerationOptions
 
 LONG = GenerationOptions(temperature=0, max_new_tokens=40)
@@ -230,7 +227,7 @@ def test_a_closed_stream_frees_its_keys_and_values(monkeypatch: pytest.MonkeyPat
             super().__init__(**options)
             held.append(weakref.ref(self))
 
-    monkeypatch.setattr("soundwave.inference.backends.torch.DynamicCache", Watched)
+    monkeypatch.setattr("soundwave.inference.backends.batch.DynamicCache", Watched)
     decoder = TorchDecoder(language_model())
     streams = [decoder.generate(PROMPTS, LONG) for _ in range(3)]
     for stream in streams:
@@ -251,34 +248,6 @@ def test_gradients_are_as_they_were_between_the_tokens_of_a_stream() -> None:
         stream = decoder.generate(PROMPTS, GREEDY)
         expected = [next(stream) for _ in range(3)]
     assert [*expected, *stream] == list(decoder.generate(PROMPTS, GREEDY))  # begun in one mode, read on in another
-
-
-def test_threads_take_turns_token_by_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    model, order, inside, most = language_model(eos_token_id=None), [], Counter[str](), 0
-    forward = model.forward
-
-    def watched(*args: Any, **inputs: Any) -> Any:
-        nonlocal most
-        inside["now"] += 1
-        most = max(most, inside["now"])
-        order.append(threading.get_ident())
-        time.sleep(0.001)
-        result = forward(*args, **inputs)
-        inside["now"] -= 1
-        return result
-
-    monkeypatch.setattr(model, "forward", watched)
-    decoder = TorchDecoder(model)
-    assert not decoder.info.concurrent
-    threads = [threading.Thread(target=answers, args=(decoder, [prompt(5)], LONG), daemon=True) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
-    assert len(order) == 3 * 40
-    assert most == 1
-    changes = sum(one != other for one, other in pairwise(order))
-    assert changes > 40  # nobody waits for another's end
 
 
 def test_the_benchmark_prints_a_ratio_a_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -181,6 +181,10 @@ class InferenceConfig:
         None, help="System turn of a conversation with audio that brings none; none: what the chat template puts there."
     )
     transcribe_prompt: str = setting("What does the person say?", help="The prompt that makes the model transcribe.")
+    translate_prompt: str | None = setting(
+        None, help="The prompt that makes the model say in English what it hears, if it was trained to."
+    )
+    languages: tuple[str, ...] = setting(("en",), help="The languages that it hears, as ISO 639-1 codes.")
     answer_prompt: str | None = setting(None, help="The prompt that asks for an answer to what is said, if it has one.")
     default_prompt: str = setting(
         "Please transcribe the following audio and then answer based on the audio's transcription.",

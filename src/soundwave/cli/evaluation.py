@@ -47,18 +47,22 @@ def evaluate(
 ) -> None:
     """Measure a model on manifests; replies are greedy.
 
-    With --out, every reply is kept beside that file, and a stopped evaluation goes on where it was. A clip that cannot
-    be used is reported, and the others are still done.
+    The model may be the address of a server that runs one, such as http://127.0.0.1:8000; its key, if it has any, is
+    taken from SOUNDWAVE_API_KEY. With --out, every reply is kept beside that file, and a stopped evaluation goes on
+    where it was. A clip that cannot be used is reported, and the others are still done.
     """
-    from soundwave.evaluation import clips, provenance, report, runner, systems, tasks
+    from soundwave.evaluation import clips, provenance, report, runner, served, systems, tasks
 
     chosen = tasks.TASKS[task]
     asking = chosen.ask_with(None if prompt is None else text_argument("--prompt", prompt), max_new_tokens, via, llm)
     _check_cascade(cascade, task, via, llm)
+    is_address = model.startswith(("http://", "https://"))
+    if is_address and (cascade is not None or task is TaskName.typed_questions):
+        raise ConfigurationError(f"--model {model} is a server: leave --cascade and --task typed-questions out.")
     lines = clips.read_clips(manifests, chosen.needs, limit, language)
     earlier = _earlier_result(out, overwrite)
-    engine = load(model, device, dtype, quiet)
-    settings = provenance.settings_of(engine)
+    engine: Any = served.Served(model) if is_address else load(model, device, dtype, quiet)
+    settings = engine.settings if is_address else provenance.settings_of(engine)
     chain = None if cascade is None else systems.WhisperCascade(engine, cascade)
     settings |= {} if chain is None else {"cascade": chain.settings}
     kept = out.with_name(out.name + ".predictions.jsonl") if out else None

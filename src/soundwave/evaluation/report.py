@@ -12,6 +12,7 @@ from rich.table import Table
 from soundwave.evaluation.clips import Clip
 from soundwave.evaluation.provenance import command_line, commit, machine, versions
 from soundwave.evaluation.runner import Evaluation
+from soundwave.evaluation.served import Served
 from soundwave.evaluation.tasks import Prediction
 from soundwave.files import write_json
 from soundwave.inference.engine import Engine
@@ -19,8 +20,8 @@ from soundwave.text.metrics import error_measure, normaliser_name
 
 
 def report(
-    evaluation: Evaluation, engine: Engine, clips: Sequence[Clip], settings: Mapping[str, Any], *, batch_size: int,
-    arguments: Sequence[str],
+    evaluation: Evaluation, engine: Engine | Served, clips: Sequence[Clip], settings: Mapping[str, Any], *,
+    batch_size: int, arguments: Sequence[str],
 ) -> dict[str, Any]:
     """The score with all that decides it.
 
@@ -28,7 +29,8 @@ def report(
         evaluation: from `evaluate`.
         engine: the model that was asked.
         clips: all that it was to be asked about.
-        settings: from `settings_of`; `cascade`, where another decoder transcribed, is from `WhisperCascade.settings`.
+        settings: from `settings_of`, or `Served.settings`; `cascade`, where another decoder transcribed, is from
+            `WhisperCascade.settings`.
         batch_size: clips that were asked at once.
         arguments: of the command line, after `soundwave`.
     """
@@ -48,7 +50,9 @@ def report(
         "prompt": _prompt(evaluation, engine),
         "cascade": settings.get("cascade"),
         "decoding": {
-            "method": _method(evaluation, engine, settings.get("cascade")),
+            "method": "the server's own" if "served" in settings else _method(
+                evaluation, engine, settings.get("cascade")
+            ),
             "via": asking.via, "llm": asking.llm,
             "max_new_tokens": asking.max_new_tokens or "by the length of the clip",
         },
@@ -57,7 +61,7 @@ def report(
         "commit": commit(),
         "code_sha256": settings["code_sha256"],
         "dtype": about["dtype"],
-        "machine": machine(about["device"]),
+        "machine": machine(about["device"]) if about["device"] else {"device": None, "name": "a server"},
         "versions": installed,
         "batch_size": batch_size,
         "speed": _speed(evaluation),
@@ -66,7 +70,7 @@ def report(
     }
 
 
-def _prompt(evaluation: Evaluation, engine: Engine) -> str:
+def _prompt(evaluation: Evaluation, engine: Engine | Served) -> str:
     """What every clip is asked, or what is asked in it."""
     said = evaluation.predictions[0].said if evaluation.predictions else {}
     if not evaluation.task.listens:
@@ -78,7 +82,7 @@ def _prompt(evaluation: Evaluation, engine: Engine) -> str:
     return engine.inference.transcribe_prompt if said.get("source") == "llm" else "a transcript"
 
 
-def _method(evaluation: Evaluation, engine: Engine, cascade: Mapping[str, Any] | None) -> str:
+def _method(evaluation: Evaluation, engine: Engine | Served, cascade: Mapping[str, Any] | None) -> str:
     """How the words were chosen."""
     said = evaluation.predictions[0].said if evaluation.predictions else {}
     if cascade is not None:

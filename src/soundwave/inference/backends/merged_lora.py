@@ -6,6 +6,7 @@ Both share every tensor with the model they are made from, but the matrices that
 from __future__ import annotations
 
 import copy
+import threading
 from itertools import chain
 from typing import Any
 
@@ -75,17 +76,19 @@ class Twins:
     def __init__(self, language_model: PreTrainedModel):
         self.language_model = language_model
         self._made: dict[bool, PreTrainedModel] = {}
+        self._lock = threading.Lock()  # else two threads would each make one
         self._state: tuple[object, ...] = ()
 
     def get(self, adapted: bool) -> PreTrainedModel:
         """The LLM with its LoRA where `adapted`, else without."""
         state = lora_state(self.language_model)
-        if state != self._state:
-            self._made, self._state = {}, state  # the old ones go before new ones are made
-        if adapted not in self._made:
-            make = merged_twin if adapted else plain_twin
-            self._made[adapted] = make(self.language_model) or self.language_model
-        return self._made[adapted]
+        with self._lock:
+            if state != self._state:
+                self._made, self._state = {}, state  # the old ones go before new ones are made
+            if adapted not in self._made:
+                make = merged_twin if adapted else plain_twin
+                self._made[adapted] = make(self.language_model) or self.language_model
+            return self._made[adapted]
 
 
 def _structure(language_model: PreTrainedModel) -> PreTrainedModel:
