@@ -40,7 +40,7 @@ from soundwave.evaluation import TaskName
 from soundwave.evaluation.clips import read_clips
 from soundwave.evaluation.runner import Notebook, evaluate
 from soundwave.evaluation.tasks import TASKS
-from soundwave.inference.engine import load
+from soundwave.inference.loading import load
 from soundwave.inference_config import InferenceConfig
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 from soundwave.training.loop import train

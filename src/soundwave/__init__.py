@@ -94,7 +94,7 @@ def load(
 
     wait_as_fits()
     compute_after_fork()
-    from soundwave.inference.engine import load as load_engine
+    from soundwave.inference.loading import load as load_engine
 
     return load_engine(model, device=device, dtype=dtype, backend=backend)
 

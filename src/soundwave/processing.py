@@ -205,7 +205,7 @@ class SoundwaveProcessor(ProcessorMixin):
         for messages in many:
             turns, parts = self._turns(messages)
             rows.append(turns)
-            audios += [_audio_of_part(part) for part in parts]
+            audios += [audio_of_part(part) for part in parts]
         if not tokenize and self.inference.prompt_format == "released":
             raise ConfigurationError(
                 "The released prompt has no text form, because a BOS stands before each of its pieces; "
@@ -242,7 +242,12 @@ def _audio_list(audio: Any, sampling_rate: int) -> list[Any]:
     return [(one, sampling_rate) if isinstance(one, (np.ndarray, torch.Tensor)) else one for one in many]
 
 
-def _audio_of_part(part: dict[str, Any]) -> Any:
+def audio_of_part(part: dict[str, Any]) -> Any:
+    """The recording that an audio part of a message holds, for `load_audio`.
+
+    Raises:
+        ConfigurationError: it holds none.
+    """
     nested = part.get("input_audio") or part.get("audio_url")
     if isinstance(nested, str):
         return nested

@@ -6,75 +6,33 @@ how words are found is `transcription`'s.
 
 from __future__ import annotations
 
-import os
 import time
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any, NoReturn
-
-import torch
+from typing import Any, Literal, NoReturn
 
 from soundwave.audio import SAMPLE_RATE, AudioInput
-from soundwave.checkpoints.catalog import resolve_model
-from soundwave.checkpoints.loading import load_checkpoint, load_speech_encoder
 from soundwave.errors import ConfigurationError, SoundwaveError, SoundwaveWarning
+from soundwave.inference.answers import answer, reply_of
 from soundwave.inference.backends.protocol import Decoder
 from soundwave.inference.backends.torch import TorchDecoder
 from soundwave.inference.captions import LiveSession
-from soundwave.inference.detokenizer import Detokenizer
-from soundwave.inference.devices import has_fast_bfloat16, resolve_device, resolve_dtype
+from soundwave.inference.conversation import ConversationReader
 from soundwave.inference.longform import LongTranscriber, Part, joined, spoken_in
-from soundwave.inference.options import AskOptions, AudioOptions, ListenOptions, TranscribeOptions, Via
+from soundwave.inference.options import AskOptions, AudioOptions, ChatOptions, ListenOptions, TranscribeOptions, Via
 from soundwave.inference.prompts import PromptBuilder
-from soundwave.inference.results import Chunk, Reply, Segment, Source, Speech, Timings, Transcript, Usage
+from soundwave.inference.results import Chunk, Reply, Segment, Source, Speech, Transcript
 from soundwave.inference.speech import SpeechFrontEnd
 from soundwave.inference.stretches import Damage, Listening
 from soundwave.inference.transcription import Transcriber
 from soundwave.inference.turns import Request, Turn, TurnMaker
 from soundwave.inference_config import InferenceConfig
-from soundwave.model.linear import use_onednn
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.model.speech_encoder import SpeechEncoder
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer
-
-BACKENDS = ("torch", "none")
-
-
-def load(
-    model: str | os.PathLike[str] = "mini", *, device: str = "auto", dtype: str = "auto", backend: str = "torch"
-) -> Engine:
-    """Loads a model for asking.
-
-    Args:
-        model: `mini`, a folder (our format or the released 9B's), or a hub id.
-        device: `auto` (CUDA, else Apple's GPU, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`.
-        dtype: `auto` (bfloat16 on a CUDA GPU that has it, else float32, but for Whisper's encoder on a processor that
-            computes in bfloat16), `float32`, `float16`, `bfloat16`.
-        backend: what runs the LLM: `torch`; or `none`: it is not loaded, and transcripts are CTC's.
-
-    Raises:
-        CheckpointError: the model cannot be found, downloaded or read.
-        ConfigurationError: an unknown device, dtype or backend.
-    """
-    if backend not in BACKENDS:
-        raise ConfigurationError(f"backend={backend!r} is not known; choose one of {', '.join(BACKENDS)}.")
-    place = resolve_device(device)
-    kind = resolve_dtype(dtype, place)
-    folder = resolve_model(model)
-    if backend == "torch":
-        loaded, processor, inference = load_checkpoint(folder, place, kind)
-        use_onednn(loaded)
-        encoder, decoder = loaded.speech_encoder, TorchDecoder(loaded.language_model)
-    else:
-        encoder, processor, inference = load_speech_encoder(folder, place, kind)
-        use_onednn(encoder)
-        decoder = None
-    if dtype == "auto" and place == "cpu" and has_fast_bfloat16():
-        encoder.audio_tower.to(torch.bfloat16)  # 1.4 times as fast, the same words (docs/experiments.md)
-    return Engine(encoder, decoder, processor, inference, name=str(model), folder=folder)
 
 
 class Engine:
@@ -103,6 +61,7 @@ class Engine:
         self._turn_maker = TurnMaker(
             self._front_end, self._transcriber, self._long, self._prompts, inference.default_prompt
         )
+        self._conversations = ConversationReader(self._turn_maker)
 
     @classmethod
     def of(
@@ -160,14 +119,7 @@ class Engine:
         (turn,) = self._turns([Request(audio, prompt)], options, AudioOptions.of(**sound))
         if isinstance(turn, SoundwaveError):
             raise turn
-        first, text = 0.0, Detokenizer(self._text)
-        tokens = iter(()) if turn.prompt is None else self._llm.generate([turn.prompt], options, [turn.draft])
-        for token in tokens:
-            first = first or time.perf_counter() - started
-            if (chunk := text.add(token.id)) is not None:
-                yield chunk
-        total = time.perf_counter() - started
-        yield text.last(self._reply(text.ids, turn, first or total, total))
+        yield from answer(turn, self._llm, options, self._text, started)
 
     def ask_batch(
         self, requests: Sequence[Request | tuple[AudioInput | None, str | None]], *, via: Via = "auto",
@@ -201,9 +153,48 @@ class Engine:
             ids[row].append(token.id)
         total = time.perf_counter() - started
         return [
-            turn if isinstance(turn, SoundwaveError) else self._reply(ids[i], turn, first[i] or total, total)
+            turn if isinstance(turn, SoundwaveError)
+            else reply_of(turn, ids[i], self._text(ids[i]), self._llm.info, first[i] or total, total)
             for i, turn in enumerate(turns)
         ]
+
+    def chat(
+        self, messages: Sequence[dict[str, Any]], *, via: Via = "auto", temperature: float = 0.2, top_p: float = 0.9,
+        max_new_tokens: int = 512, seed: int | None = None, stop: str | Sequence[str] = (),
+    ) -> Reply:
+        """The assistant's next turn in a conversation of texts and recordings.
+
+        What one recording and one text get is what `ask` answers to them.
+
+        Args:
+            messages: each with a role (`system`, `user`, `assistant`) and its content: a text, or a list of parts
+                `{"type": "text", "text": …}` and, of users, `{"type": "audio", "audio": …}`, a recording as for `ask`.
+            via: as for `ask`, for every recording.
+            temperature, top_p, max_new_tokens, seed, stop: see `ChatOptions`.
+
+        Raises:
+            AudioTooLongError: the recordings, or their words, are more than the LLM can read at once.
+            AudioError: a recording cannot be used.
+            ConfigurationError: a message or an option is not allowed, or the LLM is not loaded.
+
+        Example:
+            messages = [{"role": "user", "content": [{"type": "audio", "audio": "question.wav"}]}]
+            print(engine.chat(messages).text)
+        """
+        options = {"temperature": temperature, "top_p": top_p, "max_new_tokens": max_new_tokens, "seed": seed}
+        *_, last = self.chat_stream(messages, via=via, **options, stop=stop)  # type: ignore[arg-type]
+        assert last.reply is not None
+        return last.reply
+
+    def chat_stream(
+        self, messages: Sequence[dict[str, Any]], *, via: Via = "auto", temperature: float = 0.2, top_p: float = 0.9,
+        max_new_tokens: int = 512, seed: int | None = None, stop: str | Sequence[str] = (),
+    ) -> Generator[Chunk, None, None]:
+        """The same turn in typed chunks as it is made; arguments and errors as for `chat`. Closing it stops all."""
+        stops = (stop,) if isinstance(stop, str) else tuple(stop)
+        options, started = ChatOptions(temperature, top_p, max_new_tokens, seed, via, stops), time.perf_counter()
+        turn = self._conversations.turn(messages, self._way(options), options, self._llm)
+        yield from answer(turn, self._llm, options, self._text, started, stops)
 
     def transcribe(
         self, audio: AudioInput, *, llm: bool | None = None, hotwords: Sequence[str] = (), damage: Damage = "refuse",
@@ -347,14 +338,11 @@ class Engine:
     ) -> list[Turn | SoundwaveError]:
         """What the LLM is to read for each request; the error of one that cannot be used stands in its place."""
         llm = self._llm  # fails before any work
-        via = self.inference.via if options.via == "auto" else options.via
-        return self._turn_maker.turns(requests, via, options, sound, llm)
+        return self._turn_maker.turns(requests, self._way(options), options, sound, llm)
 
-    def _reply(self, ids: list[int], turn: Turn, first: float, total: float) -> Reply:
-        usage = Usage(turn.duration, 0 if turn.prompt is None else len(turn.prompt), turn.audio_tokens, len(ids))
-        finish = "stop" if turn.prompt is None or (ids and ids[-1] in self._llm.info.eos_ids) else "length"
-        timings = Timings(turn.loading, turn.encoding, first, total)
-        return Reply(self._text(ids), ids, finish, usage, timings, turn.via, turn.transcript)
+    def _way(self, options: AskOptions) -> Literal["audio", "transcript"]:
+        """What the LLM reads for recordings."""
+        return self.inference.via if options.via == "auto" else options.via
 
     def _text(self, ids: list[int]) -> str:
         return self.processor.tokenizer.decode(ids, skip_special_tokens=True)

@@ -96,6 +96,22 @@ class AskOptions(GenerationOptions):
 
 
 @dataclass(frozen=True)
+class ChatOptions(AskOptions):
+    """How the next turn of a conversation is made.
+
+    Raises:
+        ConfigurationError: a value out of range.
+    """
+
+    stop: tuple[str, ...] = setting((), help="Texts before the first of which the answer ends.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if "" in self.stop:
+            raise ConfigurationError(f"stop is {list(self.stop)!r}; an empty text would end every answer: remove it.")
+
+
+@dataclass(frozen=True)
 class TranscribeOptions:
     """How a recording is written down.
 

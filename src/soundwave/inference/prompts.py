@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from soundwave.errors import ConfigurationError
 from soundwave.inference.backends.protocol import Prompt, PromptSegment
 from soundwave.inference_config import InferenceConfig
 from soundwave.processing import SoundwaveProcessor
+from soundwave.text.prompt import Turn
 
 ALONE_CAPITAL = re.compile(r"\bi\b")  # English; a draft that is wrong costs time only
 ASKING = frozenset(
@@ -35,17 +36,27 @@ class PromptBuilder:
 
     def audio(self, prompt: str, embeddings: np.ndarray) -> Prompt:
         """A recording, its (S, D) embeddings, and what to do with it."""
-        ids = self._ids([{"type": "audio"}, {"type": "text", "text": prompt}])
-        segments: list[PromptSegment] = []
-        start = 0
-        for at in (i for i, token in enumerate(ids) if token == self.audio_token_id):
-            segments += [ids[start:at], embeddings]
-            start = at + 1
-        return Prompt((*segments, ids[start:]))
+        return self.conversation([Turn("user", (None, prompt))], [embeddings])
 
     def text(self, text: str) -> Prompt:
         """A typed turn."""
-        return Prompt((self._ids([{"type": "text", "text": text}]),), self.inference.text_only == "adapted")
+        return self.conversation([Turn("user", (text,))])
+
+    def conversation(self, turns: Sequence[Turn], recordings: Sequence[np.ndarray] = ()) -> Prompt:
+        """Turns of several roles, up to where the assistant answers.
+
+        Args:
+            turns: texts, and None where a recording stands.
+            recordings: the (S, D) embeddings of each.
+        """
+        ids = self._ids(turns)
+        places = [i for i, token in enumerate(ids) if token == self.audio_token_id] if recordings else []
+        segments: list[PromptSegment] = []
+        start = 0
+        for place, embeddings in zip(places, recordings, strict=True):
+            segments += [ids[start:place], embeddings]
+            start = place + 1
+        return Prompt((*segments, ids[start:]), bool(recordings) or self.inference.text_only == "adapted")
 
     def transcript(self, words: str, prompt: str | None) -> Prompt:
         """The words of a recording and what to do with them; without a prompt they are the turn themselves."""
@@ -75,7 +86,7 @@ class PromptBuilder:
     @cached_property
     def _around_text(self) -> tuple[list[int], list[int]]:
         """The tokens before a typed text, and the first one after it: what follows is the same for every text."""
-        left, right = (self._ids([{"type": "text", "text": text}]) for text in ("a", "b"))
+        left, right = (self._ids([Turn("user", (text,))]) for text in ("a", "b"))
         at = next(i for i, (one, other) in enumerate(zip(left, right, strict=True)) if one != other)
         if at == 0:
             raise ConfigurationError(
@@ -84,5 +95,10 @@ class PromptBuilder:
             )
         return left[:at], left[at + 1 : at + 2]
 
-    def _ids(self, content: list[dict[str, Any]]) -> list[int]:
-        return self.processor.tokenize([{"role": "user", "content": content}]).ids
+    def _ids(self, turns: Sequence[Turn]) -> list[int]:
+        parts = [
+            [{"type": "audio"} if part is None else {"type": "text", "text": part} for part in turn.parts]
+            for turn in turns
+        ]
+        said = [{"role": turn.role, "content": some} for turn, some in zip(turns, parts, strict=True)]
+        return self.processor.tokenize(said).ids

@@ -132,7 +132,7 @@ class TurnMaker:
     ) -> Turn | SoundwaveError:
         try:
             if words is None:
-                embeddings = _as_array(speech)
+                embeddings = as_array(speech)
                 prompt = self.prompts.audio(request.prompt or self.default_prompt, embeddings)
                 draft = self.prompts.draft(speech.ctc_text)
                 return Turn(prompt, "audio", None, speech.duration, len(embeddings), loading, encoding, draft)
@@ -149,31 +149,38 @@ class TurnMaker:
     ) -> Turn:
         started = time.perf_counter()
         if via == "audio":
-            embeddings, duration = self._embeddings(listening, request, options, decoder)
-            prompt = self.prompts.audio(request.prompt or self.default_prompt, embeddings)
+            empty = np.zeros((0, decoder.info.width), np.float32)
+            asked = request.prompt or self.default_prompt
+            room = self.room(self.prompts.audio(asked, empty), options, decoder)
+            embeddings, duration = self.embeddings(listening, room, options, decoder)
+            prompt = self.prompts.audio(asked, embeddings)
             return Turn(prompt, "audio", None, duration, len(embeddings), 0.0, time.perf_counter() - started)
+        words, duration = self.words(listening)
+        spent = time.perf_counter() - started
+        if not words:
+            return Turn(None, "transcript", "", duration, 0, 0.0, spent)
+        fitting = self.fitting(words, request.prompt, options, decoder, duration)
+        return Turn(fitting, "transcript", words, duration, 0, 0.0, spent)
+
+    def words(self, listening: Listening) -> tuple[str, float]:
+        """What is said in a recording of any length, and its length in seconds."""
         parts: list[Part] = []
         for part in self.long_transcriber.parts([listening], TranscribeOptions()):
             if part.error is not None:
                 raise part.error
             parts.append(part)
         transcript = joined(parts, "ctc")
-        spent = time.perf_counter() - started
-        if not transcript.text:
-            return Turn(None, "transcript", "", transcript.duration, 0, 0.0, spent)
-        asked = self._fitting(transcript.text, request.prompt, options, decoder, transcript.duration)
-        return Turn(asked, "transcript", transcript.text, transcript.duration, 0, 0.0, spent)
+        return transcript.text, transcript.duration
 
-    def _embeddings(
-        self, listening: Listening, request: Request, options: AskOptions, decoder: Decoder
+    def embeddings(
+        self, listening: Listening, room: int, options: AskOptions, decoder: Decoder
     ) -> tuple[np.ndarray, float]:
         """(S, D) of all stretches of a recording, and its length in seconds.
 
         Raises:
-            AudioTooLongError: they do not fit into the LLM's context; it is said as soon as that is known.
+            AudioTooLongError: they are more than `room`; it is said as soon as that is known.
         """
         empty = np.zeros((0, decoder.info.width), np.float32)
-        room = self._room(self.prompts.audio(request.prompt or self.default_prompt, empty), options, decoder)
         found, count, seconds = [empty], 0, 0.0
         with closing(events_of([listening], self.long_transcriber.new_cutter)) as events:  # type: ignore[type-var]
             for sound in unshared(events):
@@ -182,18 +189,18 @@ class TurnMaker:
                 if isinstance(sound, Ended):
                     return np.concatenate(found), sound.seconds
                 (speech,) = self.front_end.encode_clips([sound])
-                found.append(_as_array(speech))
+                found.append(as_array(speech))
                 count, seconds = count + len(found[-1]), seconds + speech.duration
                 if count > room:
                     raise _too_long(seconds, count, room, options, decoder)
         raise AssertionError("a recording ends or fails")
 
-    def _room(self, prompt: Prompt, options: AskOptions, decoder: Decoder) -> int:
+    def room(self, prompt: Prompt, options: AskOptions, decoder: Decoder) -> int:
         """Positions that are left in the LLM's context beside a prompt and the longest answer."""
         context = decoder.info.context_length
         return 2**62 if context is None else context - options.max_new_tokens - len(prompt)
 
-    def _fitting(
+    def fitting(
         self, words: str, prompt: str | None, options: AskOptions, decoder: Decoder, duration: float
     ) -> Prompt:
         """A turn with all the words; where they are too many, with the answers that parts of them got.
@@ -203,10 +210,10 @@ class TurnMaker:
             ConfigurationError: answers may be so long that they are no shorter than the words.
         """
         whole = self.prompts.transcript(words, prompt)
-        if self._room(whole, options, decoder) >= 0:
+        if self.room(whole, options, decoder) >= 0:
             return whole
         if prompt is None:
-            fits = duration * (len(whole) + self._room(whole, options, decoder)) / len(whole)
+            fits = duration * (len(whole) + self.room(whole, options, decoder)) / len(whole)
             raise AudioTooLongError(
                 f"The words of {duration / 60:.1f} minutes take {len(whole)} positions; this model reads "
                 f"{decoder.info.context_length} in all, of which {options.max_new_tokens} are kept for the answer: "
@@ -224,12 +231,12 @@ class TurnMaker:
                 f"max_new_tokens is {options.max_new_tokens}: the answers about {len(asked)} parts of the transcript "
                 "are together no shorter than it; give a lower one."
             )
-        return self._fitting(told, prompt, options, decoder, duration)
+        return self.fitting(told, prompt, options, decoder, duration)
 
     def _parts(self, words: str, prompt: str, options: AskOptions, decoder: Decoder) -> list[str]:
         """The words in as few parts of about equal length as fit."""
         said = words.split(" ")
-        if self._room(self.prompts.transcript(said[0], prompt), options, decoder) < 0:
+        if self.room(self.prompts.transcript(said[0], prompt), options, decoder) < 0:
             raise ConfigurationError(
                 f"The prompt and max_new_tokens={options.max_new_tokens} leave no room for a transcript; this model "
                 f"reads {decoder.info.context_length} positions in all. Shorten them."
@@ -238,13 +245,14 @@ class TurnMaker:
         while True:
             bounds = [round(i * len(said) / count) for i in range(count + 1)]
             parts = [" ".join(said[first:last]) for first, last in pairwise(bounds) if last > first]
-            rooms = [self._room(self.prompts.transcript(part, prompt), options, decoder) for part in parts]
+            rooms = [self.room(self.prompts.transcript(part, prompt), options, decoder) for part in parts]
             if min(rooms) >= 0 or len(parts) == len(said):
                 return parts
             count += max(1, count // 4)
 
 
-def _as_array(speech: Speech) -> np.ndarray:
+def as_array(speech: Speech) -> np.ndarray:
+    """(S, D) a recording's embeddings, as decoders read them."""
     return speech.embeddings.float().cpu().numpy()
 
 
