@@ -17,14 +17,14 @@ import typer
 from typer.core import TyperGroup
 
 import soundwave
-from soundwave.cli import data, evaluation, language_model, live, models, speech, streams, training
+from soundwave.cli import data, demo, evaluation, language_model, live, models, speech, streams, training
 from soundwave.cli.display import say_error
 from soundwave.cli.options import Family
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.inference.processes import wait_as_fits
 
 EXTRAS = {  # what a verb needs beyond the core
-    "train": "train", "data": "train", "eval": "eval", "lm": "train", "live": "live",
+    "train": "train", "data": "train", "eval": "eval", "lm": "train", "live": "live", "demo": "demo",
 }
 
 
@@ -93,6 +93,7 @@ def _options_of_all(
 app.command()(speech.ask)
 app.command()(speech.transcribe)
 app.command()(live.live)
+app.command()(demo.demo)
 app.command()(models.doctor)
 app.command()(models.download)
 app.command()(training.train)

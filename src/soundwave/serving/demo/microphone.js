@@ -1,8 +1,8 @@
 // The microphone: sound goes to the server in pieces, captions come back; a piece is sent when the last one is answered.
 const find = (name) => element.querySelector(name);
 const button = find(".sw-record"), label = find(".sw-record-text"), state = find(".sw-record-state");
-const captions = find(".sw-captions"), lines = find(".sw-lines"), level = find(".sw-level span");
-const standing = find(".sw-standing"), changing = find(".sw-changing");
+const time = find(".sw-time-shown"), level = find(".sw-level span");
+const caption = (name) => document.querySelector(`#sw-captions ${name}`);  // a part of the page of its own
 const SHORTEST = 0.2;  // seconds of sound in a piece
 const LONGEST = 20;    // seconds: a longer pause in the connection is sent in several pieces
 
@@ -37,16 +37,15 @@ function look(recording) {
 }
 function show(events) {
   for (const event of events) {
-    if (event.final) {
+    if (event.final && event.text) {
       const line = document.createElement("p");
       line.textContent = event.text;
-      if (event.text) lines.append(line);
-      standing.textContent = changing.textContent = "";
-    } else {
-      standing.textContent = event.standing;
-      changing.textContent = event.changing;
+      caption(".sw-lines").append(line);
     }
+    caption(".sw-standing").textContent = event.standing ?? "";
+    caption(".sw-changing").textContent = event.changing ?? "";
   }
+  const captions = caption(".sw-captions");
   captions.scrollTop = captions.scrollHeight;
 }
 function encoded(blocks) {  // 16-bit samples as base64
@@ -90,14 +89,14 @@ async function start() {
     level.style.width = `${Math.min(100, 300 * Math.sqrt(data.reduce((sum, x) => sum + x * x, 0) / data.length))}%`;
   };
   run.context.createMediaStreamSource(run.stream).connect(worklet);
-  lines.textContent = standing.textContent = changing.textContent = "";
-  captions.hidden = false;
+  for (const name of [".sw-lines", ".sw-standing", ".sw-changing"]) caption(name).textContent = "";
+  caption(".sw-captions").hidden = false;
   look(true);
   say("");
   run.began = Date.now();
   run.clock = setInterval(() => {
     const seconds = Math.floor((Date.now() - run.began) / 1000);
-    button.dataset.time = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
+    time.textContent = `${Math.floor(seconds / 60)}:${String(seconds % 60).padStart(2, "0")}`;
   }, 250);
   await pump(run);
 }
@@ -123,6 +122,7 @@ async function pump(run) {  // sends what was recorded, until it has ended and a
     }
     show((await ask("end", { token: run.token })).events);
     say(told, Boolean(told));
+    caption(".sw-captions").hidden = true;  // the transcript takes their place
     trigger("recorded", { token: run.token });
   } catch (error) {
     say(error.message, true);
@@ -134,7 +134,7 @@ function stop(run) {  // no more sound; what was recorded is still sent
   run.stream?.getTracks().forEach((track) => track.stop());
   run.context?.suspend();
   clearInterval(run.clock);
-  delete button.dataset.time;
+  time.textContent = "";
   level.style.width = "0";
   look(false);
 }
