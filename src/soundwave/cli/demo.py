@@ -32,7 +32,7 @@ def demo(
     engine = load(model, device, dtype, quiet)
     stop = threading.Event()
     with served(engine, options) as address:
-        say(f"the demo is at {address} ; Ctrl-C ends", quiet)
+        note(f"the demo is at {address} ; Ctrl-C ends", quiet)
         _wait(stop)
     say("the demo has ended, and what was given to it is deleted", quiet)
 

@@ -1,4 +1,4 @@
-"""What a visitor should know of the model: what it is, where it runs, how much it hears, what its card says against it."""
+"""What a visitor should know of the model: what it is, where it runs, how much it reads, what it cannot do."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ def facts_table(engine: Engine, options: DemoOptions) -> str:
         }[facts["via"]],
         "Longest recording here": f"{options.max_seconds / 60:g} minutes, {options.max_megabytes} MB",
         "Context": context_of(engine),
-        "What you give": "stays on the machine that serves this page, is seen by nobody else through it, and is deleted "
-        f"when you close the page or do nothing for {options.keep_minutes:g} minutes",
+        "What you give": "stays on the machine that serves this page, is shown to nobody else, and is deleted when you "
+        f"close the page or do nothing for {options.keep_minutes:g} minutes",
     }
-    cells = "".join(f"<tr><th scope='row'>{escape(name)}</th><td>{escape(told)}</td></tr>" for name, told in rows.items())
-    return f"<table class='sw-facts'>{cells}</table>"
+    cells = (f"<tr><th scope='row'>{escape(name)}</th><td>{escape(told)}</td></tr>" for name, told in rows.items())
+    return f"<table class='sw-facts'>{''.join(cells)}</table>"
 
 
 def context_of(engine: Engine) -> str:

@@ -31,18 +31,26 @@ from soundwave.serving.demo.player import clock, transcript_html
 from soundwave.serving.demo.visits import Recording, Visit, Visits, keep
 
 MOST_CHARACTERS = 4000  # of a question
-OUR_FAULT = "Something went wrong here, and it is not your fault. Try again; whoever runs this page finds it in the log."
-WAYS = {"audio": "from the recording itself", "transcript": "from the words that were heard", "text": "without a recording"}
+OUR_FAULT = "Something went wrong, and not by your fault. Try again; whoever runs this page finds it in the log."
+WAYS = {"audio": "from the recording itself", "transcript": "from the words that were heard"}
 
 log = logging.getLogger("soundwave.demo")
 
 
 class View(NamedTuple):
-    """What the page shows after a step: the outputs of every event, in their order."""
+    """What the page shows after a step, in the order of the outputs that every event has.
 
-    status: Any
-    transcript: Any
-    chat: Any
+    Attributes:
+        status: how far the recording is, or what is wrong with it, as HTML.
+        transcript: as HTML.
+        chat: the messages.
+        said: how far the answer is, or what is wrong with the question, as HTML.
+    """
+
+    status: Any = gr.skip()
+    transcript: Any = gr.skip()
+    chat: Any = gr.skip()
+    said: Any = gr.skip()
 
 
 class Actions:
@@ -91,7 +99,7 @@ class Actions:
         try:
             path = self.microphones.fetch(_text(event._data or {}, "token"))
         except SoundwaveError as error:
-            yield View(_error(error), gr.skip(), gr.skip())
+            yield View(_error(error))
             return
         yield from self._given(path, "Your recording", request)
 
@@ -108,19 +116,19 @@ class Actions:
         visit = self._visit(request)
         visit.forget()
         visit.stopped.clear()
-        yield View(_note(f"Reading {name} …"), "", [])
+        yield View(_note(f"Reading {name} …"), "", [], "")
         try:
             with path.open("rb") as file:  # a name would stand in errors, and it is none that the visitor knows
                 visit.recording = keep(file, name, self.folder, self.options.max_seconds)
             yield from self._written_down(visit, visit.recording)
         except AudioTooLongError:
             bound = f"{self.options.max_seconds / 60:g} minutes"
-            yield View(_error(f"{name} is longer than {bound}, the most that this page takes. Cut it."), "", [])
+            yield View(_error(f"{name} is longer than {bound}, the most that this page takes. Cut it."))
         except SoundwaveError as error:
-            yield View(_error(_named(error, name)), "", [])
+            yield View(_error(_named(error, name)))
         except Exception:
             log.exception("a recording could not be written down")
-            yield View(_error(OUR_FAULT), "", [])
+            yield View(_error(OUR_FAULT))
         finally:
             if not ours:
                 path.unlink(missing_ok=True)
@@ -133,19 +141,19 @@ class Actions:
             if part.error is not None:
                 raise part.error
             if visit.stopped.is_set():
-                yield View(_note("Stopped."), gr.skip(), gr.skip())
+                yield View(_note("Stopped."))
                 return
             parts.append(part)
             if not part.whole:
                 told = f"Writing down … {clock(part.seconds)} of {clock(recording.seconds)}"
-                yield View(_note(told), transcript_html(joined(parts, source), recording, whole=False), gr.skip())
+                yield View(_note(told), transcript_html(joined(parts, source), recording, whole=False))
         transcript = joined(parts, source)
         recording.write_downloads(transcript)
         visit.transcript = transcript
         told = f"{recording.seconds:.1f} seconds, written down in {time.monotonic() - began:.1f}."
         if not transcript.text:
             told = "Nobody speaks in this recording, as far as the model hears."
-        yield View(_note(told), transcript_html(transcript, recording), gr.skip())
+        yield View(_note(told), transcript_html(transcript, recording))
 
     # The conversation
 
@@ -156,27 +164,27 @@ class Actions:
         visit = self._visit(request)
         asked = Asked(question.strip()[:MOST_CHARACTERS], via, float(temperature), int(max_new_tokens))
         try:
-            yield View(_note("Thinking …"), gr.skip(), [*visit.messages, _user(asked)])
+            yield View(said=_note("Thinking …"))
             for reply in answers(self.engine, visit, asked):
-                note = _note("Answering …") if reply is None else _note(self._about(reply, asked))
-                yield View(note, gr.skip(), [dict(message) for message in visit.messages])
+                note = _note("Answering …") if reply is None else _note(self._about(reply, asked, visit))
+                yield View(chat=[dict(message) for message in visit.messages], said=note)
             if visit.stopped.is_set():
-                yield View(_note("Stopped."), gr.skip(), visit.messages)
+                yield View(said=_note("Stopped."))
         except SoundwaveError as error:
-            yield View(_error(error), gr.skip(), visit.messages)
+            yield View(chat=visit.messages, said=_error(error))
         except Exception:
             log.exception("a question could not be answered")
-            yield View(_error(OUR_FAULT), gr.skip(), visit.messages)
+            yield View(chat=visit.messages, said=_error(OUR_FAULT))
 
     def stop(self, request: gr.Request) -> None:
         """What runs for the visitor ends."""
         self._visit(request).stopped.set()
 
-    def begin_anew(self, request: gr.Request) -> View:
+    def clear(self, request: gr.Request) -> View:
         """The conversation is forgotten; the recording stays."""
         visit = self._visit(request)
         visit.messages = []
-        return View(_note("The conversation begins anew."), gr.skip(), [])
+        return View(chat=[], said=_note("The conversation begins anew; the recording stays."))
 
     def leave(self, request: gr.Request) -> None:
         """The page was closed."""
@@ -185,16 +193,13 @@ class Actions:
     def _visit(self, request: gr.Request) -> Visit:
         return self.visits.of(str(request.session_hash))
 
-    def _about(self, reply: Reply, asked: Asked) -> str:
+    def _about(self, reply: Reply, asked: Asked, visit: Visit) -> str:
         way = self.engine.inference.via if asked.via == "auto" else asked.via
-        told = f"Answered in {reply.timings.total:.1f} seconds, {WAYS[way]}."
+        heard = WAYS[way] if visit.recording else "without a recording"
+        told = f"Answered in {reply.timings.total:.1f} seconds, {heard}."
         if reply.finish_reason == "length":
             told += " The answer was cut; Settings allow a longer one."
         return told
-
-
-def _user(asked: Asked) -> dict[str, Any]:
-    return {"role": "user", "content": asked.text or "…"}
 
 
 def _shown(events: list[Event]) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What visitors are saying: sound comes in pieces and captions go back; at the end there is a recording.
 
-A browser sends the next piece when the captions of the last one are there, so a slow machine gets longer pieces, never a
-queue. It knows nothing of browsers and pages.
+A browser sends the next piece when the captions of the last one are there, so a slow machine gets longer pieces, never
+a queue. It knows nothing of browsers and pages.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 from soundwave.errors import AudioTooLongError, SoundwaveError
 from soundwave.inference.captions import Event, LiveSession
 from soundwave.inference.engine import Engine
+from soundwave.serving.demo.visits import new_wave
 
 FORGOTTEN_AFTER = 60.0  # seconds without a piece: the visitor is gone
 IN_TIME = 1.0  # seconds of sound in a piece; of a longer one only the end is captioned at every step
@@ -81,12 +82,8 @@ class Microphones:
         session = self._engine.listen(sampling_rate=rate)
         name = secrets.token_urlsafe(24)
         path = self._folder / f"{name}.wav"
-        file = wave.open(str(path), "wb")
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(rate)
         with self._lock:
-            self._open[name] = _Listening(session, file, path, rate, self._clock())
+            self._open[name] = _Listening(session, new_wave(path, rate), path, rate, self._clock())
         return name
 
     def feed(self, name: str, samples: np.ndarray) -> list[Event]:

@@ -39,10 +39,11 @@ def theme() -> gr.themes.Base:
     ).set(
         button_primary_background_fill="*primary_600", button_primary_background_fill_dark="*primary_600",
         button_primary_background_fill_hover="*primary_700", button_primary_background_fill_hover_dark="*primary_700",
-        button_primary_text_color="white", block_info_text_color="*neutral_600",
+        button_primary_text_color="white", body_background_fill="*neutral_100", block_title_text_color="*primary_700",
+        block_title_text_color_dark="*primary_100", block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300", body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300", input_placeholder_color="*neutral_500",
-        input_placeholder_color_dark="*neutral_400",
+        input_placeholder_color_dark="*neutral_300", link_text_color_dark="*primary_300",
     )
 
 
@@ -56,23 +57,23 @@ def page(engine: Engine, actions: Actions, options: DemoOptions) -> gr.Blocks:
     with gr.Blocks(title="Soundwave", analytics_enabled=False, delete_cache=(600, 3600)) as blocks:
         # What every action may change stands here first, and gets its place below.
         status = gr.HTML("", js_on_load=LIVE_REGION, elem_id="sw-status", render=False)
+        said = gr.HTML("", js_on_load=LIVE_REGION, elem_id="sw-said", render=False)
         transcript = gr.HTML(NOTHING_YET, js_on_load=text_of("player.js"), elem_id="sw-transcript", render=False)
         chat = gr.Chatbot(
-            label="Conversation", height=420, buttons=["copy"], render_markdown=False, feedback_options=None,
+            label="Conversation", show_label=False, height=420, buttons=["copy"], render_markdown=False, feedback_options=None,
             allow_tags=False, placeholder="Give a recording, then ask about it.", elem_id="sw-chat", render=False,
         )
-        outputs = [status, transcript, chat]
+        outputs = [status, transcript, chat, said]
         gr.HTML(_header(engine), js_on_load=None, elem_id="sw-header")
         with gr.Row(elem_id="sw-main"):
-            with gr.Column(min_width=320):
+            with gr.Column(min_width=320, elem_classes="sw-panel"):
                 _recording(actions, options, outputs)
                 status.render()
                 gr.HTML(text_of("captions.html"), js_on_load=None, elem_id="sw-captions")
-                gr.HTML("<h2>Transcript</h2>", js_on_load=None)
+                gr.HTML('<h2 class="sw-below">Transcript</h2>', js_on_load=None)
                 transcript.render()
-            with gr.Column(min_width=320):
+            with gr.Column(min_width=320, elem_classes="sw-panel"):
                 gr.HTML("<h2>Ask about it</h2>", js_on_load=None)
-                chat.render()
                 _conversation(actions, outputs)
         with gr.Accordion("About this model, and what it cannot do", open=False):
             gr.HTML(facts_table(engine, options), js_on_load=None)
@@ -82,7 +83,7 @@ def page(engine: Engine, actions: Actions, options: DemoOptions) -> gr.Blocks:
 
 
 def _header(engine: Engine) -> str:
-    return f"<h1>Soundwave</h1><p>Speech in, answer out.</p><p class='sw-model'>{escape(summary(engine))}</p>"
+    return f"<h1>Soundwave</h1><p>Speech in, answer out. It is often wrong: check what it says.</p><p class='sw-model'>{escape(summary(engine))}</p>"
 
 
 def _recording(actions: Actions, options: DemoOptions, outputs: list[Any]) -> None:
@@ -91,7 +92,7 @@ def _recording(actions: Actions, options: DemoOptions, outputs: list[Any]) -> No
     with gr.Row(elem_id="sw-sources"):
         microphone = gr.HTML(
             text_of("microphone.html"), js_on_load=text_of("microphone.js"), elem_id="sw-microphone",
-            server_functions=[actions.begin, actions.feed, actions.end],
+            apply_default_css=False, server_functions=_microphone_calls(actions), min_width=100,
         )
         upload = gr.UploadButton("Upload a file", file_types=["audio", "video"], elem_id="sw-upload", min_width=120)
     told = f"English speech, up to {options.max_seconds / 60:g} minutes and {options.max_megabytes} MB, any format."
@@ -104,6 +105,21 @@ def _recording(actions: Actions, options: DemoOptions, outputs: list[Any]) -> No
     upload.upload(actions.uploaded, upload, outputs, **QUEUED)
 
 
+def _microphone_calls(actions: Actions) -> list[Callable[[dict[str, Any]], dict[str, Any]]]:
+    """What the microphone's script calls, as functions: Gradio writes on them, which methods do not allow."""
+
+    def begin(given: dict[str, Any]) -> dict[str, Any]:
+        return actions.begin(given)
+
+    def feed(given: dict[str, Any]) -> dict[str, Any]:
+        return actions.feed(given)
+
+    def end(given: dict[str, Any]) -> dict[str, Any]:
+        return actions.end(given)
+
+    return [begin, feed, end]
+
+
 def _of_example(actions: Actions, path: Path) -> Callable[[gr.Request], Iterator[View]]:
     def write_down(request: gr.Request) -> Iterator[View]:
         yield from actions.example(path, request)
@@ -113,6 +129,9 @@ def _of_example(actions: Actions, path: Path) -> Callable[[gr.Request], Iterator
 
 def _conversation(actions: Actions, outputs: list[Any]) -> None:
     """What is asked, and how it is answered."""
+    chat, said = outputs[2:]
+    chat.render()
+    said.render()
     with gr.Row(elem_id="sw-suggestions"):
         answer = gr.Button("Answer what is said", size="sm", min_width=80)
         suggestions = [gr.Button(text, size="sm", min_width=80) for text in SUGGESTIONS]
@@ -123,7 +142,7 @@ def _conversation(actions: Actions, outputs: list[Any]) -> None:
     with gr.Row(elem_id="sw-ask"):
         ask = gr.Button("Ask", variant="primary", min_width=80)
         stop = gr.Button("Stop", min_width=80)
-        anew = gr.Button("Begin anew", min_width=80)
+        clear = gr.Button("Clear", min_width=80)
     with gr.Accordion("Settings of the answer", open=False):
         settings = _settings()
     for event in (ask.click, question.submit):
@@ -133,7 +152,8 @@ def _conversation(actions: Actions, outputs: list[Any]) -> None:
     for button, text in zip(suggestions, SUGGESTIONS, strict=True):
         button.click(_of_question(actions, text), settings, outputs, **QUEUED)
     stop.click(actions.stop, None, None, **AT_ONCE)
-    anew.click(actions.begin_anew, None, outputs, **AT_ONCE)
+    for event in (clear.click, chat.clear):  # the second is the conversation's own sign, a bin
+        event(actions.clear, None, outputs, **AT_ONCE)
 
 
 def _of_question(actions: Actions, text: str) -> Callable[..., Iterator[View]]:

@@ -11,6 +11,7 @@ import threading
 import time
 import wave
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -66,12 +67,18 @@ def keep(source: AudioInput, name: str, parent: Path, max_seconds: float) -> Rec
     folder = parent / secrets.token_urlsafe(24)  # whoever knows the name may read it
     folder.mkdir(mode=0o700)
     recording = Recording(name, folder, len(samples) / SAMPLE_RATE)
-    with wave.open(str(recording.sound), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(SAMPLE_RATE)
+    with closing(new_wave(recording.sound, SAMPLE_RATE)) as file:
         file.writeframes((np.clip(samples, -1, 1) * LOUDEST).astype("<i2").tobytes())
     return recording
+
+
+def new_wave(path: Path, rate: int) -> wave.Wave_write:
+    """A file for 16-bit samples of one channel; whoever asked for it closes it."""
+    file = wave.open(str(path), "wb")  # noqa: SIM115
+    file.setnchannels(1)
+    file.setsampwidth(2)
+    file.setframerate(rate)
+    return file
 
 
 @dataclass
