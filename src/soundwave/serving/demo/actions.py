@@ -132,6 +132,8 @@ class Actions:
         finally:
             if not ours:
                 path.unlink(missing_ok=True)
+            if visit.gone:
+                visit.forget()
 
     def _written_down(self, visit: Visit, recording: Recording) -> Iterator[View]:
         """The words as they are found."""
@@ -162,8 +164,10 @@ class Actions:
     ) -> Iterator[View]:
         """A question is answered while the visitor looks on."""
         visit = self._visit(request)
-        asked = Asked(question.strip()[:MOST_CHARACTERS], via, float(temperature), int(max_new_tokens))
+        asked = Asked(question.strip(), via, float(temperature), int(max_new_tokens))
         try:
+            if len(question) > MOST_CHARACTERS:
+                raise SoundwaveError(f"The question has {len(question)} characters; {MOST_CHARACTERS} are allowed.")
             yield View(said=_note("Thinking …"))
             for reply in answers(self.engine, visit, asked):
                 note = _note("Answering …") if reply is None else _note(self._about(reply, asked, visit))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from soundwave.errors import SoundwaveError
 from soundwave.inference.engine import Engine
@@ -15,6 +19,7 @@ from soundwave.serving.demo.options import DemoOptions
 from soundwave.serving.demo.page import page, text_of, theme
 
 SWEEP_EVERY = 30.0  # seconds between two looks for visitors who are gone
+MOST_BODY = 8 * 2**20  # bytes of a request that is no upload; a piece of sound has 3 MB at most
 
 
 @contextmanager
@@ -24,8 +29,10 @@ def served(engine: Engine, options: DemoOptions) -> Iterator[str]:
     Raises:
         SoundwaveError: the port is taken, or the address is none of this machine's.
     """
-    with tempfile.TemporaryDirectory(prefix="soundwave-demo-") as folder:
-        actions = Actions(engine, options, Path(folder).resolve())
+    with tempfile.TemporaryDirectory(prefix="soundwave-demo-") as temporary, _uploads_in(temporary):
+        folder = Path(temporary).resolve()
+        (folder / "recordings").mkdir()
+        actions = Actions(engine, options, folder / "recordings")
         blocks = page(engine, actions, options)
         ended = threading.Event()
         sweeper = threading.Thread(target=_sweep, args=(actions, ended), daemon=True)
@@ -33,9 +40,9 @@ def served(engine: Engine, options: DemoOptions) -> Iterator[str]:
             _, address, _ = blocks.launch(
                 server_name=options.host, server_port=options.port, prevent_thread_lock=True, quiet=True, share=False,
                 inbrowser=False, show_error=False, max_file_size=options.max_megabytes * 2**20,
-                allowed_paths=[folder, str(Path(folder).resolve())], footer_links=[], run_history=False,
+                allowed_paths=[str(actions.folder)], footer_links=[], run_history=False,
                 enable_monitoring=False, ssr_mode=False, pwa=False, mcp_server=False, theme=theme(),
-                css=text_of("style.css"),
+                css=text_of("style.css"), app_kwargs={"middleware": [Middleware(BoundedBodies)]},
             )
         except OSError as error:
             raise SoundwaveError(
@@ -54,3 +61,38 @@ def _sweep(actions: Actions, ended: threading.Event) -> None:
     while not ended.wait(SWEEP_EVERY):
         actions.visits.sweep()
         actions.microphones.sweep()
+
+
+@contextmanager
+def _uploads_in(folder: str) -> Iterator[None]:
+    """Within it, Gradio keeps what is uploaded in a folder that is ours to delete; it knows no other way to be told."""
+    before = os.environ.get("GRADIO_TEMP_DIR")
+    os.environ["GRADIO_TEMP_DIR"] = str(Path(folder).resolve() / "uploads")
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["GRADIO_TEMP_DIR"]
+        else:
+            os.environ["GRADIO_TEMP_DIR"] = before
+
+
+class BoundedBodies:
+    """An ASGI application that cuts off requests with too large a body; Gradio bounds uploads, and nothing else."""
+
+    def __init__(self, app: ASGIApp):
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"].rstrip("/").endswith("/upload"):
+            await self.app(scope, receive, send)
+            return
+        count = 0
+
+        async def bounded() -> Message:
+            nonlocal count
+            message = await receive()
+            count += len(message.get("body", b""))
+            return message if count <= MOST_BODY else {"type": "http.disconnect"}
+
+        await self.app(scope, bounded, send)

@@ -60,8 +60,8 @@ def page(engine: Engine, actions: Actions, options: DemoOptions) -> gr.Blocks:
         said = gr.HTML("", js_on_load=LIVE_REGION, elem_id="sw-said", render=False)
         transcript = gr.HTML(NOTHING_YET, js_on_load=text_of("player.js"), elem_id="sw-transcript", render=False)
         chat = gr.Chatbot(
-            label="Conversation", show_label=False, height=420, buttons=["copy"], render_markdown=False, feedback_options=None,
-            allow_tags=False, placeholder="Give a recording, then ask about it.", elem_id="sw-chat", render=False,
+            label="Conversation", show_label=False, height=420, buttons=["copy"], render_markdown=False,
+            feedback_options=None, allow_tags=False, placeholder="Give a recording, then ask about it.", elem_id="sw-chat", render=False,
         )
         outputs = [status, transcript, chat, said]
         gr.HTML(_header(engine), js_on_load=None, elem_id="sw-header")
@@ -83,7 +83,8 @@ def page(engine: Engine, actions: Actions, options: DemoOptions) -> gr.Blocks:
 
 
 def _header(engine: Engine) -> str:
-    return f"<h1>Soundwave</h1><p>Speech in, answer out. It is often wrong: check what it says.</p><p class='sw-model'>{escape(summary(engine))}</p>"
+    told = "<h1>Soundwave</h1><p>Speech in, answer out. It is often wrong: check what it says.</p>"
+    return f"{told}<p class='sw-model'>{escape(summary(engine))}</p>"
 
 
 def _recording(actions: Actions, options: DemoOptions, outputs: list[Any]) -> None:
@@ -136,8 +137,7 @@ def _conversation(actions: Actions, outputs: list[Any]) -> None:
         answer = gr.Button("Answer what is said", size="sm", min_width=80)
         suggestions = [gr.Button(text, size="sm", min_width=80) for text in SUGGESTIONS]
     question = gr.Textbox(
-        label="Your question", placeholder="Type a question; Enter asks it", lines=1, max_length=4000,
-        elem_id="sw-question",
+        label="Your question", placeholder="Type a question; Enter asks it", lines=1, elem_id="sw-question",
     )
     with gr.Row(elem_id="sw-ask"):
         ask = gr.Button("Ask", variant="primary", min_width=80)

@@ -89,6 +89,7 @@ class Visit:
         recording, transcript: what is on the page.
         messages: the conversation, as `Engine.chat_stream` reads it.
         stopped: is set when what runs for the visitor should end.
+        gone: the visitor is, and what still runs may leave nothing.
         used: when it was last needed, by the store's clock.
     """
 
@@ -96,6 +97,7 @@ class Visit:
     transcript: Transcript | None = None
     messages: list[dict[str, Any]] = field(default_factory=list)
     stopped: threading.Event = field(default_factory=threading.Event)
+    gone: bool = False
     used: float = 0.0
 
     def forget(self) -> None:
@@ -131,6 +133,7 @@ class Visits:
         with self._lock:
             visit = self._visits.pop(session, None)
         if visit is not None:
+            visit.gone = True
             visit.forget()
 
     def sweep(self) -> None:
