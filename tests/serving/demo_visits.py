@@ -8,11 +8,15 @@ from __future__ import annotations
 import shutil
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+
+from soundwave.audio import SAMPLE_RATE
+from soundwave.serving.demo.visits import new_wave
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed (Debian: apt install chromium)")
@@ -68,17 +72,14 @@ class Visitor:
 
 
 @contextmanager
-def chromium(*more: str) -> Iterator[Any]:
+def chromium(playwright: Any, *more: str) -> Iterator[Any]:
     """Debian's browser, with a microphone that is none and needs no permission."""
-    from playwright.sync_api import sync_playwright
-
     flags = ["--no-sandbox", "--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream", *more]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
-        try:
-            yield browser
-        finally:
-            browser.close()
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    try:
+        yield browser
+    finally:
+        browser.close()
 
 
 @contextmanager
@@ -96,3 +97,10 @@ def visitor(browser: Any, address: str, size: dict[str, int] = DESKTOP, scheme: 
 
 def files_in(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+
+
+def write_wave(path: Path, samples: np.ndarray) -> Path:
+    """(T,) float samples at 16 kHz as a file."""
+    with closing(new_wave(path, SAMPLE_RATE)) as file:
+        file.writeframes((samples * 32767).astype("<i2").tobytes())
+    return path

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from soundwave.inference.engine import Engine
 from soundwave.serving.demo.options import DemoOptions
+from soundwave.serving.demo.player import length
 
 KEPT_BESIDE = 640  # positions for a question and its answer, beside a recording
 LIMITS = re.compile(r"^## What it cannot do\s*\n(.*?)(?=^## |\Z)", re.MULTILINE | re.DOTALL)
@@ -39,7 +40,7 @@ def facts_table(engine: Engine, options: DemoOptions) -> str:
             "audio": "the language model reads the recording itself",
             "transcript": "the language model reads the words that were found in the recording",
         }[facts["via"]],
-        "Longest recording here": f"{options.max_seconds / 60:g} minutes, {options.max_megabytes} MB",
+        "Longest recording here": f"{length(options.max_seconds)}, {options.max_megabytes} MB",
         "Context": context_of(engine),
         "What you give": "stays on the machine that serves this page, is shown to nobody else, and is deleted when you "
         f"close the page or do nothing for {options.keep_minutes:g} minutes",

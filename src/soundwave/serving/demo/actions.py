@@ -17,17 +17,17 @@ from typing import Any, NamedTuple
 import gradio as gr
 import numpy as np
 
-from soundwave.errors import AudioError, AudioTooLongError, SoundwaveError
+from soundwave.errors import AudioTooLongError, SoundwaveError
 from soundwave.inference.captions import Event, Partial
 from soundwave.inference.engine import Engine
 from soundwave.inference.longform import Part, joined
 from soundwave.inference.options import TranscribeOptions
 from soundwave.inference.results import Reply
 from soundwave.inference.stretches import Listening
-from soundwave.serving.demo.conversation import Asked, answers
+from soundwave.serving.demo.conversation import Asked, answers, shown
 from soundwave.serving.demo.microphones import Microphones
 from soundwave.serving.demo.options import DemoOptions
-from soundwave.serving.demo.player import clock, transcript_html
+from soundwave.serving.demo.player import clock, length, transcript_html
 from soundwave.serving.demo.visits import Recording, Visit, Visits, keep
 
 MOST_CHARACTERS = 4000  # of a question
@@ -84,7 +84,7 @@ class Actions:
             try:
                 return {"events": _shown(self.microphones.feed(_text(given, "token"), samples))}
             except AudioTooLongError as error:
-                return {"events": [], "full": _sentence(error)}
+                return {"events": [], "full": _sentence(str(error))}
 
         return _told(fed)
 
@@ -122,8 +122,8 @@ class Actions:
                 visit.recording = keep(file, name, self.folder, self.options.max_seconds)
             yield from self._written_down(visit, visit.recording)
         except AudioTooLongError:
-            bound = f"{self.options.max_seconds / 60:g} minutes"
-            yield View(_error(f"{name} is longer than {bound}, the most that this page takes. Cut it."))
+            bound = length(self.options.max_seconds)
+            yield View(_error(f"{name} is longer than {bound}, the most that this page takes; cut it."))
         except SoundwaveError as error:
             yield View(_error(_named(error, name)))
         except Exception:
@@ -171,14 +171,14 @@ class Actions:
             yield View(said=_note("Thinking …"))
             for reply in answers(self.engine, visit, asked):
                 note = _note("Answering …") if reply is None else _note(self._about(reply, asked, visit))
-                yield View(chat=[dict(message) for message in visit.messages], said=note)
+                yield View(chat=shown(visit), said=note)
             if visit.stopped.is_set():
                 yield View(said=_note("Stopped."))
         except SoundwaveError as error:
-            yield View(chat=visit.messages, said=_error(error))
+            yield View(chat=shown(visit), said=_error(error))
         except Exception:
             log.exception("a question could not be answered")
-            yield View(chat=visit.messages, said=_error(OUR_FAULT))
+            yield View(chat=shown(visit), said=_error(OUR_FAULT))
 
     def stop(self, request: gr.Request) -> None:
         """What runs for the visitor ends."""
@@ -223,7 +223,7 @@ def _told(action: Any) -> dict[str, Any]:
     try:
         return action()
     except SoundwaveError as error:
-        return {"error": _sentence(error)}
+        return {"error": _sentence(str(error))}
     except Exception:
         log.exception("the microphone failed")
         return {"error": OUR_FAULT}
@@ -243,20 +243,21 @@ def _text(given: Any, name: str) -> str:
     return value
 
 
-def _sentence(error: SoundwaveError | str) -> str:
+def _sentence(text: str) -> str:
     """A message as a sentence of its own."""
-    text = str(error)
     return text[:1].upper() + text[1:] + ("" if text.endswith((".", "!", "?")) else ".")
 
 
-def _named(error: AudioError | SoundwaveError, name: str) -> str:
+def _named(error: SoundwaveError, name: str) -> str:
     """An error about a recording, with the name that its visitor knows."""
-    return _sentence(error).replace("The audio stream", name)
+    return _sentence(str(error)).replace("The audio stream", name)
 
 
 def _note(text: str) -> str:
     return f'<p class="sw-note">{escape(text)}</p>'
 
 
-def _error(error: SoundwaveError | str) -> str:
-    return f'<p class="sw-error" role="alert"><strong>This did not work.</strong> {escape(_sentence(error))}</p>'
+def _error(problem: SoundwaveError | str) -> str:
+    """An error, or a sentence about one."""
+    told = problem if isinstance(problem, str) else _sentence(str(problem))
+    return f'<p class="sw-error" role="alert"><strong>This did not work.</strong> {escape(told)}</p>'

@@ -17,7 +17,8 @@ from soundwave.inference.results import Reply
 from soundwave.serving.demo.visits import Visit
 
 SHOWN_EVERY = 0.1  # seconds between two looks at an answer that grows
-SPOKEN = "(what is said in the recording)"  # in place of a question that nobody typed
+SPOKEN = ""  # in place of a question that nobody typed
+QUOTED = 300  # characters of a recording that is itself the question
 
 
 @dataclass(frozen=True)
@@ -51,7 +52,7 @@ def answers(engine: Engine, visit: Visit, asked: Asked) -> Iterator[Reply | None
         raise SoundwaveError("nobody speaks in this recording, so there is nothing to answer; give another one.")
     way = engine.inference.via if asked.via == "auto" else asked.via
     visit.stopped.clear()
-    visit.messages += [{"role": "user", "content": asked.text or SPOKEN}, {"role": "assistant", "content": ""}]
+    visit.messages += [{"role": "user", "content": asked.text}, {"role": "assistant", "content": ""}]
     messages, latest, shown = read_by_model(visit, way), visit.messages[-1], 0.0
     chunks = engine.chat_stream(
         messages, via=way, temperature=asked.temperature, max_new_tokens=asked.max_new_tokens
@@ -71,6 +72,15 @@ def answers(engine: Engine, visit: Visit, asked: Asked) -> Iterator[Reply | None
         if not latest["content"] and visit.messages[-1:] == [latest]:
             del visit.messages[-2:]
         raise
+
+
+def shown(visit: Visit) -> list[dict[str, Any]]:
+    """The visit's messages for the page: a question that was only spoken is quoted."""
+    messages = [dict(message) for message in visit.messages]
+    if messages and messages[0]["content"] == SPOKEN and visit.transcript is not None:
+        text = visit.transcript.text
+        messages[0]["content"] = f"“{text}”" if len(text) <= QUOTED else f"“{text[:QUOTED]} …”"
+    return messages
 
 
 def read_by_model(visit: Visit, way: Literal["audio", "transcript"]) -> list[dict[str, Any]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from starlette.middleware import Middleware
@@ -19,6 +20,7 @@ from soundwave.serving.demo.options import DemoOptions
 from soundwave.serving.demo.page import page, text_of, theme
 
 SWEEP_EVERY = 30.0  # seconds between two looks for visitors who are gone
+UPLOADS_KEPT = 600.0  # seconds until an upload that nobody came for is deleted
 MOST_BODY = 8 * 2**20  # bytes of a request that is no upload; a piece of sound has 3 MB at most
 
 
@@ -35,7 +37,7 @@ def served(engine: Engine, options: DemoOptions) -> Iterator[str]:
         actions = Actions(engine, options, folder / "recordings")
         blocks = page(engine, actions, options)
         ended = threading.Event()
-        sweeper = threading.Thread(target=_sweep, args=(actions, ended), daemon=True)
+        sweeper = threading.Thread(target=_sweep, args=(actions, folder / "uploads", ended), daemon=True)
         try:
             _, address, _ = blocks.launch(
                 server_name=options.host, server_port=options.port, prevent_thread_lock=True, quiet=True, share=False,
@@ -57,10 +59,15 @@ def served(engine: Engine, options: DemoOptions) -> Iterator[str]:
             blocks.close(verbose=False)
 
 
-def _sweep(actions: Actions, ended: threading.Event) -> None:
+def _sweep(actions: Actions, uploads: Path, ended: threading.Event) -> None:
     while not ended.wait(SWEEP_EVERY):
         actions.visits.sweep()
         actions.microphones.sweep()
+        # Uploads that were read are gone; what is left was broken off, or too large, and Gradio forgets it.
+        for path in [path for path in uploads.rglob("*") if path.is_file()]:
+            with suppress(FileNotFoundError):
+                if path.stat().st_mtime < time.time() - UPLOADS_KEPT:
+                    path.unlink()
 
 
 @contextmanager

@@ -99,7 +99,7 @@ class Microphones:
             room = round(self._max_seconds * listening.rate) - listening.count
             if room <= 0:
                 raise AudioTooLongError(
-                    f"{self._max_seconds / 60:g} minutes are recorded, and no more are allowed.", None,
+                    f"{self._max_seconds:g} seconds are recorded, and no more are allowed.", None,
                     self._max_seconds,
                 )
             samples = samples[:room]

@@ -16,6 +16,7 @@ from soundwave.serving.demo.about import facts_table, limits, summary
 from soundwave.serving.demo.actions import Actions, View
 from soundwave.serving.demo.examples import examples
 from soundwave.serving.demo.options import DemoOptions
+from soundwave.serving.demo.player import length
 
 HERE = Path(__file__).parent
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # no font is fetched
@@ -60,8 +61,9 @@ def page(engine: Engine, actions: Actions, options: DemoOptions) -> gr.Blocks:
         said = gr.HTML("", js_on_load=LIVE_REGION, elem_id="sw-said", render=False)
         transcript = gr.HTML(NOTHING_YET, js_on_load=text_of("player.js"), elem_id="sw-transcript", render=False)
         chat = gr.Chatbot(
-            label="Conversation", show_label=False, height=420, buttons=["copy"], render_markdown=False,
-            feedback_options=None, allow_tags=False, placeholder="Give a recording, then ask about it.", elem_id="sw-chat", render=False,
+            label="Conversation", show_label=False, height=420, buttons=[], render_markdown=False,
+            feedback_options=None, allow_tags=False, placeholder="Give a recording, then ask about it.",
+            elem_id="sw-chat", render=False,
         )
         outputs = [status, transcript, chat, said]
         gr.HTML(_header(engine), js_on_load=None, elem_id="sw-header")
@@ -96,7 +98,7 @@ def _recording(actions: Actions, options: DemoOptions, outputs: list[Any]) -> No
             apply_default_css=False, server_functions=_microphone_calls(actions), min_width=100,
         )
         upload = gr.UploadButton("Upload a file", file_types=["audio", "video"], elem_id="sw-upload", min_width=120)
-    told = f"English speech, up to {options.max_seconds / 60:g} minutes and {options.max_megabytes} MB, any format."
+    told = f"English speech, up to {length(options.max_seconds)} and {options.max_megabytes} MB, any format."
     gr.HTML(f'<p class="sw-hint">{told} Or try one of these:</p>', js_on_load=None)
     with gr.Row(elem_id="sw-examples"):
         for example in examples():

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from soundwave.inference.results import Segment, Transcript, Word
 from soundwave.inference.subtitles import timed_words
@@ -38,12 +39,17 @@ def transcript_html(transcript: Transcript, recording: Recording, whole: bool = 
 
 def address_of(path: Path) -> str:
     """Where the page finds a file; relative, so that it holds behind a proxy too."""
-    return f"gradio_api/file={path}"
+    return f"gradio_api/file={quote(path.as_posix())}"
 
 
 def clock(seconds: float) -> str:
     """Minutes and seconds: 75.2 is 1:15."""
     return f"{int(seconds) // 60}:{int(seconds) % 60:02}"
+
+
+def length(seconds: float) -> str:
+    """A bound in words: 600 is `10 minutes`."""
+    return f"{seconds:g} seconds" if seconds < 60 else f"{seconds / 60:g} minutes"
 
 
 def _player(recording: Recording) -> str:
@@ -79,7 +85,7 @@ def _word(word: Word) -> str:
 
 def _foot(recording: Recording) -> str:
     links = " ".join(
-        f'<a href="{escape(address_of(recording.download(form)))}" download="{_stem(recording)}.{form}" '
+        f'<a href="{escape(address_of(recording.download(form)))}" download '
         f'aria-label="Download {FORMAT_NAMES[form]}">{form}</a>'
         for form in DOWNLOADS
     )
@@ -87,7 +93,3 @@ def _foot(recording: Recording) -> str:
         f'{LEGEND}<div class="sw-foot"><label><input type="checkbox" class="sw-show-percent"> '
         f"Show how sure each word is</label><span>Download: {links}</span></div>"
     )
-
-
-def _stem(recording: Recording) -> str:
-    return escape(Path(recording.name).stem or "recording")

@@ -5,6 +5,7 @@ It knows recordings, transcripts and conversations, and nothing of the page.
 
 from __future__ import annotations
 
+import re
 import secrets
 import shutil
 import threading
@@ -23,6 +24,7 @@ from soundwave.inference.results import Transcript
 from soundwave.inference.subtitles import TranscriptFormat, format_transcript
 
 DOWNLOADS: tuple[TranscriptFormat, ...] = ("srt", "vtt", "txt", "json")
+LONGEST_STEM = 60  # characters of a file's name
 LOUDEST = 32767  # of 16-bit samples
 
 
@@ -45,8 +47,9 @@ class Recording:
         return self.folder / "recording.wav"
 
     def download(self, form: TranscriptFormat) -> Path:
-        """Where its transcript lies in a format, once `write_downloads` has been called."""
-        return self.folder / f"transcript.{form}"
+        """Where its transcript lies in a format, once `write_downloads` has been called; named after the recording."""
+        stem = re.sub(r"[^\w-]+", "_", Path(self.name).stem)[:LONGEST_STEM]
+        return self.folder / f"{stem or 'recording'}.{form}"
 
     def write_downloads(self, transcript: Transcript) -> None:
         for form in DOWNLOADS:
