@@ -48,7 +48,7 @@ class Recording:
 
     def download(self, form: TranscriptFormat) -> Path:
         """Where its transcript lies in a format, once `write_downloads` has been called; named after the recording."""
-        stem = re.sub(r"[^\w-]+", "_", Path(self.name).stem)[:LONGEST_STEM]
+        stem = re.sub(r"[^\w-]+", "_", Path(self.name).stem).strip("_")[:LONGEST_STEM]
         return self.folder / f"{stem or 'recording'}.{form}"
 
     def write_downloads(self, transcript: Transcript) -> None:
