@@ -227,10 +227,20 @@ def test_a_spoken_question_is_quoted_on_the_page() -> None:
 def test_an_answer_that_is_stopped_stays_as_far_as_it_is(engine: soundwave.Engine) -> None:
     visit = Visit()
     running = answers(engine, visit, Asked("Say something", max_new_tokens=200))
-    next(running)
+    assert shown(visit) == []
+    while next(running) is None and not (visit.messages and visit.messages[-1]["content"]):
+        assert shown(visit) == [{"role": "user", "content": "Say something"}]
     visit.stopped.set()
     assert list(running) == []
     assert [message["role"] for message in visit.messages] == ["user", "assistant"]
+
+
+def test_an_answer_that_is_stopped_before_its_first_word_leaves_nothing(engine: soundwave.Engine) -> None:
+    visit = Visit()
+    running = answers(engine, visit, Asked("Say something"))
+    next(running)
+    running.close()
+    assert visit.messages == []
 
 
 def test_a_question_that_cannot_be_answered_leaves_the_conversation_as_it_was(engine: soundwave.Engine) -> None:
@@ -240,6 +250,8 @@ def test_a_question_that_cannot_be_answered_leaves_the_conversation_as_it_was(en
     assert visit.messages == []
     with pytest.raises(SoundwaveError, match="no question"):
         list(answers(engine, visit, Asked("")))
+    with pytest.raises(SoundwaveError, match="stands above already"):
+        list(answers(engine, visit_of("Who?", "Me."), Asked("")))
     with pytest.raises(SoundwaveError, match="nobody speaks"):
         list(answers(engine, visit_of(text=""), Asked("What is it?", via="transcript")))
 

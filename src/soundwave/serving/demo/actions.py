@@ -168,12 +168,12 @@ class Actions:
         try:
             if len(question) > MOST_CHARACTERS:
                 raise SoundwaveError(f"The question has {len(question)} characters; {MOST_CHARACTERS} are allowed.")
-            yield View(said=_note("Thinking …"))
             for reply in answers(self.engine, visit, asked):
-                note = _note("Answering …") if reply is None else _note(self._about(reply, asked, visit))
-                yield View(chat=shown(visit), said=note)
+                answering = bool(visit.messages and visit.messages[-1]["content"])
+                told = "Answering …" if answering else "Thinking …"
+                yield View(chat=shown(visit), said=_note(told if reply is None else self._about(reply, asked, visit)))
             if visit.stopped.is_set():
-                yield View(said=_note("Stopped."))
+                yield View(chat=shown(visit), said=_note("Stopped."))
         except SoundwaveError as error:
             yield View(chat=shown(visit), said=_error(error))
         except Exception:
@@ -198,6 +198,8 @@ class Actions:
         return self.visits.of(str(request.session_hash))
 
     def _about(self, reply: Reply, asked: Asked, visit: Visit) -> str:
+        if not reply.text:
+            return "The model has no answer to this."
         way = self.engine.inference.via if asked.via == "auto" else asked.via
         heard = WAYS[way] if visit.recording else "without a recording"
         told = f"Answered in {reply.timings.total:.1f} seconds, {heard}."

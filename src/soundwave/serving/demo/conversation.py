@@ -6,7 +6,7 @@ By way of the transcript the model reads the words that stand on the page, which
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -36,51 +36,58 @@ class Asked:
     max_new_tokens: int = 256
 
 
-def answers(engine: Engine, visit: Visit, asked: Asked) -> Iterator[Reply | None]:
+def answers(engine: Engine, visit: Visit, asked: Asked) -> Generator[Reply | None, None, None]:
     """Answers a question while the visit's messages grow; what is given last is the reply, None before.
 
-    A conversation is about one recording, which stands in its first message. A question that cannot be answered leaves
-    the conversation as it was; of an answer that is stopped, what there is of it stays.
+    A conversation is about one recording, which stands in its first message. Of an answer that is stopped, what there is
+    of it stays; a question without any answer leaves the conversation as it was.
 
     Raises:
         SoundwaveError: there is nothing to answer, or the engine refuses it.
     """
-    recording, transcript = visit.recording, visit.transcript
-    if not asked.text and (recording is None or visit.messages):
-        raise SoundwaveError("there is no question; type one below the conversation, then select Ask.")
-    if not visit.messages and transcript is not None and not transcript.text and asked.via != "audio":
-        raise SoundwaveError("nobody speaks in this recording, so there is nothing to answer; give another one.")
+    _check(visit, asked)
     way = engine.inference.via if asked.via == "auto" else asked.via
     visit.stopped.clear()
-    visit.messages += [{"role": "user", "content": asked.text}, {"role": "assistant", "content": ""}]
-    messages, latest, shown = read_by_model(visit, way), visit.messages[-1], 0.0
+    latest, looked = {"role": "assistant", "content": ""}, 0.0
+    visit.messages += [{"role": "user", "content": asked.text}, latest]
     chunks = engine.chat_stream(
-        messages, via=way, temperature=asked.temperature, max_new_tokens=asked.max_new_tokens
+        read_by_model(visit, way), via=way, temperature=asked.temperature, max_new_tokens=asked.max_new_tokens
     )
     try:
+        yield None
         with closing(chunks):
             for chunk in chunks:
                 latest["content"] += chunk.text
-                if chunk.reply is not None:
-                    yield chunk.reply
-                elif time.monotonic() - shown >= SHOWN_EVERY:
-                    shown = time.monotonic()
-                    yield None
                 if visit.stopped.is_set():
                     return
-    except BaseException:
+                if chunk.reply is not None:
+                    yield chunk.reply
+                elif time.monotonic() - looked >= SHOWN_EVERY:
+                    looked = time.monotonic()
+                    yield None
+    finally:
         if not latest["content"] and visit.messages[-1:] == [latest]:
             del visit.messages[-2:]
-        raise
+
+
+def _check(visit: Visit, asked: Asked) -> None:
+    """Refuses what cannot be answered, before the model is troubled."""
+    if not asked.text and visit.recording is None:
+        raise SoundwaveError("there is no question; type one, or give a recording that asks one.")
+    if not asked.text and visit.messages:
+        raise SoundwaveError("what is said stands above already; type a further question, or clear the conversation.")
+    silent = visit.transcript is not None and not visit.transcript.text
+    if not visit.messages and silent and asked.via != "audio":
+        raise SoundwaveError("nobody speaks in this recording, so there is nothing to answer; give another one.")
 
 
 def shown(visit: Visit) -> list[dict[str, Any]]:
-    """The visit's messages for the page: a question that was only spoken is quoted."""
+    """The visit's messages for the page: a question that was only spoken is quoted, an answer to come left out."""
     messages = [dict(message) for message in visit.messages]
     if messages and messages[0]["content"] == SPOKEN and visit.transcript is not None:
         text = visit.transcript.text
         messages[0]["content"] = f"“{text}”" if len(text) <= QUOTED else f"“{text[:QUOTED]} …”"
-    return messages
+    return messages if messages and messages[-1]["content"] else messages[:-1]
 
 
 def read_by_model(visit: Visit, way: Literal["audio", "transcript"]) -> list[dict[str, Any]]:
