@@ -187,6 +187,7 @@ class Actions:
     def clear(self, request: gr.Request) -> View:
         """The conversation is forgotten; the recording stays."""
         visit = self._visit(request)
+        visit.stopped.set()
         visit.messages = []
         return View(chat=[], said=_note("The conversation begins anew; the recording stays."))
 

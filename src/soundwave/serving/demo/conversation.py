@@ -39,8 +39,8 @@ class Asked:
 def answers(engine: Engine, visit: Visit, asked: Asked) -> Generator[Reply | None, None, None]:
     """Answers a question while the visit's messages grow; what is given last is the reply, None before.
 
-    A conversation is about one recording, which stands in its first message. Of an answer that is stopped, what there is
-    of it stays; a question without any answer leaves the conversation as it was.
+    A conversation is about one recording, which stands in its first message. Of an answer that is stopped, what there
+    is of it stays; a question without any answer leaves the conversation as it was.
 
     Raises:
         SoundwaveError: there is nothing to answer, or the engine refuses it.
