@@ -136,6 +136,8 @@ def test_a_module_needs_only_what_its_install_declares(path: Path) -> None:
     allowed = declared_names(None) | set(sys.stdlib_module_names) | {"soundwave"}
     if layer_of(path) in EXTRA_OF_LAYER:
         allowed |= declared_names(EXTRA_OF_LAYER[layer_of(path)])
+    if "demo" in path.parts:
+        allowed |= declared_names("demo")
     if path.stem in EXTRA_OF_MODULE:
         allowed |= declared_names(EXTRA_OF_MODULE[path.stem])
     undeclared = {name.split(".")[0] for _, name in imports_of(path)} - allowed

@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 import soundwave
-from soundwave.cli import data, evaluation, language_model, live, models, serve, speech, streams, training
+from soundwave.cli import data, demo, evaluation, language_model, live, models, serve, speech, streams, training
 from soundwave.cli.display import say_error
 from soundwave.cli.options import Family
 from soundwave.errors import ConfigurationError, SoundwaveError
@@ -25,6 +25,7 @@ from soundwave.inference.processes import wait_as_fits
 
 EXTRAS = {  # what a verb needs beyond the core
     "train": "train", "data": "train", "eval": "eval", "lm": "train", "live": "live", "serve": "serve",
+    "demo": "demo",
 }
 
 
@@ -94,6 +95,7 @@ app.command()(speech.ask)
 app.command()(speech.transcribe)
 app.command()(live.live)
 app.command()(serve.serve)
+app.command()(demo.demo)
 app.command()(models.doctor)
 app.command()(models.download)
 app.command()(training.train)

@@ -1,0 +1,1 @@
+"""The demo: one page over one engine, in this process."""
