@@ -1,8 +1,8 @@
 """Memory over hours: what `transcribe` takes while it writes a long recording down, and how much that grows.
 
 The recording is made of a manifest's clips again and again, with gaps. Memory is looked at after each segment; what
-comes after the first ten minutes of audio is held against the most until then. Phrases that are said again and again are
-counted too.
+comes after the first ten minutes of audio is held against the most until then. Phrases that are said again and again
+are counted too.
 
     python benchmarks/long_memory.py dev-librispeech/manifest.jsonl --hours 3 --json long-memory.json
 """

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
-# oneDNN, and PyTorch's own layer over it, keep what they prepared for each shape they met, 1,024 shapes each. Recordings
-# have lengths of every kind, so memory grew by a gigabyte in an hour; with 16 it stays, and nothing is slower.
+# oneDNN, and PyTorch's own layer over it, keep what they prepared for each shape they met, 1,024 shapes each.
+# Recordings have lengths of every kind, so memory grew by a gigabyte in an hour; with 16 it stays, nothing is slower.
 CACHED_SHAPES = {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "16", "LRU_CACHE_CAPACITY": "16"}
 
 
