@@ -33,7 +33,7 @@ def test_it_counts_what_many_clients_get(tmp_path: Path, capsys: pytest.CaptureF
     assert many["5xx"] == 0
     assert many["requests"] == sum(many["statuses"].values()) > 8
     assert many["statuses"]["200"] > many["statuses"].get("400", 0)
-    assert many["audio_seconds"] == pytest.approx(0.5 * many["statuses"]["200"], abs=0.6)
+    assert 0.5 * many["statuses"]["200"] <= many["audio_seconds"] <= 1.5 * many["statuses"]["200"]
     assert many["latency"]["short"]["p95"] >= many["latency"]["short"]["p50"] > 0
     assert "times the loop's" in capsys.readouterr().out
 
