@@ -188,6 +188,7 @@ def test_a_client_that_leaves_after_the_first_word_frees_its_turn_at_once() -> N
         assert engine.steps < 100
         until(lambda: served.service.queue.running == 0)
         metrics = httpx.get(served.address + "/metrics").text
+        assert "soundwave_answers_running 0.0" in metrics
         assert 'soundwave_requests_cancelled_total{reason="gone"} 1.0' in metrics
 
 
