@@ -91,7 +91,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("manifest", type=Path, help="recordings with their texts")
     parser.add_argument("--model", default="mini", help="what is measured (%(default)s)")
     parser.add_argument("--clips", type=int, default=16, help="how many of the recordings (%(default)s)")
-    parser.add_argument("--workers", type=int, nargs="+", default=[2, 4, 8], help="threads of callers (%(default)s)")
+    parser.add_argument("--workers", type=int, nargs="+", default=[2, 8], help="threads of callers (%(default)s)")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer at most (%(default)s)")
     parser.add_argument("--repeats", type=int, default=3, help="turns of each way (%(default)s)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="keep the figures")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -267,3 +268,14 @@ def test_released_pieces_of_one_turn(released: Any, parts: tuple[str | None, ...
     ids = ids_of(released, [Turn("system", ("s",)), Turn("user", parts)], "released", reply=False)
     expected = [token for piece in pieces for token in released(piece).input_ids]
     assert ids[-len(expected) - 1 : -1] == expected
+
+
+def test_threads_never_read_what_another_wrote_as_control_tokens(chat: Any) -> None:
+    asked = [[Turn("user", (text,))] for text in ("<|im_end|>\n" * 40 + "the cat", "the son " * 60, "<|im_start|>")]
+    expected = [ids_of(chat, turns, "chat_template") for turns in asked]
+
+    def again(number: int) -> bool:
+        return ids_of(chat, asked[number % 3], "chat_template") == expected[number % 3]
+
+    with ThreadPoolExecutor(6) as pool:
+        assert all(pool.map(again, range(600)))

@@ -19,6 +19,7 @@ from soundwave.errors import AudioTooLongError, ConfigurationError
 from soundwave.inference_config import FILE_NAME as INFERENCE_FILE
 from soundwave.inference_config import MOVED, InferenceConfig
 from soundwave.text.prompt import TokenizedPrompt, Turn, render_turns, tokenize_turns, turns_of
+from soundwave.text.tokenizing import token_ids
 
 WINDOW_SECONDS = 30.0  # Whisper's window
 SAMPLES_PER_MEL_FRAME = 160  # 10 ms
@@ -186,7 +187,7 @@ class SoundwaveProcessor(ProcessorMixin):
             sampling_rate: of bare samples.
         """
         prompts = [text] if isinstance(text, str) else list(text or [])
-        ids = [self.tokenizer(prompt, add_special_tokens=False).input_ids for prompt in prompts]
+        ids = [token_ids(self.tokenizer, prompt) for prompt in prompts]
         return self._batch(ids, [] if audio is None else _audio_list(audio, sampling_rate))
 
     def apply_chat_template(

@@ -40,7 +40,7 @@ REQUEST = {
     "model": "tiny", "stream": True, "stream_options": {"include_usage": True}, "temperature": 0.5, "top_p": 0.9,
     "stop": ["a"], "seed": 1, "max_tokens": 3, "via": "audio", "n": 1, "tools": [], "logit_bias": {}, "user": "Ann",
     "messages": [{"role": "user", "content": [
-        {"type": "text", "text": "Hi", "input_audio": {"data": "UklGRg==", "format": "wav"}, "audio_url": {"url": "data:"}}
+        {"type": "text", "text": "Hi", "input_audio": {"data": "UklGRg==", "format": "wav"}},
     ]}],
 }  # fmt: skip
 

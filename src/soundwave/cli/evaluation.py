@@ -55,10 +55,8 @@ def evaluate(
 
     chosen = tasks.TASKS[task]
     asking = chosen.ask_with(None if prompt is None else text_argument("--prompt", prompt), max_new_tokens, via, llm)
-    _check_cascade(cascade, task, via, llm)
     is_address = model.startswith(("http://", "https://"))
-    if is_address and (cascade is not None or task is TaskName.typed_questions):
-        raise ConfigurationError(f"--model {model} is a server: leave --cascade and --task typed-questions out.")
+    _check_system(is_address, cascade, task, via, llm)
     lines = clips.read_clips(manifests, chosen.needs, limit, language)
     earlier = _earlier_result(out, overwrite)
     engine: Any = served.Served(model) if is_address else load(model, device, dtype, quiet)
@@ -88,12 +86,14 @@ def evaluate(
         raise typer.Exit(1)
 
 
-def _check_cascade(cascade: Path | None, task: TaskName, via: Via, llm: bool | None) -> None:
-    """Refuses what changes nothing where Whisper's own decoder transcribes.
+def _check_system(is_address: bool, cascade: Path | None, task: TaskName, via: Via, llm: bool | None) -> None:
+    """Refuses what changes nothing where Whisper's own decoder transcribes, or cannot be asked of a server.
 
     Raises:
         ConfigurationError: one of these is given.
     """
+    if is_address and (cascade is not None or task is TaskName.typed_questions):
+        raise ConfigurationError("--model is the address of a server: leave --cascade, --task typed-questions out.")
     if cascade is not None and (task is TaskName.ctc or via != "auto" or llm is not None):
         raise ConfigurationError("--cascade has Whisper's own decoder transcribe; leave --task ctc, --via, --llm out.")
 

@@ -15,6 +15,7 @@ from soundwave.inference.backends.protocol import Prompt, PromptSegment
 from soundwave.inference_config import InferenceConfig
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.prompt import Turn
+from soundwave.text.tokenizing import token_ids
 
 ALONE_CAPITAL = re.compile(r"\bi\b")  # English; a draft that is wrong costs time only
 ASKING = frozenset(
@@ -66,7 +67,7 @@ class PromptBuilder:
         """What the chat format writes before a person's text, and for each text its tokens and the end of its turn."""
         before, end = self._around_text
         tokenizer = self.processor.tokenizer
-        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
+        ids = [token_ids(tokenizer, text) for text in texts]
         return Prompt((before,), self.inference.text_only == "adapted"), [[*one, *end] for one in ids]
 
     def draft(self, words: str) -> list[int]:
@@ -81,7 +82,7 @@ class PromptBuilder:
         if written[-1].isalnum():
             written += "?" if words.split()[0].lower() in ASKING else "."
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        return [*tokenizer(written, add_special_tokens=False).input_ids, *end]
+        return [*token_ids(tokenizer, written), *end]
 
     @cached_property
     def _around_text(self) -> tuple[list[int], list[int]]:

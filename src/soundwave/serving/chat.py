@@ -134,16 +134,18 @@ class _Answer:
             yield {**self._head("chat.completion.chunk"), "choices": [], "usage": usage_of(reply)}
 
     async def _chunks(self) -> AsyncGenerator[Chunk, None]:
-        engine, first, written = self.service.engine, True, []
-        async with aclosing(self.slot.iterate(lambda: engine.chat_stream(self.messages, **self.arguments))) as chunks:
-            async for chunk in chunks:
-                if first:
-                    self.service.metrics.first_token.observe(time.perf_counter() - self._began)
-                first = False
-                written.append(chunk.text)
-                if chunk.reply is not None:
-                    self._count(chunk.reply, "".join(written))
-                yield chunk
+        engine, metrics = self.service.engine, self.service.metrics
+        written: list[str] = []
+        made = self.slot.iterate(lambda: engine.chat_stream(self.messages, **self.arguments))
+        with metrics.answers.track_inprogress():
+            async with aclosing(made) as chunks:
+                async for chunk in chunks:
+                    if not written:
+                        metrics.first_token.observe(time.perf_counter() - self._began)
+                    written.append(chunk.text)
+                    if chunk.reply is not None:
+                        self._count(chunk.reply, "".join(written))
+                    yield chunk
 
     def _count(self, reply: Reply, text: str) -> None:
         usage, metrics = reply.usage, self.service.metrics

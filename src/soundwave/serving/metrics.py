@@ -8,7 +8,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 
 FIRST_TOKEN_SECONDS = (0.05, 0.1, 0.2, 0.4, 0.8, 1.5, 3, 6, 12, 25, 50, 100)
 REQUEST_SECONDS = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 25, 50, 100, 250)
-BATCH_ROWS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64)
 
 
 class Metrics:
@@ -33,6 +32,7 @@ class Metrics:
         gauge("requests_waiting", "Requests in the queue.", waiting)
         gauge("requests_running", "Requests that are computed.", running)
         self.open = gauge("requests_open", "Requests that are received, wait or run.")
+        self.answers = gauge("answers_running", "Answers that are written, by a decoder that can in one batch.")
         self.live = gauge("live_sessions", "Live sessions.")
         self.requests = counter("requests", "Requests by address and status.", "path", "status")
         self.audio_seconds = counter("audio_seconds", "Seconds of sound that were taken in.")

@@ -23,11 +23,14 @@ class Slot:
     Args:
         threads: where the work is done.
         released: called once, when the slot has ended and no thread works for it any more.
+        prepare: called in a thread before each piece of work.
     """
 
-    def __init__(self, threads: ThreadPoolExecutor, released: Callable[[], None]):
+    def __init__(
+        self, threads: ThreadPoolExecutor, released: Callable[[], None], prepare: Callable[[], None] = lambda: None
+    ):
         self._loop = asyncio.get_running_loop()
-        self._threads, self._released = threads, released
+        self._threads, self._released, self._prepare = threads, released, prepare
         self._stopped: asyncio.Future[ApiError] = self._loop.create_future()
         self._working: asyncio.Future[Any] | None = None
         self._open: list[Generator[Any, None, None]] = []
@@ -84,7 +87,11 @@ class Slot:
             raise self._stopped.result()
 
     def _submit(self, work: Callable[[], T]) -> asyncio.Future[T]:
-        future = self._loop.run_in_executor(self._threads, work)
+        def prepared() -> T:
+            self._prepare()
+            return work()
+
+        future = self._loop.run_in_executor(self._threads, prepared)
         self._working = future
         future.add_done_callback(self._worked)
         return future

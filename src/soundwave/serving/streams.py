@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, aclosing
@@ -11,9 +12,10 @@ from fastapi.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from soundwave.errors import SoundwaveError
-from soundwave.serving.errors import api_error, error_body
+from soundwave.serving.errors import ApiError, api_error, error_body
 
 DONE = b"data: [DONE]\n\n"
+READER_SECONDS = 30.0  # that an event may wait for its reader; who stops reading has gone
 
 
 class EventStream(Response):
@@ -42,20 +44,29 @@ class EventStream(Response):
             await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
             try:
                 if first is not None:
-                    await _send(first, send)
+                    await _send(_written(first), send)
                 async for event in events:
-                    await _send(event, send)
+                    await _send(_written(event), send)
                 ending = self.done
             except SoundwaveError as error:
                 told = api_error(error)
                 if told.status == 499:
                     return
                 ending = _written(error_body(told)) + self.done
-            await send({"type": "http.response.body", "body": ending, "more_body": False})
+            await _send(ending, send, more=False)
 
 
-async def _send(event: dict[str, Any], send: Send) -> None:
-    await send({"type": "http.response.body", "body": _written(event), "more_body": True})
+async def _send(data: bytes, send: Send, more: bool = True) -> None:
+    """Sends a piece.
+
+    Raises:
+        ApiError: nobody reads it.
+    """
+    message = {"type": "http.response.body", "body": data, "more_body": more}
+    try:
+        await asyncio.wait_for(send(message), READER_SECONDS)
+    except asyncio.TimeoutError as error:
+        raise ApiError("The client does not read.", 499, code="client_gone") from error
 
 
 def _written(event: dict[str, Any]) -> bytes:

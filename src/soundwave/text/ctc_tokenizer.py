@@ -17,6 +17,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from soundwave.errors import ConfigurationError
+from soundwave.text.tokenizing import token_ids
 
 SPACE_BYTE = "Ġ"  # how byte-level BPE writes a space
 PIECE = re.compile(rf"{SPACE_BYTE}?[a-z']*")
@@ -44,7 +45,7 @@ class CtcTokenizer:
     def encode(self, text: str) -> list[int]:
         """Text to classes. A letter outside a restricted vocabulary is spelt without its marks, é as e, or left out."""
         if self.vocabulary is None:
-            return self.tokenizer(text, add_special_tokens=False).input_ids
+            return token_ids(self.tokenizer, text)
         ids = self._pieces.encode(" " + self._spellable(text), add_special_tokens=False).ids
         return [self.class_of[token] for token in ids if token in self.class_of]
 

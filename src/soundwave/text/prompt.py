@@ -15,6 +15,7 @@ from typing import Any
 
 from soundwave.errors import ConfigurationError, shown
 from soundwave.text.chat_template import render
+from soundwave.text.tokenizing import token_ids
 
 RELEASED_SYSTEM_PROMPT = (
     "You are a helpful language and speech assistant. You are able to understand the speech content that the user "
@@ -165,7 +166,7 @@ def _released_pieces(
     tokenizer: Any, turns: Sequence[Turn], audio_token: str, reply: bool
 ) -> list[tuple[list[int], bool]]:
     def tokens(text: str, bos: bool = True) -> list[int]:  # a BOS before every piece: the released weights expect it
-        return tokenizer(text, add_special_tokens=bos, split_special_tokens=True).input_ids
+        return token_ids(tokenizer, text, plain=True, special=bos)
 
     def special(name: str) -> list[int]:
         return [tokenizer.convert_tokens_to_ids(name)]
@@ -215,12 +216,11 @@ def _template_pieces(
 def _template_ids(tokenizer: Any, text: str, guard: str, control: Sequence[str]) -> list[int]:
     """A rendered text's ids: its control tokens, and between them text, in which marked ones are text too."""
     if not guard or guard not in text:
-        return tokenizer(text, add_special_tokens=False).input_ids
+        return token_ids(tokenizer, text)
     ids: list[int] = []
     for piece in re.split(f"({'|'.join(map(re.escape, control))})", text):
         if piece in control:
             ids.append(tokenizer.convert_tokens_to_ids(piece))
         elif piece:
-            plain = piece.replace(guard, "")
-            ids += tokenizer(plain, add_special_tokens=False, split_special_tokens=True).input_ids
+            ids += token_ids(tokenizer, piece.replace(guard, ""), plain=True)
     return ids
