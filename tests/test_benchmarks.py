@@ -28,6 +28,7 @@ if not BENCHMARKS.is_dir():
 sys.path.insert(0, str(BENCHMARKS))
 
 import cold_start  # noqa: E402
+import concurrency  # noqa: E402
 import decoding  # noqa: E402
 import gpu_speed  # noqa: E402
 import gpu_training  # noqa: E402
@@ -138,6 +139,27 @@ def test_transcription_measures_each_way_and_its_errors(
     ]
     assert result["ways"]["transcribe --no-llm, batches of 2"]["word_error_rate"] == 0
     assert all(way["times_real_time"] > 0 for way in result["ways"].values())
+
+
+def test_requests_at_the_same_time_are_measured_beside_one_after_the_other(
+    mini_like: Engine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", tiny.sound(0.5), SAMPLE_RATE)
+    rows = [{"audio": f"{name}.wav", "text": "the cat"} for name in "ab"]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    monkeypatch.setattr(concurrency.soundwave, "load", lambda model: mini_like)
+    threads = torch.get_num_threads()
+    few = ["--workers", "2", "--tokens", "3", "--repeats", "1", "--json", str(tmp_path / "out.json")]
+    concurrency.main([str(tmp_path / "manifest.jsonl"), *few])
+    torch.set_num_threads(threads)
+    result = json.loads((tmp_path / "out.json").read_text())
+    assert (result["clips"], result["audio_seconds"]) == (2, 1.0)
+    for kind, unit in (("transcribe", "audio_seconds_per_second"), ("ask", "tokens_per_second")):
+        loop, *others = result[kind].values()
+        assert loop["ratio"] == 1.0
+        assert others
+        assert all(way[unit] > 0 and len(way["seconds"]) == 1 for way in result[kind].values())
 
 
 def test_decoding_compares_equal_tokens(tmp_path: Path) -> None:
