@@ -18,6 +18,7 @@ LEGEND = (
     '<p class="sw-legend"><span class="sw-unsure">dotted</span>: perhaps misheard. '
     '<span class="sw-doubtful">wavy</span><sup>?</sup>: probably misheard. Select a word to hear it.</p>'
 )
+NOTHING_YET = '<p class="sw-nothing">The words appear here, with the recording to listen to.</p>'
 FORMAT_NAMES = {"srt": "SRT subtitles", "vtt": "WebVTT subtitles", "txt": "plain text", "json": "JSON with word times"}
 
 
