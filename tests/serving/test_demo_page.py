@@ -226,6 +226,11 @@ def test_it_fits_its_window_and_everybody_can_use_it(browser: Any, address: str,
         folder = os.environ.get("SOUNDWAVE_SCREENSHOTS")
         if folder:
             one.page.screenshot(path=Path(folder) / f"demo-{device}-{scheme}.png", full_page=True)
+        for closed in ("Settings of the answer", "About this model"):
+            one.page.get_by_text(closed).click()
+        one.page.get_by_text("It hears English only").wait_for()
+        one.page.get_by_text("The longest answer, in tokens").wait_for()
+        assert one.page.evaluate("document.documentElement.scrollWidth") == width
         found = Axe().run(one.page, options={"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]})
         broken = {rule["id"]: [node["html"][:200] for node in rule["nodes"]] for rule in found.response["violations"]}
         assert broken == {}

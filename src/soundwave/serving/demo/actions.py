@@ -27,7 +27,7 @@ from soundwave.inference.stretches import Listening
 from soundwave.serving.demo.conversation import Asked, answers, shown
 from soundwave.serving.demo.microphones import Microphones
 from soundwave.serving.demo.options import DemoOptions
-from soundwave.serving.demo.player import clock, length, transcript_html
+from soundwave.serving.demo.player import NOTHING_YET, clock, length, transcript_html
 from soundwave.serving.demo.visits import Recording, Visit, Visits, keep
 
 MOST_CHARACTERS = 4000  # of a question
@@ -116,7 +116,7 @@ class Actions:
         visit = self._visit(request)
         visit.forget()
         visit.stopped.clear()
-        yield View(_note(f"Reading {name} …"), "", [], "")
+        yield View(_note(f"Reading {name} …"), NOTHING_YET, [], "")
         try:
             with path.open("rb") as file:  # a name would stand in errors, and it is none that the visitor knows
                 visit.recording = keep(file, name, self.folder, self.options.max_seconds)

@@ -16,7 +16,7 @@ from soundwave.serving.demo.about import facts_table, limits, summary
 from soundwave.serving.demo.actions import Actions, View
 from soundwave.serving.demo.examples import examples
 from soundwave.serving.demo.options import DemoOptions
-from soundwave.serving.demo.player import length
+from soundwave.serving.demo.player import NOTHING_YET, length
 
 HERE = Path(__file__).parent
 SYSTEM_FONTS = ["system-ui", "sans-serif"]  # no font is fetched
@@ -27,7 +27,6 @@ QUEUED: dict[str, Any] = {
 AT_ONCE: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 # What is announced is replaced again and again; a screen reader hears it if the region itself stays.
 LIVE_REGION = "element.setAttribute('role', 'status'); element.setAttribute('aria-live', 'polite');"
-NOTHING_YET = '<p class="sw-nothing">The words appear here, with the recording to listen to.</p>'
 SUGGESTIONS = ["Summarize this in one sentence.", "What is this about?"]
 MOST_NEW_TOKENS = 1024
 
@@ -43,7 +42,9 @@ def theme() -> gr.themes.Base:
         button_primary_text_color="white", body_background_fill="*neutral_100", block_title_text_color="*primary_700",
         block_title_text_color_dark="*primary_100", block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300", body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_300", input_placeholder_color="*neutral_500",
+        body_text_color_subdued_dark="*neutral_300", checkbox_label_background_fill_selected="*primary_600",
+        checkbox_label_background_fill_selected_dark="*primary_600",
+        button_secondary_background_fill_hover_dark="*neutral_500", input_placeholder_color="*neutral_500",
         input_placeholder_color_dark="*neutral_300", link_text_color_dark="*primary_300",
     )
 

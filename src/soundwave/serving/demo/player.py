@@ -18,6 +18,7 @@ LEGEND = (
     '<p class="sw-legend"><span class="sw-unsure">dotted</span>: perhaps misheard. '
     '<span class="sw-doubtful">wavy</span><sup>?</sup>: probably misheard. Select a word to hear it.</p>'
 )
+NOTHING_YET = '<p class="sw-nothing">The words appear here, with the recording to listen to.</p>'
 FORMAT_NAMES = {"srt": "SRT subtitles", "vtt": "WebVTT subtitles", "txt": "plain text", "json": "JSON with word times"}
 
 
@@ -55,7 +56,7 @@ def length(seconds: float) -> str:
 def _player(recording: Recording) -> str:
     name = escape(recording.name)
     return (
-        f'<p class="sw-name">{name} <span>{clock(recording.seconds)}</span></p>'
+        f'<p class="sw-name">{name} <span>{clock(round(recording.seconds))}</span></p>'
         f'<audio controls preload="auto" src="{escape(address_of(recording.sound))}" aria-label="{name}"></audio>'
     )
 
