@@ -56,7 +56,7 @@ def length(seconds: float) -> str:
 def _player(recording: Recording) -> str:
     name = escape(recording.name)
     return (
-        f'<p class="sw-name">{name} <span>{clock(round(recording.seconds))}</span></p>'
+        f'<p class="sw-name">{name} <span>{clock(recording.seconds)}</span></p>'
         f'<audio controls preload="auto" src="{escape(address_of(recording.sound))}" aria-label="{name}"></audio>'
     )
 
