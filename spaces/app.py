@@ -1,10 +1,9 @@
 """The demo as a Hugging Face Space: `soundwave demo` for everybody, with the model that SOUNDWAVE_MODEL names."""
 
 import os
-import threading
 
 import soundwave
-from soundwave.serving.demo.launching import served
+from soundwave.serving.demo.launching import served, told_to_stop
 from soundwave.serving.demo.options import DemoOptions
 
 # A Space is open to all, and says by these variables where it wants to be reached.
@@ -14,6 +13,7 @@ OPTIONS = DemoOptions(
 )
 
 if __name__ == "__main__":
-    with served(soundwave.load(os.environ.get("SOUNDWAVE_MODEL", "mini")), OPTIONS) as address:
+    engine = soundwave.load(os.environ.get("SOUNDWAVE_MODEL", "mini"))
+    with told_to_stop() as stop, served(engine, OPTIONS) as address:
         print(f"the demo is at {address}", flush=True)
-        threading.Event().wait()
+        stop.wait()

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import os
 import runpy
+import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -368,3 +369,14 @@ def test_the_spaces_card_names_its_file_and_a_gradio_that_the_extra_allows() -> 
     assert head["sdk"] == "gradio"
     assert tuple(map(int, head["sdk_version"].split("."))) >= (6, 20)
     assert "soundwave-llm[demo]" in (ROOT / "spaces" / "requirements.txt").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("sign", ["SIGINT", "SIGTERM"])
+def test_it_is_told_to_stop_as_often_as_one_likes(sign: str) -> None:
+    pytest.importorskip("gradio")
+    from soundwave.serving.demo.launching import told_to_stop
+
+    with told_to_stop() as stop:
+        for _ in range(2):
+            os.kill(os.getpid(), getattr(signal, sign))
+        assert stop.wait(5)

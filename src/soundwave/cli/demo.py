@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from typing import Any
-
 from soundwave.cli.display import note, say
 from soundwave.cli.loading import load
 from soundwave.cli.options import DeviceOption, DtypeOption, ModelOption, QuietOption, takes
@@ -25,27 +21,12 @@ def demo(
 
     It needs no connection to anywhere. Others on the network reach it only with --host and --insecure.
     """
-    from soundwave.serving.demo.launching import served  # gradio takes seconds to import
+    from soundwave.serving.demo.launching import served, told_to_stop  # gradio takes seconds to import
 
     if not is_loopback(options.host):
         note(f"everybody who reaches {options.host} can use this page and this machine's model", quiet)
     engine = load(model, device, dtype, quiet)
-    stop = threading.Event()
-    with served(engine, options) as address:
+    with told_to_stop() as stop, served(engine, options) as address:
         note(f"the demo is at {address} ; Ctrl-C ends", quiet)
-        _wait(stop)
-    say("the demo has ended, and what was given to it is deleted", quiet)
-
-
-def _wait(stop: threading.Event) -> None:
-    """Until Ctrl-C or the system says that it is enough; both are the usual end."""
-
-    def handle(*_: Any) -> None:
-        stop.set()
-
-    before = {sign: signal.signal(sign, handle) for sign in (signal.SIGINT, signal.SIGTERM)}
-    try:
         stop.wait()
-    finally:
-        for sign, handler in before.items():
-            signal.signal(sign, handler)
+    say("the demo has ended, and what was given to it is deleted", quiet)

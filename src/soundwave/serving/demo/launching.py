@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -57,6 +59,25 @@ def served(engine: Engine, options: DemoOptions) -> Iterator[str]:
         finally:
             ended.set()
             blocks.close(verbose=False)
+
+
+@contextmanager
+def told_to_stop() -> Iterator[threading.Event]:
+    """Gives an event that Ctrl-C and the system's request to end set; within it, both do nothing else.
+
+    So a second Ctrl-C does not break off the deletion of what visitors gave.
+    """
+    stop = threading.Event()
+
+    def handle(*_: Any) -> None:
+        stop.set()
+
+    before = {sign: signal.signal(sign, handle) for sign in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for sign, handler in before.items():
+            signal.signal(sign, handler)
 
 
 def _sweep(actions: Actions, uploads: Path, ended: threading.Event) -> None:
