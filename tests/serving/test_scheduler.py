@@ -8,9 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+import torch
+from running import ScriptedEngine
 
 from soundwave.serving.errors import ApiError
+from soundwave.serving.options import ServerOptions
 from soundwave.serving.scheduler import FairQueue
+from soundwave.serving.service import Service
 from soundwave.serving.slots import Slot
 
 
@@ -173,3 +177,15 @@ async def test_an_error_of_the_work_is_the_callers() -> None:
             await slot.run(fail)
         assert await slot.run(lambda: 1) == 1
         slot.end()
+
+
+def test_requests_that_run_at_the_same_time_share_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
+    cores = {1: 6, 2: 3, 3: 2, 4: 1, 9: 1}
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 6)
+    service, given = Service(ScriptedEngine(), ServerOptions()), []  # type: ignore[arg-type]
+    monkeypatch.setattr(torch, "set_num_threads", given.append)
+    for running in cores:
+        service.queue.running = running
+        service._share_cores()  # what a thread does before it works
+        service._share_cores()  # nothing new
+    assert given == [6, 3, 2, 1]
