@@ -62,7 +62,7 @@ class Served:
 
     def describe(self) -> dict[str, Any]:
         """What is known of the model: its name."""
-        return {"model": self.name, "device": None, "dtype": None, "parameters": None}
+        return {"model": self.name, "device": None, "dtype": "its own dtype", "parameters": None}
 
     def _transcribed(self, audio: AudioInput, llm: bool | None) -> Transcript:
         fields = {"model": self.name, "response_format": "verbose_json"} | ({} if llm is None else {"llm": str(llm)})
