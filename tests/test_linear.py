@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import soundwave
-from soundwave.inference import engine
+from soundwave.inference import loading
 from soundwave.model.linear import AVAILABLE, OneDnnLinear, use_onednn
 
 needs_onednn = pytest.mark.skipif(not AVAILABLE, reason="this PyTorch has no oneDNN for linear layers")
@@ -83,7 +83,7 @@ def test_names_and_weights_stay_and_layers_of_other_kinds_too() -> None:
 @pytest.mark.parametrize("backend", ["torch", "none"])
 def test_a_loaded_model_uses_it_everywhere(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     changed: list[nn.Module] = []
-    monkeypatch.setattr(engine, "use_onednn", lambda module: (changed.append(module), use_onednn(module)))
+    monkeypatch.setattr(loading, "use_onednn", lambda module: (changed.append(module), use_onednn(module)))
     folder = tiny.released_folder(tmp_path / "model")
     used = list(soundwave.load(folder, device="cpu", dtype="float32", backend=backend).encoder.modules())
     kinds = {type(module) for module in [*changed[0].modules(), *used] if isinstance(module, nn.Linear)}

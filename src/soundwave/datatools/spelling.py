@@ -31,7 +31,8 @@ class _Words:
     def __init__(self, tokenizer: Tokenizer):
         self.backend_tokenizer = tokenizer
 
-    def __call__(self, text: str, add_special_tokens: bool = False) -> SimpleNamespace:
+    def __call__(self, text: str, add_special_tokens: bool, split_special_tokens: bool) -> SimpleNamespace:
+        self.backend_tokenizer.encode_special_tokens = split_special_tokens
         return SimpleNamespace(input_ids=self.backend_tokenizer.encode(text, add_special_tokens=add_special_tokens).ids)
 
     def decode(self, ids: Iterable[int], skip_special_tokens: bool = True) -> str:
