@@ -19,6 +19,7 @@ from soundwave.checkpoints.parts import PARTS
 from soundwave.errors import ConfigurationError
 from soundwave.inference_config import RELEASED, InferenceConfig, read_json
 from soundwave.text.ctc_tokenizer import CtcTokenizer
+from soundwave.text.tokenizing import token_ids
 
 DEFAULT_MODEL = "smollm2-135m-instruct"
 ENCODER_FRAMES_PER_SECOND = 50
@@ -63,7 +64,7 @@ class Spelling:
 
     def tokens(self, text: str) -> list[int]:
         """The language model's own tokens of a text, without special ones."""
-        return self.ctc.tokenizer(text, add_special_tokens=False).input_ids
+        return token_ids(self.ctc.tokenizer, text)
 
     def piece(self, ctc_class: int) -> str:
         """What one CTC class writes, its leading blank kept."""
