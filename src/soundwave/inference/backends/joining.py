@@ -22,6 +22,8 @@ from soundwave.inference.backends.protocol import Prompt, Token
 from soundwave.inference.backends.sampling import Choose
 from soundwave.inference.backends.speculative import Drafter
 
+POSITIONS = 64  # of drafts checked at once in all rows: more cost a processor more than the passes that they save
+
 
 class Call:
     """Rows of one call of `generate`: how their tokens are chosen, and those that are made.
@@ -56,7 +58,10 @@ class Call:
 
     def proposals(self) -> list[list[int]]:
         """For each row a run of tokens that may come next; where nothing is likely, none."""
-        return [self._drafters[row].propose(self._limits[row] - len(self.answers[row]) - 1) for row in self.rows]
+        share = POSITIONS // len(self.rows)
+        return [
+            self._drafters[row].propose(min(share, self._limits[row] - len(self.answers[row]) - 1)) for row in self.rows
+        ]
 
     def take(self, scores: Tensor, runs: Sequence[list[int]]) -> list[int]:
         """Chooses the next tokens of each row, as without a draft, up to the first that leaves its run.
@@ -83,8 +88,9 @@ class Call:
                 if runs[i][place : place + 1] == [made[i][-1].id] and made[i][-1].id not in self._eos_ids
             ]
             place += 1
-        for row, run, tokens in zip(self.rows, runs, made, strict=True):
-            self._drafters[row].checked(run, [token.id for token in tokens])
+        likely: list[list[int]] = scores.argmax(-1).tolist() if scores.shape[1] > 1 else [[] for _ in runs]
+        for row, run, tokens, guesses in zip(self.rows, runs, made, likely, strict=True):
+            self._drafters[row].checked(run, [token.id for token in tokens], guesses)
             self.made.extend(tokens)
         # last: who finds no rows may rely on it that all tokens are there
         self.rows = [
