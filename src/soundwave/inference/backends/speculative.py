@@ -23,9 +23,9 @@ class Drafter:
     """Says what is likely to come next in one answer, given a draft of all of it.
 
     Where the answer leaves the draft, the draft is aligned with it anew: of its beginnings, that one is behind which is
-    nearest to the answer so far, by edit distance, and whose last tokens are the answer's. What the LLM said of the rest
-    of a run, after words that it did not write, mends the draft there before it is proposed again (as the guesses of
-    Jacobi decoding do, Santilli et al. 2023).
+    nearest to the answer so far, by edit distance, and whose last tokens are the answer's. What the LLM said of the
+    rest of a run, behind a word that it did not write, mends the draft there before it is proposed again (as guesses
+    become proposals in Jacobi decoding, Santilli et al. 2023).
 
     Args:
         draft: the likely answer, with its end token; it may be empty.
@@ -40,7 +40,7 @@ class Drafter:
     def propose(self, most: int) -> list[int]:
         """The run to check next, of `most` tokens at most; empty where nothing is likely."""
         self._place = int(np.argmin(self._edits - np.minimum(self._agreed, AGREED_MOST)))
-        longest = self._longest or int(self._agreed[self._place] > 0)  # after many refusals, only where both agree again
+        longest = self._longest or int(self._agreed[self._place] > 0)  # after many refusals: where both agree again
         return self._draft[self._place : self._place + max(0, min(most, longest))].tolist()
 
     def checked(self, run: Sequence[int], written: Sequence[int], likely: Sequence[int]) -> None:
@@ -56,13 +56,14 @@ class Drafter:
         elif run:
             self._longest = min(self._longest, 2 * AFTER_REFUSAL) // 2
         self._answer += written
-        rest = _mended(run[len(written) :], likely[len(written) :])
-        if rest != list(run[len(written) :]):
-            first = self._place + len(written)
-            self._align([*self._draft[:first], *rest, *self._draft[self._place + len(run) :]])
-            return
-        for token in written:
-            self._follow(token)
+        wrong = len(written) - 1  # place in the run of the first token that is
+        rest = _mended(run[wrong + 1 :], likely[wrong + 1 :])
+        if rest == list(run[wrong + 1 :]):
+            for token in written:
+                self._follow(token)
+        else:
+            start, end = self._place + wrong, self._place + len(run)
+            self._align([*self._draft[:start], *_before(written[-1], run[wrong], rest), *self._draft[end:]])
 
     def _align(self, draft: Sequence[int]) -> None:
         self._draft = np.array(draft, dtype=np.int64)  # (D,)
@@ -84,18 +85,20 @@ class Drafter:
 def _mended(run: Sequence[int], likely: Sequence[int]) -> list[int]:
     """The rest of a run behind a wrong word, with what the LLM would change from where it agrees again.
 
-    A token that it would rather write is put before what stands there; where that token follows soon, what lies between
-    is left out.
+    Where it agrees with less than two thirds of the rest, its guesses follow from the wrong word, and the run stays as it is.
     """
-    start = next((i for i, (one, other) in enumerate(zip(run, likely, strict=False)) if one == other), len(run))
-    mended, i = list(run[:start]), start
-    while i < len(run):
+    agreeing = [i for i, token in enumerate(run) if likely[i] == token]
+    if 3 * len(agreeing) < 2 * len(run) or not agreeing:
+        return list(run)
+    start = agreeing[0]
+    mended = list(run[start:])
+    for i in reversed(range(start, len(run))):
         if run[i] != likely[i]:
-            mended.append(likely[i])
-            skipped = [*run[i + 1 : i + 1 + FOLLOWS_SOON]]
-            if likely[i] in skipped:
-                i += skipped.index(likely[i]) + 2
-                continue
-        mended.append(run[i])
-        i += 1
-    return mended
+            mended[i - start :] = _before(likely[i], run[i], mended[i - start + 1 :])
+    return [*run[:start], *mended]
+
+
+def _before(token: int, other: int, rest: list[int]) -> list[int]:
+    """A token put before another and what follows it; where it follows soon, what lies between is left out."""
+    soon = rest[:FOLLOWS_SOON]
+    return rest[soon.index(token) :] if token in soon else [token, other, *rest]
