@@ -63,8 +63,8 @@ class Prepared:
             )
         if from_step == steps:
             self.progress.say(
-                f"{folder} is done: step {steps} of {steps}, nothing is left to train; to train on, raise max_steps or "
-                "num_train_epochs"
+                f"{folder} is done: step {steps} of {steps}, nothing is left to train; to train on, raise max_steps, "
+                "num_train_epochs or max_minutes"
             )
             return
         keep_recipe(self.recipe, folder)

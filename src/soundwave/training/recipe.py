@@ -97,6 +97,10 @@ class Recipe:
     )
     num_train_epochs: float = setting(1.0, above=0, resume=True, help="passes over the data")
     max_steps: int | None = setting(None, above=0, resume=True, help="optimizer steps; overrides the epochs")
+    max_minutes: float | None = setting(
+        None, above=0, resume=True,
+        help="minutes of steps and evaluations, those before a stop too, in which the run ends if its steps have not",
+    )
     batch_seconds: float = setting(120.0, above=0, help="audio per device and batch, padding included")
     max_batch_size: int = setting(64, above=0, help="examples per device and batch, at most")
     gradient_accumulation_steps: int = setting(
