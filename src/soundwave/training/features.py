@@ -29,6 +29,7 @@ from soundwave.processing import SoundwaveProcessor
 from soundwave.training.augmentation import Effects
 
 BATCH_SECONDS = 120.0  # audio encoded at once into a store
+LARGEST = 65504.0  # of float16: below the last layers, a few channels of a large encoder may be beyond
 ENCODED_AT_ONCE = 16  # clips encoded at once on the fly: 0.3 GB of bf16 activations at large-v3's width and 30 s
 
 
@@ -294,5 +295,5 @@ def encode_mels(tower: WhisperEncoder, mels: Sequence[np.ndarray]) -> list[np.nd
         mask[i, : mel.shape[1]] = True
     device, dtype = tower.conv1.weight.device, tower.conv1.weight.dtype
     frames = encode_window(tower, batch.to(device, dtype), None if mask.all() else mask.to(device))
-    values = frames.to("cpu", torch.float16).numpy()
+    values = frames.clamp(-LARGEST, LARGEST).to("cpu", torch.float16).numpy()
     return [values[i, : mel.shape[1] // 2] for i, mel in enumerate(mels)]

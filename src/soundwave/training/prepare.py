@@ -137,6 +137,8 @@ def _features(
         "encoder": Path(config.audio_tower_source or "").name, "window": config.encoder_window,
         "tail": config.window_tail_seconds,
     }
+    if config.encoder_upper_layers:
+        about["upper_layers"] = config.encoder_upper_layers  # they come after what is stored
     if config.frames_per_group != 2:  # windows are whole groups
         about["frames_per_group"] = config.frames_per_group
     try:

@@ -88,6 +88,9 @@ class Recipe:
         1.0, least=0, resume=True,
         help="of the alignment adapter; below 1 stage II keeps what stage I learned, at 0 it does not learn",
     )
+    encoder_learning_rate_scale: float = setting(
+        1.0, least=0, resume=True, help="of what the encoder's upper layers learn (encoder_training)"
+    )
     weight_decay: float = setting(0.1, least=0, resume=True, help="of all that is trained")
     adam_beta1: float = setting(0.9, least=0, below=1, resume=True, help="of the mean gradient")
     adam_beta2: float = setting(0.95, least=0, below=1, resume=True, help="of the mean squared gradient")

@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -183,13 +184,15 @@ def start(run: Run, resume: bool) -> None:
 
 
 def _frames(run: Run) -> Iterator[Tensor]:
-    """The encoder's frames (n, E) of batches all over the first epoch."""
+    """What the alignment adapter reads (n, E) of batches all over the first epoch."""
     made = epoch_batches(run, 0)
     for items in made[:: max(1, len(made) // 50)]:
         batch = run.prepared.collator(items)
         if batch.encoder_frames is not None and batch.frame_mask is not None:
             width = run.prepared.model.config.frames_per_group
-            yield batch.encoder_frames[batch.frame_mask.repeat_interleave(width, 1)]
+            with torch.no_grad():
+                frames = run.module.adapter_input(batch.to(run.accelerator.device)).cpu()
+            yield frames[batch.frame_mask.repeat_interleave(width, 1)]
 
 
 def upcoming_shares(run: Run) -> Iterator[Share[Batch]]:
