@@ -1,4 +1,4 @@
-"""A run that is given minutes instead of steps: its learning rate falls to zero by then, however fast the machine is."""
+"""A run that is given minutes instead of steps: its learning rate falls to zero by then, on whatever machine."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ UPDATE_SIZE = 0.2  # root mean square of AdamW's usual update, as a share of the
 
 
 def learning_rate(recipe: Recipe, step: float, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero at `steps`; of a run in minutes `step` is the share of them that is spent."""
+    """Linear warm-up, then a cosine to zero at `steps`; `step` as `Run.done` has it."""
     warmup = max(1, round(recipe.warmup_ratio * steps))
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup

@@ -168,7 +168,8 @@ def _encode(
     encoder = build_encoder(config, device, precision)
     progress.say(f"encoding {len(missing)} clips ({sum(s for _, s in missing) / 3600:.1f} h) into {recipe.features}")
     progress.start(len(missing), what="encoding audio")
-    fill_store(store, missing, encoder, processor, _advance(progress), _on_bad(recipe, Skipped(progress.say)))
+    on_bad = _on_bad(recipe, Skipped(progress.say))
+    fill_store(store, missing, encoder, processor, _advance(progress), on_bad, recipe.reading_processes)
     progress.stop()
 
 

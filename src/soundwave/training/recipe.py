@@ -83,6 +83,10 @@ class Recipe:
         "runs/features", path=True, resume=True,
         help="folder of the stored encoder features; null: computed on the fly",
     )
+    reading_processes: int = setting(
+        1, above=0, most=256, resume=True,
+        help="processes that decode audio while features are stored; beside a GPU give one a core",
+    )
     learning_rate: float = setting(1e-4, above=0, resume=True, help="highest rate")
     alignment_learning_rate_scale: float = setting(
         1.0, least=0, resume=True,
