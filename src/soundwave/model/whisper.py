@@ -62,8 +62,14 @@ def make_tower(config: SoundwaveConfig) -> WhisperEncoder:
                 if type(module) is nn.Linear:
                     setattr(owner, name, LoraLinear(module, config.encoder_lora_r, config.encoder_lora_alpha))
     if config.encoder_layer_sum:
-        tower.layer_sum = nn.Parameter(torch.eye(config.encoder_upper_layers + 1)[-1])
+        tower.layer_sum = nn.Parameter(_last_alone(config))
     return tower
+
+
+def _last_alone(config: SoundwaveConfig) -> Tensor:
+    """(states,) the weights of a sum that is its last term."""
+    count = config.encoder_upper_layers
+    return F.one_hot(torch.tensor(count, device="cpu"), count + 1).float()
 
 
 def fresh_upper(config: SoundwaveConfig) -> dict[str, Tensor]:
@@ -76,7 +82,7 @@ def fresh_upper(config: SoundwaveConfig) -> dict[str, Tensor]:
             values[f"audio_tower.{name}.down"] = nn.init.kaiming_uniform_(torch.empty(module.down.shape), math.sqrt(5))
             values[f"audio_tower.{name}.up"] = torch.zeros(module.up.shape)
     if config.encoder_layer_sum:
-        values["audio_tower.layer_sum"] = torch.eye(config.encoder_upper_layers + 1)[-1]
+        values["audio_tower.layer_sum"] = _last_alone(config)
     return values
 
 

@@ -253,8 +253,10 @@ def flops(
     width, audio, text = _width(config), config.audio_config, config.text_config
     mixed = 4 * work.frames**2 * audio.d_model  # by one layer's attention
     learning = learns(stage) and config.encoder_training != "none"
-    tower = (1 + learning) * (2 * parts.upper * work.frames + mixed * config.encoder_upper_layers)
-    tower += 2 * parts.own * work.frames if learning else 0
+    upper, own = 2 * parts.upper * work.frames, 2 * parts.own * work.frames
+    tower = upper + mixed * config.encoder_upper_layers
+    if learning:
+        tower += upper + own + 2 * mixed * config.encoder_upper_layers
     if encode:
         tower += 2 * (parts.audio_tower - parts.upper) * work.frames + mixed * config.encoder_depth
     passes = 3 if learns(stage) else 1
