@@ -100,9 +100,10 @@ class _Source:
 def _checked(folder: Path) -> tuple[SoundwaveConfig, list[_Source]]:
     """A folder's configuration and where its weights are, compared with each other."""
     config = read_soundwave_config(folder)
+    own = _Source(str(folder), weight_files(folder), _same)
     parts = {"audio_tower.": config.audio_tower_source, "language_model.": config.language_model_source}
     sources = [_part(source, prefix) for prefix, source in parts.items() if source is not None]
-    sources.append(_Source(str(folder), weight_files(folder), _same))  # last: what it learned replaces what it came from
+    sources.append(own)  # last: layers that were learned replace those that they came from
     shapes = {name: shape for source in sources for name, shape in renamed_shapes(source.files, source.rename).items()}
     check_shapes(config, shapes, str(folder))
     return config, sources

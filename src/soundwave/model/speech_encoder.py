@@ -19,7 +19,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from soundwave.configuration import SoundwaveConfig
 from soundwave.model.adapters import AlignmentAdapter, ShrinkingAdapter
 from soundwave.model.shrink import Runs
-from soundwave.model.whisper import encode_upper, encode_window, make_tower
+from soundwave.model.whisper import encode_window, make_tower
 
 
 @dataclass(frozen=True)
@@ -149,16 +149,13 @@ class SpeechEncoder(nn.Module):
         Args:
             input_features: (N, M, T) log-mel from the processor.
             feature_attention_mask: (N, T) True inside each clip's window; None: all of it.
-            encoder_frames: (N, 2 F, E) instead of features: what `audio_tower` gave earlier, below the layers that
-                belong to the model.
+            encoder_frames: (N, 2 F, E) instead of features: what `audio_tower` gave earlier.
             frame_mask: (N, F) with `encoder_frames`: True for aligned frames that exist.
         """
         config = self.config
         if encoder_frames is None:
             assert input_features is not None
             encoder_frames, frame_mask = self._frames(input_features, feature_attention_mask)
-        else:
-            encoder_frames = upper_frames(config, self.audio_tower, encoder_frames, frame_mask)
         valid = frame_mask
         if valid is None:
             count = encoder_frames.shape[1] // config.frames_per_group
@@ -191,14 +188,3 @@ class SpeechEncoder(nn.Module):
         group = 2 * self.config.frames_per_group
         count = frames.shape[1] // self.config.frames_per_group
         return frames, None if mask is None else mask[:, ::group][:, :count]
-
-
-def upper_frames(config: SoundwaveConfig, tower: WhisperEncoder, frames: Tensor, mask: Tensor | None) -> Tensor:
-    """What the alignment adapter reads (N, 2 F, E) of stored frames (N, 2 F, E); `mask` (N, F) of aligned frames.
-
-    They are the same where no layer of the encoder belongs to the model.
-    """
-    if not config.encoder_upper_layers:
-        return frames
-    own = None if mask is None else mask.repeat_interleave(config.frames_per_group, 1)
-    return encode_upper(tower, frames.to(tower.layer_norm.weight.dtype), own, config.encoder_depth)

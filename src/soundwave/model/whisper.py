@@ -10,7 +10,10 @@ a model, which learns them (`encoder_upper_layers`); the lower part's frames can
 from __future__ import annotations
 
 import math
+import operator
 import re
+from collections import deque
+from functools import reduce
 from typing import Any
 
 import torch
@@ -20,7 +23,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.configuration import SoundwaveConfig
 
-UPPER_NAME = re.compile(r"audio_tower\.(?:layers\.(\d+)\.|(layer_norm)\.|(layer_sum)$)")
+UPPER_NAME = re.compile(r"audio_tower\.(?:layers\.(\d+)\.|layer_norm\.|layer_sum$)")
 FACTORS = (".down", ".up")  # endings of the names of a low-rank change
 
 
@@ -59,8 +62,14 @@ def make_tower(config: SoundwaveConfig) -> WhisperEncoder:
                 if type(module) is nn.Linear:
                     setattr(owner, name, LoraLinear(module, config.encoder_lora_r, config.encoder_lora_alpha))
     if config.encoder_layer_sum:
-        tower.layer_sum = nn.Parameter(torch.eye(config.encoder_upper_layers + 1)[-1])
+        tower.layer_sum = nn.Parameter(_last_alone(config))
     return tower
+
+
+def _last_alone(config: SoundwaveConfig) -> Tensor:
+    """(states,) the weights of a sum that is its last term."""
+    count = config.encoder_upper_layers
+    return F.one_hot(torch.tensor(count, device="cpu"), count + 1).float()
 
 
 def fresh_upper(config: SoundwaveConfig) -> dict[str, Tensor]:
@@ -73,19 +82,20 @@ def fresh_upper(config: SoundwaveConfig) -> dict[str, Tensor]:
             values[f"audio_tower.{name}.down"] = nn.init.kaiming_uniform_(torch.empty(module.down.shape), math.sqrt(5))
             values[f"audio_tower.{name}.up"] = torch.zeros(module.up.shape)
     if config.encoder_layer_sum:
-        values["audio_tower.layer_sum"] = torch.eye(config.encoder_upper_layers + 1)[-1]
+        values["audio_tower.layer_sum"] = _last_alone(config)
     return values
+
+
+def is_upper(config: SoundwaveConfig, name: str) -> bool:
+    """Whether the weight of that full name is of the encoder's layers that belong to the model."""
+    match = UPPER_NAME.match(name) if config.encoder_upper_layers else None
+    return match is not None and (match[1] is None or int(match[1]) >= config.encoder_depth)
 
 
 def is_own(config: SoundwaveConfig, name: str) -> bool:
     """Whether the weight of that full name is the model's own, though it is the encoder's: learned over its source."""
-    match = UPPER_NAME.match(name)
-    if match is None:
-        return False
-    layer, _, layer_sum = match.groups()
-    if layer_sum or name.endswith(FACTORS):
-        return True
-    return config.encoder_training == "full" and (layer is None or int(layer) >= config.encoder_depth)
+    learned = config.encoder_training == "full" or name.endswith((*FACTORS, "layer_sum"))
+    return learned and is_upper(config, name)
 
 
 def merged_weights(tower: WhisperEncoder) -> dict[str, Tensor]:
@@ -105,7 +115,7 @@ def merge_lora(tower: WhisperEncoder) -> None:
 def keep_lower(tower: WhisperEncoder, depth: int) -> None:
     """Leaves of a tower the part that gives what enters the layer `depth`."""
     tower.layers = tower.layers[:depth]
-    tower.layer_norm = nn.Identity()  # type: ignore[assignment]
+    tower.layer_norm = nn.Identity()
     tower.layer_sum = None
 
 
@@ -113,7 +123,7 @@ def keep_upper(tower: WhisperEncoder, depth: int) -> None:
     """Leaves of a tower the part that `encode_upper` runs, its weights under the same names."""
     for i in range(depth):
         tower.layers[i] = nn.Identity()
-    tower.conv1 = tower.conv2 = tower.embed_positions = None  # type: ignore[assignment]
+    tower.conv1 = tower.conv2 = tower.embed_positions = None
 
 
 def encode_window(tower: WhisperEncoder, features: Tensor, mel_mask: Tensor | None) -> Tensor:
@@ -137,15 +147,29 @@ def encode_window(tower: WhisperEncoder, features: Tensor, mel_mask: Tensor | No
 def encode_upper(tower: WhisperEncoder, x: Tensor, mask: Tensor | None, depth: int) -> Tensor:
     """What enters the layer `depth` (N, F, E) to encoder frames (N, F, E); `mask` (N, F), None: all of them exist."""
     keys = None if mask is None else mask[:, None, None, :]
-    states = [x]
+    weights = getattr(tower, "layer_sum", None)
+    states = deque([x], maxlen=1 if weights is None else len(weights))
     for layer in tower.layers[depth:]:
         states.append(_layer(layer, states[-1], keys))
-    weights = getattr(tower, "layer_sum", None)
     if weights is None:
         return tower.layer_norm(states[-1])
-    # The weights are no softmax's: at the last state alone it would be flat, and the others would hardly be learned.
-    summed = [weight * tower.layer_norm(state) for weight, state in zip(weights, states[-len(weights):], strict=True)]
-    return torch.stack(summed).sum(0)
+    # Weights of any size, not a softmax's: that is flat where it leaves the last state as it is, and would stay there.
+    return reduce(operator.add, [w * tower.layer_norm(state) for w, state in zip(weights, states, strict=True)])
+
+
+def upper_frames(config: SoundwaveConfig, tower: WhisperEncoder, frames: Tensor, mask: Tensor | None) -> Tensor:
+    """Encoder frames (N, F, E) of those that training stores (N, F, E): the same where no layer belongs to the model.
+
+    Args:
+        config: the model's.
+        tower: at least its upper part.
+        frames: what `encode_window` gave of the lower part.
+        mask: (N, F / frames_per_group) True for aligned frames that exist; None: all of them.
+    """
+    if not config.encoder_upper_layers:
+        return frames
+    own = None if mask is None else mask.repeat_interleave(config.frames_per_group, 1)
+    return encode_upper(tower, frames.to(tower.layer_norm.weight.dtype), own, config.encoder_depth)
 
 
 def _layer(layer: Any, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -265,7 +265,7 @@ def _copy_embeddings(model: SoundwaveForConditionalGeneration) -> None:
 
 
 def _start_tensors(start: Path, config: SoundwaveConfig) -> Iterator[tuple[str, torch.Tensor]]:
-    """The adapters to start from, and what the encoder learned; a shrinking adapter that gave the LLM another kind of embedding starts anew."""
+    """What was learned before; a shrinking adapter that gave the LLM another kind of embedding starts anew."""
     fed = start_config(start, "")[0].audio_embedding
     for name, tensor in adapter_tensors(start):
         if fed == config.audio_embedding or not name.startswith("shrinking."):

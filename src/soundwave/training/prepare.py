@@ -28,7 +28,7 @@ from soundwave.training.recipe import Recipe
 from soundwave.training.reporting import RunProgress, Skipped
 from soundwave.training.resume import keep_recipe
 from soundwave.training.sampler import Source, clips_of
-from soundwave.training.stages import Stage, mark_trained
+from soundwave.training.stages import Stage, learns, mark_trained
 from soundwave.training.streaming import Stream
 
 MAX_SECONDS = 30.0
@@ -88,7 +88,7 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
         raise ConfigurationError("The recipe names no training data; add `train: [{manifest: path}]`.")
     progress = RunProgress(main)
     if stage.next_token and recipe.start_from is None:
-        still = "" if "alignment." in stage.trained else ", which it does not train"
+        still = "" if learns(stage) else ", which it does not train"
         progress.say(
             f"warning: the recipe has no start_from, so stage {stage.name} begins with a random alignment adapter"
             f"{still}: the LLM hears nothing that it could read; name the stage before, as in start_from: "
@@ -119,7 +119,9 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
         assert config.ctc_vocabulary is not None
         model.shrinking.merges.copy_(torch.tensor(merge_table(processor.tokenizer, config.ctc_vocabulary)))
     trained = mark_trained(model, stage)
-    collator = Collator(store, processor, recipe, stage.next_token, stream is not None, skipped.name)
+    collator = Collator(
+        store, processor, recipe, stage.next_token, stream is not None, skipped.name, config.encoder_upper_layers > 0
+    )
     return Prepared(
         recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, skipped, trained,
         stream,

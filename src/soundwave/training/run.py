@@ -188,11 +188,11 @@ def _frames(run: Run) -> Iterator[Tensor]:
     made = epoch_batches(run, 0)
     for items in made[:: max(1, len(made) // 50)]:
         batch = run.prepared.collator(items)
-        if batch.encoder_frames is not None and batch.frame_mask is not None:
+        with torch.no_grad():
+            frames = run.module.adapter_input(batch.to(run.accelerator.device))
+        if frames is not None and batch.frame_mask is not None:
             width = run.prepared.model.config.frames_per_group
-            with torch.no_grad():
-                frames = run.module.adapter_input(batch.to(run.accelerator.device)).cpu()
-            yield frames[batch.frame_mask.repeat_interleave(width, 1)]
+            yield frames.cpu()[batch.frame_mask.repeat_interleave(width, 1)]
 
 
 def upcoming_shares(run: Run) -> Iterator[Share[Batch]]:
