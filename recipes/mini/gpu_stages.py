@@ -2,10 +2,10 @@
 
     python recipes/mini/gpu_stages.py --minutes 8 --out OUT gpu-stage1.yaml gpu-stage2.yaml gpu-stage3.yaml
 
-Features come first; what is then left of the minutes is divided among the stages. A stage that is done stays; one that was
-stopped goes on where it was, with its part of this call's minutes on top of those it has had. OUT holds, after each
-stage, `results-1`, `results-2`, …: pieces of one tar with the latest stage's weights in float16 and every stage's figures
-and curves, which `--collect FOLDER` puts together again.
+Features come first; what is then left of the minutes is divided among the stages. A stage that is done stays; one that
+was stopped goes on where it was, with its part of this call's minutes on top of those it has had. After each stage OUT
+holds `results-1`, `results-2`, …: pieces of one tar with the latest stage's weights in float16 and every stage's curves,
+which `--collect FOLDER` puts together again.
 """
 
 from __future__ import annotations
@@ -150,7 +150,7 @@ def main() -> None:
         if arguments.collect:
             collect(arguments.out, arguments.collect)
         elif not arguments.recipes or not arguments.minutes or arguments.minutes <= 0:
-            parser.error(f"--minutes {arguments.minutes} and {len(arguments.recipes)} recipes: give more than 0 of both")
+            parser.error(f"--minutes {arguments.minutes}, {len(arguments.recipes)} recipes: give more than 0 of both")
         else:
             train_stages(arguments.recipes, arguments.minutes, arguments.out, arguments.overrides)
     except SoundwaveError as error:

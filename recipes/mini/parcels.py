@@ -2,8 +2,8 @@
 
     python recipes/mini/parcels.py PARCEL --into PLACE
 
-A parcel is a folder: a stretch of one tar, and `parcel.json` with its hash. They arrive in any order and more than once;
-with the last one the tar is unpacked. Needs nothing but Python. What is in them is up to `pack_parcels.py`.
+A parcel is a folder: a stretch of one tar, and `parcel.json` with its hash. They arrive in any order, also twice; with
+the last one the tar is unpacked. Needs nothing but Python. What is in them is up to `pack_parcels.py`.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def unpack(parcel: Path, place: Path) -> bool:
         for number in numbers:
             file.write((taken / f"{number:02d}").read_bytes())
     if hash_of(whole) != note["whole"]:
-        raise ParcelError(f"The {note['of']} parcels in {taken} are no whole; delete that folder, and bring them again.")
+        raise ParcelError(f"The {note['of']} parcels in {taken} are no whole; delete that folder, bring them again.")
     with tarfile.open(whole) as tar:
         tar.extractall(place, filter="data")
     whole.unlink()
