@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -107,7 +108,9 @@ class Bench:
         )
 
 
-def measure(bench: Bench, seconds: list[float], tokens: int, batch: int, repeats: int) -> dict[str, Any]:
+def measure(
+    bench: Bench, seconds: list[float], tokens: int, batch: int, repeats: int, until: float | None = None
+) -> dict[str, Any]:
     """Times of every request, medians of interleaved rounds, and what follows from them."""
     window = bench.features(WINDOW_SECONDS)
     many = bench.features(WINDOW_SECONDS, batch)
@@ -120,7 +123,7 @@ def measure(bench: Bench, seconds: list[float], tokens: int, batch: int, repeats
         f"first token, batch of {batch}": bench.settled(lambda: bench.ask(many, 1)),
         f"answers of {tokens} tokens, batch of {batch}": bench.settled(lambda: bench.ask(many, tokens)),
     }
-    times = interleaved(variants, repeats)
+    times = interleaved(variants, repeats, until=until)
     middle = medians(times)
     alone = middle[f"answer of {tokens} tokens"] - middle["first token"]
     together = middle[f"answers of {tokens} tokens, batch of {batch}"] - middle[f"first token, batch of {batch}"]
@@ -152,6 +155,9 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=128, help="of an answer")
     parser.add_argument("--batch", type=int, default=8, help="clips asked at once")
     parser.add_argument("--repeats", type=int, default=5, help="measured rounds")
+    parser.add_argument(
+        "--minutes", type=float, default=3, help="no round begins after these (%(default)g), but the first"
+    )
     parser.add_argument("--json", type=Path, help="keep everything that was measured here")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -159,10 +165,11 @@ def main() -> None:
             f"gpu_speed.py needs a CUDA GPU with {NEEDED_GIGABYTES} GB, and PyTorch {torch.__version__} sees none. "
             "On a CPU run benchmarks/speed.py, with mini."
         )
+    until = time.monotonic() + 60 * options.minutes
     torch.cuda.reset_peak_memory_stats()
     model = random_model(full_size(), "cuda", torch.bfloat16)
     weights = torch.cuda.memory_allocated() / GIGABYTE
-    result = measure(Bench(model), options.seconds, options.tokens, options.batch, options.repeats)
+    result = measure(Bench(model), options.seconds, options.tokens, options.batch, options.repeats, until)
     result |= {
         "parameters": sum(parameter.numel() for parameter in model.parameters()), "dtype": "bfloat16",
         "device": torch.cuda.get_device_name(), "batch": options.batch, "machine": machine_facts(),

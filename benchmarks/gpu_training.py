@@ -167,10 +167,12 @@ class Trainer:
         self.optimizer.zero_grad()
         return float(losses.total.item())  # waits for the GPU
 
-    def seconds(self, steps: int, warmup: int) -> list[float]:
-        """Time of each step, the first `warmup` left out."""
-        times = []
+    def seconds(self, steps: int, warmup: int, until: float | None = None) -> list[float]:
+        """Time of each step, the first `warmup` left out; none begins after `until` but the first that counts."""
+        times: list[float] = []
         for _ in range(warmup + steps):
+            if until is not None and len(times) > warmup and time.monotonic() > until:
+                break
             began = time.perf_counter()
             self.step()
             times.append(time.perf_counter() - began)
@@ -178,7 +180,8 @@ class Trainer:
 
 
 def measure(
-    recipe: Recipe, config: SoundwaveConfig, device: torch.device, steps: int, warmup: int = 2
+    recipe: Recipe, config: SoundwaveConfig, device: torch.device, steps: int, warmup: int = 2,
+    until: float | None = None,
 ) -> dict[str, Any]:
     """One stage: rates, memory, and what the estimate says of them."""
     stage, recipe = stage_named(recipe.stage), replace(recipe, lora=lora_of(recipe, None))
@@ -187,7 +190,7 @@ def measure(
     if cuda:
         torch.cuda.reset_peak_memory_stats(device)
     model, tower = random_model(config, recipe, stage, device)
-    times = Trainer(model, tower, recipe, stage, work, device).seconds(steps, warmup)
+    times = Trainer(model, tower, recipe, stage, work, device).seconds(steps, warmup, until)
     cost = flops(config, stage, parts, work, checkpointing=recipe.gradient_checkpointing).total
     rates = speed(median(times), work, cost, peak_of(torch.cuda.get_device_name(device)) if cuda else None)
     return {
@@ -218,6 +221,9 @@ def main() -> None:
     parser.add_argument("--stages", type=int, nargs="+", choices=(1, 2, 3), default=[1, 2, 3])
     parser.add_argument("--batch", type=int, help="clips of a batch; default: the paper's 32, 16, 8")
     parser.add_argument("--steps", type=int, default=10, help="measured steps, after two that are not")
+    parser.add_argument(
+        "--minutes", type=float, default=3, help="divided among the stages: no step begins after its part (%(default)g)"
+    )
     parser.add_argument("--json", type=Path, help="keep everything that was measured here")
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -227,12 +233,13 @@ def main() -> None:
             file=sys.stderr,
         )
         raise SystemExit(NO_GPU)
-    rows = []
-    for number in options.stages:
+    rows, ends = list[dict[str, Any]](), time.monotonic() + 60 * options.minutes
+    for done, number in enumerate(options.stages):
         recipe = read_recipe(PAPER / f"stage{number}.yaml")
         if options.batch:
             recipe = replace(recipe, max_batch_size=options.batch, batch_seconds=30.0 * options.batch)
-        rows.append(measure(recipe, model_config(recipe)[0], torch.device("cuda"), options.steps))
+        until = time.monotonic() + (ends - time.monotonic()) / (len(options.stages) - done)
+        rows.append(measure(recipe, model_config(recipe)[0], torch.device("cuda"), options.steps, until=until))
         print(show(rows[-1]), flush=True)
         gc.collect()  # the model of this stage, before the next one's
         torch.cuda.empty_cache()

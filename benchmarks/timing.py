@@ -23,17 +23,20 @@ CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor"
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], object]], repeats: int, clock: str = "wall"
+    variants: Mapping[str, Callable[[], object]], repeats: int, clock: str = "wall", until: float | None = None
 ) -> dict[str, list[float]]:
     """Seconds of each call: one unmeasured round, then `repeats` rounds in which every variant has its turn.
 
-    A change of the machine's load or clock during the run so meets all variants alike. `clock` is one of `CLOCKS`.
+    A change of the machine's load or clock during the run so meets all variants alike. `clock` is one of `CLOCKS`. No
+    round begins after `until` (of `time.monotonic`) but the first.
     """
     now = CLOCKS[clock]
     for run in variants.values():
         run()
     seconds: dict[str, list[float]] = {name: [] for name in variants}
-    for _ in range(repeats):
+    for round_number in range(repeats):
+        if until is not None and round_number and time.monotonic() > until:
+            break
         for name, run in variants.items():
             began = now()
             run()

@@ -231,6 +231,15 @@ def test_the_gpu_benchmark_measures_what_it_prints(tmp_path: Path) -> None:
     assert "tokens a second alone" in printed
 
 
+def test_benchmarks_that_are_given_minutes_measure_once_when_these_are_over() -> None:
+    over = time.monotonic() - 1
+    assert len(timing.interleaved({"a": lambda: None}, repeats=9, until=over)["a"]) == 1
+    assert len(timing.interleaved({"a": lambda: None}, repeats=3, until=over + 60)["a"]) == 3
+    recipe = Recipe(stage="alignment", features=None, batch_seconds=20, max_batch_size=2)
+    row = gpu_training.measure(recipe, tiny.config(), torch.device("cpu"), steps=9, warmup=1, until=over)
+    assert len(row["seconds"]) == 1
+
+
 def test_the_gpu_benchmark_is_of_the_published_size() -> None:
     with torch.device("meta"):
         model = SoundwaveForConditionalGeneration(gpu_speed.full_size())

@@ -15,6 +15,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.errors import AudioError, SoundwaveError, TrainingError
 from soundwave.model.whisper import encode_window
+from soundwave.training import features
 from soundwave.training.features import Clip, FeatureStore, fill_store
 
 WIDTH = 4
@@ -181,6 +182,22 @@ def test_only_what_is_missing_is_encoded(
     assert calls == [(1, 1)]
     assert len((tmp_path / "store" / "index.jsonl").read_text().splitlines()) == 3
     assert json.loads((tmp_path / "store" / "store.json").read_text())["encoder"] == "tiny"
+
+
+def test_several_reading_processes_store_the_same_as_one_and_name_the_same_clips(
+    recordings: list[tuple[Clip, float]], tower: WhisperEncoder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "BATCH_SECONDS", 0.5)  # a batch for each clip
+    (tmp_path / "bad.wav").write_text("no sound")
+    clips, stored, named = [*recordings, (Clip(str(tmp_path / "bad.wav")), 1.0)], [], []
+    for readers in (1, 2):
+        told: list[Clip] = []
+        opened = tiny_store(tmp_path / f"store-{readers}")
+        fill_store(opened, clips, tower, tiny.processor(), None, lambda clip, _, told=told: told.append(clip), readers)
+        stored.append([(opened.folder / name).read_bytes() for name in ("index.jsonl", "frames.f16")])
+        named.append(told)
+    assert stored[0] == stored[1]
+    assert named[0] == named[1] == [clips[-1][0]]
 
 
 @pytest.mark.parametrize("kind", ["not audio", "too long"])

@@ -83,7 +83,7 @@ def test_a_finished_run_says_so_and_keeps_its_recipe(tmp_path: Path, capsys: pyt
     before = kept(recipe)
     train(dataclasses.replace(recipe, learning_rate=1.0, logging_steps=3))
     told = capsys.readouterr().err
-    assert "run is done: step 6 of 6, nothing is left to train; to train on, raise max_steps or num_train_ep" in told
+    assert "run is done: step 6 of 6, nothing is left to train; to train on, raise max_steps, num_train_epo" in told
     assert "steps 6 to 6" not in told
     assert kept(recipe) == before
     with pytest.raises(TrainingError, match=r"is at step 6, but max_steps .* ends it at step 5; set max_steps to 6"):

@@ -24,14 +24,23 @@ def main() -> None:
     parser.add_argument("trained", type=Path, help="the `final` folder of a run")
     parser.add_argument("--out", type=Path, required=True, help="folder to write; its README.md stays")
     arguments = parser.parse_args()
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    config = json.loads((arguments.trained / "config.json").read_text())
+    size = ship(arguments.trained, arguments.out)
+    if size > LIMIT_BYTES:
+        limit = LIMIT_BYTES / 1e6
+        raise SystemExit(f"{arguments.out}: {size / 1e6:.1f} MB of weights; at most {limit:.0f} MB are shipped.")
+    print(f"{arguments.out}: {size / 1e6:.1f} MB of weights")
+
+
+def ship(trained: Path, out: Path) -> int:
+    """Writes a trained folder anew in float16, with mini's prompts; returns the bytes of its weights."""
+    out.mkdir(parents=True, exist_ok=True)
+    config = json.loads((trained / "config.json").read_text())
     config["text_config"].pop("_name_or_path", None)  # where the part lay on the machine that trained it
-    (arguments.out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
-    InferenceConfig.read(MINI).write(arguments.out)
+    (out / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+    InferenceConfig.read(MINI).write(out)
     size = 0
-    for file in sorted(arguments.trained.rglob("*")):
-        target = arguments.out / file.relative_to(arguments.trained)
+    for file in sorted(trained.rglob("*")):
+        target = out / file.relative_to(trained)
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".safetensors":
             save_file(halved(file), target, metadata={"format": "pt"})
@@ -40,10 +49,7 @@ def main() -> None:
         elif file.name == "adapter_config.json":
             lora = json.loads(file.read_text()) | {"base_model_name_or_path": config["language_model_source"]}
             target.write_text(json.dumps(lora, indent=2) + "\n")
-    if size > LIMIT_BYTES:
-        limit = LIMIT_BYTES / 1e6
-        raise SystemExit(f"{arguments.out}: {size / 1e6:.1f} MB of weights; at most {limit:.0f} MB are shipped.")
-    print(f"{arguments.out}: {size / 1e6:.1f} MB of weights")
+    return size
 
 
 def halved(file: Path) -> dict[str, torch.Tensor]:

@@ -24,6 +24,7 @@ EncoderWindow = Literal["padded", "dynamic"]
 CtcHead = Literal["projection", "embeddings"]
 AudioEmbedding = Literal["look_back", "posterior"]
 AdapterPositions = Literal["none", "rotary"]
+EncoderTraining = Literal["none", "lora", "full"]
 
 AUDIO_TOKEN = "<|audio|>"  # the placeholder in prompts of newly trained models
 SECONDS_PER_ENCODER_FRAME = 0.02
@@ -128,6 +129,21 @@ class SoundwaveConfig(PreTrainedConfig):
     window_tail_seconds: float = setting(
         0.5, least=0, most=30, help="Silence that a dynamic window appends, in seconds."
     )
+    encoder_upper_layers: int = setting(
+        0, least=0, most=MOST_LAYERS, help="How many of the encoder's last layers belong to the model; stored features "
+        "are what enters the first of them. 0: the whole encoder is the frozen source's (paper, released)."
+    )
+    encoder_training: EncoderTraining = setting(
+        "none", choices=get_args(EncoderTraining),
+        help="What those layers learn where the alignment adapter learns: none (paper, released), lora: a low-rank "
+        "change of each matrix, or full: all their weights and the final norm's.",
+    )
+    encoder_lora_r: int = setting(32, least=1, most=100_000, help="Rank of that change.")
+    encoder_lora_alpha: int = setting(32, least=1, help="Its scale: alpha / r.")
+    encoder_layer_sum: bool = setting(
+        False, help="The adapter reads a learned weighted sum of what enters and leaves those layers, each after the "
+        "final norm, that begins as the last alone. False: the last alone (paper, released).",
+    )
     audio_tower_source: str | None = setting(
         None, help="A catalog part, folder or hub id that supplies the encoder's weights where the folder has them not."
     )
@@ -183,6 +199,7 @@ class SoundwaveConfig(PreTrainedConfig):
                 f"frames_per_group={self.frames_per_group} does not divide the encoder's {positions} frames; "
                 "choose a divisor, such as 2."
             )
+        self._check_encoder()
         if self.ctc_vocabulary is not None:
             _check_vocabulary(self.ctc_vocabulary, self.text_config.vocab_size)
         if self.ctc_blank_id is not None:
@@ -192,6 +209,26 @@ class SoundwaveConfig(PreTrainedConfig):
                 f"ctc_merges={self.ctc_merges} joins tokens, so it needs blank_handling=drop or pool (is "
                 f"{self.blank_handling}) and audio_embedding=posterior (is {self.audio_embedding})."
             )
+
+    def _check_encoder(self) -> None:
+        layers = self.audio_config.encoder_layers
+        if self.encoder_upper_layers > layers:
+            raise ConfigurationError(
+                f"encoder_upper_layers={self.encoder_upper_layers}, but the encoder has {layers} layers; choose 0 to "
+                f"{layers}."
+            )
+        for name, off in (("encoder_training", "none"), ("encoder_layer_sum", False)):
+            value = getattr(self, name)
+            if value != off and not self.encoder_upper_layers:
+                raise ConfigurationError(
+                    f"{name}={value} is about the encoder's last layers, and encoder_upper_layers=0 says that none "
+                    f"belongs to the model; set it to 1 to {layers}, or {name} to {off}."
+                )
+
+    @property
+    def encoder_depth(self) -> int:
+        """How many of the encoder's layers are below those that belong to the model."""
+        return self.audio_config.encoder_layers - self.encoder_upper_layers
 
     @property
     def joins_runs(self) -> bool:

@@ -7,7 +7,7 @@ names what supplies the encoder and the LLM: a catalog part, a hub id, or a whol
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ from soundwave.files import atomic_file
 from soundwave.inference_config import InferenceConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.model.speech_encoder import SpeechEncoder
+from soundwave.model.whisper import is_own
 from soundwave.processing import SoundwaveProcessor
 
 TRAINED_FILE = "adapters.safetensors"
@@ -99,9 +100,10 @@ class _Source:
 def _checked(folder: Path) -> tuple[SoundwaveConfig, list[_Source]]:
     """A folder's configuration and where its weights are, compared with each other."""
     config = read_soundwave_config(folder)
-    sources = [_Source(str(folder), weight_files(folder), _same)]
+    own = _Source(str(folder), weight_files(folder), _same)
     parts = {"audio_tower.": config.audio_tower_source, "language_model.": config.language_model_source}
-    sources += [_part(source, prefix) for prefix, source in parts.items() if source is not None]
+    sources = [_part(source, prefix) for prefix, source in parts.items() if source is not None]
+    sources.append(own)  # last: layers that were learned replace those that they came from
     shapes = {name: shape for source in sources for name, shape in renamed_shapes(source.files, source.rename).items()}
     check_shapes(config, shapes, str(folder))
     return config, sources
@@ -185,10 +187,16 @@ def start_config(folder: Path, name: str) -> tuple[SoundwaveConfig, InferenceCon
 
 
 def adapter_tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
-    """The adapters' tensors of a trained or whole model, under our names."""
+    """The tensors of the adapters, and what the encoder learned, of a trained or whole model, under our names."""
+    config, _ = start_config(folder, "")
     to_ours = rename if model_type(folder) == RELEASED_TYPE else _same
     for name, tensor in read_tensors(weight_files(folder)):
-        yield from ((new, value) for new, value in to_ours(name, tensor) if new.startswith(TRAINED_PREFIXES))
+        yield from ((new, value) for new, value in to_ours(name, tensor) if is_trained_part(config, new))
+
+
+def is_trained_part(config: SoundwaveConfig, name: str) -> bool:
+    """Whether the weight of that full name is of what this project trains and not of the parts that it stands on."""
+    return name.startswith(TRAINED_PREFIXES) or is_own(config, name)
 
 
 def new_config(audio_tower: str, language_model: str, **switches: object) -> SoundwaveConfig:
@@ -202,13 +210,13 @@ def new_config(audio_tower: str, language_model: str, **switches: object) -> Sou
 
 def fill_part(
     model: SoundwaveForConditionalGeneration, source: str, prefix: str, device: str, dtype: torch.dtype,
-    only: str | None = None,
+    only: Callable[[str], bool] | None = None,
 ) -> None:
-    """Fills the encoder or the LLM from a part or a whole model; `only`: just the tensors whose name contains it."""
+    """Fills the encoder or the LLM from a part or a whole model; `only`: just the tensors of these names."""
     part = _part(source, prefix)
 
     def chosen(name: str, tensor: Tensor) -> list[tuple[str, Tensor]]:
-        return [pair for pair in part.rename(name, tensor) if only is None or only in pair[0]]
+        return [pair for pair in part.rename(name, tensor) if only is None or only(pair[0])]
 
     fill(model, read_tensors(part.files, chosen), chosen, device, dtype, source)
 
@@ -257,7 +265,7 @@ def save_trained(
 
 def _trained(model: SoundwaveForConditionalGeneration, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
-        if name.startswith(TRAINED_PREFIXES) and not value.is_meta:
+        if is_trained_part(model.config, name) and not value.is_meta:
             narrower = value.is_floating_point() and value.dtype.itemsize >= dtype.itemsize  # never wider than it is
             kept = dtype if narrower else value.dtype
             yield name, value.detach().to("cpu", kept).contiguous()

@@ -19,6 +19,7 @@ from soundwave.errors import CheckpointError
 from soundwave.inference_config import read_json
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.model.speech_encoder import SpeechEncoder
+from soundwave.model.whisper import merge_lora
 
 INDEX_NAME = "model.safetensors.index.json"
 TOKEN_TABLE = "token_table.weight"  # the speech encoder's name for the LLM's table of token embeddings
@@ -245,8 +246,8 @@ def is_finite(tensor: Tensor) -> bool:
     return bool(total.isfinite()) or bool(tensor.isfinite().all())
 
 
-def finish(model: nn.Module, device: str, source: str) -> None:
-    """Ties what the LLM ties, moves buffers, checks that nothing is missing, and freezes for inference.
+def finish(model: SoundwaveForConditionalGeneration | SpeechEncoder, device: str, source: str) -> None:
+    """Ties what the LLM ties, merges what the encoder learned, checks that nothing is missing, freezes for inference.
 
     Raises:
         CheckpointError: a parameter got no value.
@@ -258,4 +259,5 @@ def finish(model: nn.Module, device: str, source: str) -> None:
         raise CheckpointError(
             f"{source} lacks {len(missing)} tensors that the model needs, {missing[0]} first; {INCOMPLETE}"
         )
+    merge_lora(model.audio_tower)
     model.to(device).eval().requires_grad_(False)

@@ -20,7 +20,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, GenerationConfig, PreTrainedModel
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import cached_file
 
 from soundwave.configuration import SoundwaveConfig
@@ -30,6 +29,7 @@ from soundwave.model.adapters import AlignmentAdapter, ShrinkingAdapter
 from soundwave.model.lora import DEFAULT, lora_names, read_lora, switch_lora, write_lora
 from soundwave.model.speech_encoder import SpeechEncoder, SpeechOutput
 from soundwave.model.splice import Spliced, splice
+from soundwave.model.whisper import FACTORS, fresh_upper, make_tower, merged_weights
 
 LORA_FOLDER = "lora"  # of a saved model: a PEFT folder
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "token")
@@ -64,7 +64,7 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
 
     def __init__(self, config: SoundwaveConfig):
         super().__init__(config)
-        self.audio_tower = WhisperEncoder(config.audio_config)
+        self.audio_tower = make_tower(config)
         self.alignment = AlignmentAdapter(config)
         self.shrinking = ShrinkingAdapter(config)
         self.language_model = AutoModelForCausalLM.from_config(config.text_config, trust_remote_code=False)
@@ -72,11 +72,12 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
 
     @classmethod
     def fresh_adapters(cls, config: SoundwaveConfig, seed: int) -> dict[str, Tensor]:
-        """Untrained values of both adapters by full name, on the CPU, the same for the same seed."""
+        """Untrained values of all that training adds, by full name, on the CPU, the same for the same seed."""
         torch.manual_seed(seed)
         parts = {"alignment": AlignmentAdapter(config), "shrinking": ShrinkingAdapter(config)}
         states = {part: module.state_dict() for part, module in parts.items()}
-        return {f"{part}.{name}": value for part, state in states.items() for name, value in state.items()}
+        values = {f"{part}.{name}": value for part, state in states.items() for name, value in state.items()}
+        return values | fresh_upper(config)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **options: Any) -> Any:
@@ -131,11 +132,13 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
             )
         weights = {
             name.replace(".base_layer.", "."): value
-            for name, value in self.state_dict().items() if ".lora_" not in name
+            for name, value in self.state_dict().items() if ".lora_" not in name and not name.endswith(FACTORS)
         }
+        weights |= {f"audio_tower.{name}": value for name, value in merged_weights(self.audio_tower).items()}
         super().save_pretrained(save_directory, state_dict=weights, **options)
         complete = copy.deepcopy(self.config)
         complete.audio_tower_source = complete.language_model_source = None  # the folder holds both
+        complete.encoder_training = "none"  # what it learned is in its weights
         complete.lora = self.has_lora
         complete.save_pretrained(save_directory)
         mode = Path(save_directory, "config.json").stat().st_mode & 0o777  # as the umask has it

@@ -19,7 +19,7 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from soundwave.configuration import SoundwaveConfig
 from soundwave.model.adapters import AlignmentAdapter, ShrinkingAdapter
 from soundwave.model.shrink import Runs
-from soundwave.model.whisper import encode_window
+from soundwave.model.whisper import encode_window, make_tower
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class SpeechEncoder(nn.Module):
         self.config = config
         if parts is None:
             parts = {
-                "audio_tower": WhisperEncoder(config.audio_config), "alignment": AlignmentAdapter(config),
+                "audio_tower": make_tower(config), "alignment": AlignmentAdapter(config),
                 "shrinking": ShrinkingAdapter(config), "token_table": None,
             }
             if config.needs_token_table:

@@ -9,6 +9,7 @@ import dataclasses
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +32,7 @@ from soundwave.inference_config import InferenceConfig
 from soundwave.model.linear import use_onednn
 from soundwave.model.lora import CONFIG_NAME, DEFAULT, lora_layers
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.whisper import keep_lower, keep_upper
 from soundwave.text.ctc_tokenizer import build_vocabulary, merge_table
 from soundwave.training.recipe import LoraRecipe, Recipe
 from soundwave.training.stages import Stage, stage_named
@@ -100,6 +102,7 @@ def trained_config(recipe: Recipe) -> tuple[SoundwaveConfig, InferenceConfig]:
                 f"model: alignment_whitening={whitens}, but {start} was trained with {config.alignment_whitening}; it "
                 "is measured when stage I begins: leave it out, or train stage I anew without start_from."
             )
+        _check_upper(start, config, switches)
         for name, value in switches.items():  # that later stages may change
             setattr(config, name, value)
         return _with_merges(config, recipe), inference.changed(prompts)
@@ -110,6 +113,30 @@ def trained_config(recipe: Recipe) -> tuple[SoundwaveConfig, InferenceConfig]:
         texts = (text for source in recipe.train for text in some_transcripts(source, VOCABULARY_EXAMPLES, allowed))
         config.ctc_vocabulary = build_vocabulary(tokenizer, texts, recipe.ctc_vocabulary_size)
     return _with_merges(config, recipe), InferenceConfig.of(prompts)
+
+
+def _check_upper(start: Path, config: SoundwaveConfig, switches: dict[str, Any]) -> None:
+    """What the encoder's upper layers have learned goes on as it is; more of them may begin to learn.
+
+    Raises:
+        ConfigurationError: the switches would leave some of it out.
+    """
+    kept: list[str] = []
+    if config.encoder_training == "lora":
+        kept += ["encoder_lora_r", "encoder_lora_alpha"]
+    if config.encoder_training != "none":
+        kept += ["encoder_training"]
+    if config.encoder_layer_sum:
+        kept += ["encoder_layer_sum", "encoder_upper_layers"]
+    changed = [name for name in kept if switches.get(name, getattr(config, name)) != getattr(config, name)]
+    if switches.get("encoder_upper_layers", config.encoder_upper_layers) < config.encoder_upper_layers:
+        changed += ["encoder_upper_layers"] if config.encoder_training != "none" else []
+    if changed:
+        name = changed[0]
+        raise ConfigurationError(
+            f"model: {name}={switches[name]}, but {start} was trained with {getattr(config, name)}, and what its "
+            "encoder learned goes on as it is; leave it out, or start from what `soundwave export` makes of that model."
+        )
 
 
 def start_folder(recipe: Recipe) -> Path | None:
@@ -175,12 +202,16 @@ def build_model(
     if four_bit:
         require_four_bit(device)
     model = empty_model(config)
+    if config.encoder_upper_layers:
+        _add_upper(model, config, device)
+    else:
+        model.audio_tower = None  # its frames come from `Features`
     fresh = SoundwaveForConditionalGeneration.fresh_adapters(config, recipe.seed)
     fill(model, iter(fresh.items()), _adapters_only, str(device), torch.float32, "fresh adapters")
     start = start_folder(recipe)
     if start is not None:
         fill(model, _start_tensors(start, config), _adapters_only, str(device), torch.float32, str(start))
-    only = None if stage.next_token else "embed_tokens"
+    only = None if stage.next_token else (lambda name: "embed_tokens" in name)
     source, place = config.language_model_source or "", "cpu" if four_bit else str(device)
     fill_part(model, source, "language_model.", place, frozen, only)
     model.language_model.tie_weights()
@@ -188,7 +219,6 @@ def build_model(
         _copy_embeddings(model)
     if model.alignment.ctc_projection is not None:
         model.alignment.ctc_projection.to(frozen)
-    model.audio_tower = None  # its frames come from `Features`
     if four_bit:
         quantise(model.language_model, quantisation_config(frozen), device)
     if stage.next_token:
@@ -199,6 +229,14 @@ def build_model(
         enable = getattr(language_model, "activation_checkpointing_enable", None)
         (enable or language_model.gradient_checkpointing_enable)({"use_reentrant": False})
     return model
+
+
+def _add_upper(model: SoundwaveForConditionalGeneration, config: SoundwaveConfig, device: torch.device) -> None:
+    """The encoder's upper layers, as their source has them; the frames that they read come from `Features`."""
+    keep_upper(model.audio_tower, config.encoder_depth)
+    names = {name for name, _ in model.named_parameters()}
+    source = config.audio_tower_source or ""
+    fill_part(model, source, "audio_tower.", str(device), torch.float32, names.__contains__)
 
 
 def _add_lora(model: SoundwaveForConditionalGeneration, recipe: Recipe, stage: Stage, start: Path | None) -> None:
@@ -227,7 +265,7 @@ def _copy_embeddings(model: SoundwaveForConditionalGeneration) -> None:
 
 
 def _start_tensors(start: Path, config: SoundwaveConfig) -> Iterator[tuple[str, torch.Tensor]]:
-    """The adapters to start from; a shrinking adapter that gave the LLM another kind of embedding starts anew."""
+    """What was learned before; a shrinking adapter that gave the LLM another kind of embedding starts anew."""
     fed = start_config(start, "")[0].audio_embedding
     for name, tensor in adapter_tensors(start):
         if fed == config.audio_embedding or not name.startswith("shrinking."):
@@ -235,8 +273,7 @@ def _start_tensors(start: Path, config: SoundwaveConfig) -> Iterator[tuple[str, 
 
 
 def _adapters_only(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
-    wanted = name.startswith(("alignment.", "shrinking.")) and name != MERGES  # a later stage may begin to merge
-    return [(name, tensor)] if wanted else []
+    return [(name, tensor)] if name != MERGES else []  # a later stage may begin to merge
 
 
 def _set_dropout(model: SoundwaveForConditionalGeneration, share: float) -> None:
@@ -247,9 +284,13 @@ def _set_dropout(model: SoundwaveForConditionalGeneration, share: float) -> None
 
 
 def build_encoder(config: SoundwaveConfig, device: torch.device, precision: str) -> nn.Module:
-    """The frozen audio tower alone."""
+    """The frozen audio tower alone, without the layers that belong to the model."""
     model = empty_model(config)
-    fill_part(model, config.audio_tower_source or "", "audio_tower.", str(device), frozen_dtype(precision))
+    if config.encoder_upper_layers:
+        keep_lower(model.audio_tower, config.encoder_depth)
+    names = {name for name, _ in model.named_parameters()}
+    source = config.audio_tower_source or ""
+    fill_part(model, source, "audio_tower.", str(device), frozen_dtype(precision), names.__contains__)
     use_onednn(model.audio_tower)
     return model.audio_tower.eval().requires_grad_(False)
 

@@ -39,6 +39,7 @@ class Position:
         window: sum and number of each loss since the figures were last written, by name.
         sources: of a stream: the shards that its order is made of.
         lanes: of a stream: where each lane stands; a process moves its own on, and knows of the others' when it saves.
+        minutes: spent on steps, their evaluations and checkpoints.
         data: what each manifest held when the run began, by its path (`resume.data_marks`).
     """
 
@@ -48,6 +49,7 @@ class Position:
     window: dict[str, list[float]] = field(default_factory=dict)
     sources: list[dict[str, Any]] = field(default_factory=list)
     lanes: dict[str, Any] = field(default_factory=dict)
+    minutes: float = 0.0
     data: dict[str, str] = field(default_factory=dict)
 
 

@@ -31,8 +31,9 @@ class Batch:
 
     Attributes:
         names: the examples' names.
-        encoder_frames: (N, 2 F, E) float32.
+        encoder_frames: (N, 2 F, E) float32, as stored.
         frame_mask: (N, F) True where a frame exists.
+        masking: (N, 2 F, E) float32 factors of what the alignment adapter reads; None: `encoder_frames` are masked.
         ctc: per clip its classes, None where unknown.
         input_ids, attention_mask, labels: (R, L).
         typed_ids, typed_mask, typed_labels: (R', L') the same conversations with the transcript in the audio's place,
@@ -43,6 +44,7 @@ class Batch:
     names: list[str]
     encoder_frames: Tensor | None = None
     frame_mask: Tensor | None = None
+    masking: Tensor | None = None
     ctc: list[list[int] | None] = field(default_factory=list)
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
@@ -66,16 +68,17 @@ class Collator:
         processor: makes prompts; its `frames_per_group` gives F.
         recipe: the masking of training.
         with_text: whether the LLM's tensors are made.
+        above_store: whether layers of the encoder come after what is stored: they are not masked, what they give is.
         endless: whether examples are streamed: then what is made of one is not kept for its next time.
         on_short: told of clips whose CTC target has no path through their frames, by name and in words.
     """
 
     def __init__(
         self, store: Features, processor: SoundwaveProcessor, recipe: Recipe, with_text: bool, endless: bool = False,
-        on_short: Callable[[str, str], None] = lambda name, problem: None,
+        on_short: Callable[[str, str], None] = lambda name, problem: None, above_store: bool = False,
     ):
         self.store, self.processor, self.recipe, self.with_text = store, processor, recipe, with_text
-        self.endless, self.on_short = endless, on_short
+        self.endless, self.on_short, self.above_store = endless, on_short, above_store
         self._tokenized: dict[tuple[str, str | None, bool], tuple[list[int], list[int]]] = {}
 
     def __call__(self, items: Sequence[Item], augment_seed: str | None = None) -> Batch:
@@ -107,11 +110,15 @@ class Collator:
         stacked = np.zeros((len(frames), longest, self.store.width), dtype=np.float32)
         mask = np.zeros((len(frames), longest // group), dtype=bool)
         draw = np.random.default_rng(list(augment_seed.encode())) if augment_seed else None
+        masked = stacked
+        if self.above_store and draw is not None and (self.recipe.time_masks or self.recipe.feature_dropout):
+            masked = np.ones_like(stacked)
+            batch.masking = torch.from_numpy(masked)
         for i, clip in enumerate(frames):
             stacked[i, : len(clip)] = clip
             mask[i, : len(clip) // group] = True
             if draw is not None:
-                mask_frames(stacked[i, : len(clip)], self.recipe, draw)
+                mask_frames(masked[i, : len(clip)], self.recipe, draw)
         batch.encoder_frames, batch.frame_mask = torch.from_numpy(stacked), torch.from_numpy(mask)
 
     def _tell_short(self, batch: Batch, names: Sequence[str]) -> None:

@@ -10,9 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Protocol
 
@@ -29,6 +31,7 @@ from soundwave.processing import SoundwaveProcessor
 from soundwave.training.augmentation import Effects
 
 BATCH_SECONDS = 120.0  # audio encoded at once into a store
+LARGEST = 65504.0  # of float16: below the last layers, a few channels of a large encoder may be beyond
 ENCODED_AT_ONCE = 16  # clips encoded at once on the fly: 0.3 GB of bf16 activations at large-v3's width and 30 s
 
 
@@ -219,7 +222,7 @@ class OnTheFly:
 
     def frames(self, clips: Sequence[Clip]) -> list[np.ndarray | None]:
         """(F_i, E) float16 frames of each clip; None for one that cannot be read."""
-        good, mels = _mels(list(dict.fromkeys(clips)), self.processor, self.on_bad)
+        good, mels = _good(_mels(list(dict.fromkeys(clips)), self.processor), self.on_bad)
         encoded: dict[Clip, np.ndarray] = {}
         for start in range(0, len(good), ENCODED_AT_ONCE):
             part = slice(start, start + ENCODED_AT_ONCE)
@@ -234,8 +237,9 @@ def fill_store(
     processor: SoundwaveProcessor,
     progress: Callable[[int, int], None] | None = None,
     on_bad: Callable[[Clip, SoundwaveError], None] | None = None,
+    readers: int = 1,
 ) -> None:
-    """Encodes what the store lacks, in batches of similar length.
+    """Encodes what the store lacks, in batches of similar length, while the next ones are read.
 
     Args:
         store: to add to.
@@ -244,6 +248,7 @@ def fill_store(
         processor: makes the log-mel.
         progress: called with (clips done, clips in all).
         on_bad: called for a clip that cannot be read; None: the error is raised.
+        readers: processes that decode audio; 1: a thread does. The rows are the same, in the same order.
     """
     missing = sorted(((c, d) for c, d in clips if c.key() not in store), key=lambda pair: pair[1])
     batches: list[list[Clip]] = []
@@ -255,31 +260,58 @@ def fill_store(
         batches[-1].append(clip)
         room -= duration
     done = 0
-    with ThreadPoolExecutor(1) as reader:
-        ahead = reader.submit(_mels, batches[0], processor, on_bad) if batches else None
-        for i, batch in enumerate(batches):
-            assert ahead is not None
-            good, mels = ahead.result()
-            ahead = reader.submit(_mels, batches[i + 1], processor, on_bad) if i + 1 < len(batches) else None
-            if good:
-                store.add([clip.key() for clip in good], encode_mels(tower, mels))
-            done += len(batch)
-            if progress:
-                progress(done, len(missing))
+    for batch, read in zip(batches, _read_ahead(batches, processor, min(readers, len(batches))), strict=True):
+        good, mels = _good(read, on_bad)
+        if good:
+            store.add([clip.key() for clip in good], encode_mels(tower, mels))
+        done += len(batch)
+        if progress:
+            progress(done, len(missing))
 
 
-def _mels(
-    batch: list[Clip], processor: SoundwaveProcessor, on_bad: Callable[[Clip, SoundwaveError], None] | None
-) -> tuple[list[Clip], list[np.ndarray]]:
-    good, mels = [], []
+Read = list[tuple[Clip, np.ndarray | SoundwaveError]]  # each clip's log-mel, or why there is none
+
+
+def _read_ahead(batches: list[list[Clip]], processor: SoundwaveProcessor, readers: int) -> Iterator[Read]:
+    """Each batch as `_mels` reads it; a few more than are asked for are read meanwhile."""
+    pool: Executor
+    if readers > 1:  # spawned: a CUDA context does not survive a fork
+        pool = ProcessPoolExecutor(readers, get_context("spawn"), initializer=torch.set_num_threads, initargs=(1,))
+    else:
+        pool = ThreadPoolExecutor(1)
+    with pool:
+        waiting: deque[Future[Read]] = deque()
+        for batch in batches:
+            waiting.append(pool.submit(_mels, batch, processor))
+            if len(waiting) > 2 * readers - 1:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def _mels(batch: list[Clip], processor: SoundwaveProcessor) -> Read:
+    read: Read = []
     for clip in batch:
         try:
-            mels.append(processor.log_mel(clip.samples()))
-            good.append(clip)
+            read.append((clip, processor.log_mel(clip.samples())))
         except (AudioError, ConfigurationError) as error:  # the latter: over 30 s, whatever the manifest says
-            if on_bad is None:
-                raise
-            on_bad(clip, error)
+            read.append((clip, error))
+    return read
+
+
+def _good(
+    read: Read, on_bad: Callable[[Clip, SoundwaveError], None] | None
+) -> tuple[list[Clip], list[np.ndarray]]:
+    """The clips that could be read, and their log-mels; the others go to `on_bad`, or are raised without it."""
+    good, mels = [], []
+    for clip, mel in read:
+        if not isinstance(mel, SoundwaveError):
+            good.append(clip)
+            mels.append(mel)
+        elif on_bad is None:
+            raise mel
+        else:
+            on_bad(clip, mel)
     return good, mels
 
 
@@ -294,5 +326,5 @@ def encode_mels(tower: WhisperEncoder, mels: Sequence[np.ndarray]) -> list[np.nd
         mask[i, : mel.shape[1]] = True
     device, dtype = tower.conv1.weight.device, tower.conv1.weight.dtype
     frames = encode_window(tower, batch.to(device, dtype), None if mask.all() else mask.to(device))
-    values = frames.to("cpu", torch.float16).numpy()
+    values = frames.clamp(-LARGEST, LARGEST).to("cpu", torch.float16).numpy()
     return [values[i, : mel.shape[1] // 2] for i, mel in enumerate(mels)]

@@ -143,6 +143,7 @@ def fit(run: Run) -> None:
     recipe, position = run.recipe, run.position
     run.wrapped.train()
     started, audio = time.monotonic(), 0.0
+    began = started - 60 * position.minutes
     run.prepared.progress.start(run.steps, position.step)
     if position.step:
         validate(run)  # what a run that was stopped between saving and evaluating has left to do
@@ -153,6 +154,8 @@ def fit(run: Run) -> None:
             continue
         audio += seconds
         position.step += 1
+        minutes = (time.monotonic() - began) / 60
+        run.spend(gathered(run.accelerator, [minutes])[0] if recipe.max_minutes else minutes)  # by one clock
         if position.step % recipe.logging_steps == 0:
             report(run, audio / (time.monotonic() - started))
             started, audio = time.monotonic(), 0.0
@@ -170,8 +173,9 @@ def train_step(run: Run, upcoming: Iterator[Share[Batch]]) -> float | None:
         Seconds of audio of the whole step; None where the step was skipped.
     """
     accelerator, position, computed = run.accelerator, run.position, list[tuple[Losses, Place]]()
+    run.rate = learning_rate(run.recipe, run.done, run.steps)
     for group in (group for optimizer in run.optimizers for group in optimizer.param_groups):
-        group["lr"] = learning_rate(run.recipe, position.step, run.steps) * group["scale"]
+        group["lr"] = run.rate * group["scale"]
     seconds = None
     for share in upcoming:
         # the same dropout after resuming, and in whichever process
@@ -237,8 +241,9 @@ def _is_number(run: Run, what: str, values: Tensor | None, computed: list[tuple[
 def report(run: Run, speed: float) -> None:
     """Writes the mean losses since the last time, and how many times real time the audio was trained on."""
     position, figures = run.position, means(run.position.window)
-    rate = learning_rate(run.recipe, position.step - 1, run.steps)
-    more = {"learning_rate": rate, "epoch": position.epoch, "times_real_time": round(speed, 1)}
+    more = {"learning_rate": run.rate, "epoch": position.epoch, "times_real_time": round(speed, 1)}
+    if run.recipe.max_minutes:
+        more["minutes"] = round(position.minutes, 3)
 
     def write() -> None:
         assert run.log is not None

@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.whisper import upper_frames
 from soundwave.training.collate import Batch
 from soundwave.training.stages import Stage
 
@@ -120,7 +121,8 @@ class StageModule(nn.Module):
     ):
         super().__init__()
         self.kl_weight, self.kl_temperature = kl_weight, kl_temperature
-        self.alignment = model.alignment
+        self.alignment, self.config = model.alignment, model.config
+        self.audio_tower = model.audio_tower if model.config.encoder_upper_layers else None
         self.rest = None if not stage.next_token else model  # stage I: the LLM stays out of memory and of the wrapper
         self.stage, self.ctc_weight = stage, ctc_weight
         self.blank = model.config.blank_class
@@ -141,19 +143,26 @@ class StageModule(nn.Module):
         if self.rest is not None:
             self.rest.language_model.enable_input_require_grads()
 
+    def adapter_input(self, batch: Batch) -> Tensor | None:
+        """(N, 2 F, E) what the alignment adapter reads of a batch; None where it has no audio."""
+        if batch.encoder_frames is None:
+            return None
+        frames = upper_frames(self.config, self.audio_tower, batch.encoder_frames, batch.frame_mask)
+        return frames if batch.masking is None else frames * batch.masking
+
     def forward(self, batch: Batch) -> Losses:
         """The losses of a batch on the module's device."""
+        frames = self.adapter_input(batch)
         if self.rest is None:
-            assert batch.encoder_frames is not None
             assert batch.frame_mask is not None
-            aligned = self.alignment(batch.encoder_frames, batch.frame_mask)
+            aligned = self.alignment(frames, batch.frame_mask)
             logits = self.alignment.ctc_logits(aligned, self.ctc_embeddings)
             ctc = self._ctc(logits, batch.frame_mask, batch)
             return Losses(total_loss(None, ctc), None, ctc, logits.detach().argmax(-1))
         # The teacher first: its switching of LoRA must not touch what the student's gradient is about to need.
         teacher = self._text_llm(batch) if self.kl_weight else None
         output = self.rest(
-            batch.input_ids, batch.attention_mask, encoder_frames=batch.encoder_frames, frame_mask=batch.frame_mask,
+            batch.input_ids, batch.attention_mask, encoder_frames=frames, frame_mask=batch.frame_mask,
             labels=batch.labels,
         )
         next_token = next_token_loss(output.logits, output.targets)

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from soundwave.model.whisper import FACTORS
 from soundwave.training.recipe import Recipe
 
 MUON_MOMENTUM = 0.95  # as published
@@ -26,8 +27,8 @@ EPSILON = 1e-7
 UPDATE_SIZE = 0.2  # root mean square of AdamW's usual update, as a share of the learning rate (arXiv 2502.16982)
 
 
-def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """Linear warm-up, then a cosine to zero at `steps`."""
+def learning_rate(recipe: Recipe, step: float, steps: int) -> float:
+    """Linear warm-up, then a cosine to zero at `steps`; `step` as `Run.done` has it."""
     warmup = max(1, round(recipe.warmup_ratio * steps))
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
@@ -62,17 +63,17 @@ def make_optimizers(module: nn.Module, recipe: Recipe, on_cuda: bool) -> list[to
 
 def _is_adapter_matrix(name: str, parameter: nn.Parameter) -> bool:
     """LoRA's factors stay with AdamW: a low-rank update has no full set of directions to even out."""
-    return parameter.ndim == 2 and "lora_" not in name
+    return parameter.ndim == 2 and "lora_" not in name and not name.endswith(FACTORS)
 
 
 def _groups(parameters: dict[str, nn.Parameter], recipe: Recipe, scale: float) -> list[dict]:
-    aligning = [p for name, p in parameters.items() if "alignment." in name]
-    others = [p for name, p in parameters.items() if "alignment." not in name]
-    groups = [
-        {"params": aligning, "scale": scale * recipe.alignment_learning_rate_scale},
-        {"params": others, "scale": scale},
-    ]
-    return [group for group in groups if group["params"]]
+    scales = {
+        "alignment.": recipe.alignment_learning_rate_scale, "audio_tower.": recipe.encoder_learning_rate_scale, "": 1.0,
+    }
+    groups: dict[str, list[nn.Parameter]] = {part: [] for part in scales}
+    for name, parameter in parameters.items():
+        groups[next(part for part in scales if part in name)].append(parameter)
+    return [{"params": own, "scale": scale * scales[part]} for part, own in groups.items() if own]
 
 
 class Muon(torch.optim.Optimizer):

@@ -28,7 +28,7 @@ from soundwave.training.recipe import Recipe
 from soundwave.training.reporting import RunProgress, Skipped
 from soundwave.training.resume import keep_recipe
 from soundwave.training.sampler import Source, clips_of
-from soundwave.training.stages import Stage, mark_trained
+from soundwave.training.stages import Stage, learns, mark_trained
 from soundwave.training.streaming import Stream
 
 MAX_SECONDS = 30.0
@@ -63,8 +63,8 @@ class Prepared:
             )
         if from_step == steps:
             self.progress.say(
-                f"{folder} is done: step {steps} of {steps}, nothing is left to train; to train on, raise max_steps or "
-                "num_train_epochs"
+                f"{folder} is done: step {steps} of {steps}, nothing is left to train; to train on, raise max_steps, "
+                "num_train_epochs or max_minutes"
             )
             return
         keep_recipe(self.recipe, folder)
@@ -88,7 +88,7 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
         raise ConfigurationError("The recipe names no training data; add `train: [{manifest: path}]`.")
     progress = RunProgress(main)
     if stage.next_token and recipe.start_from is None:
-        still = "" if "alignment." in stage.trained else ", which it does not train"
+        still = "" if learns(stage) else ", which it does not train"
         progress.say(
             f"warning: the recipe has no start_from, so stage {stage.name} begins with a random alignment adapter"
             f"{still}: the LLM hears nothing that it could read; name the stage before, as in start_from: "
@@ -119,7 +119,9 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
         assert config.ctc_vocabulary is not None
         model.shrinking.merges.copy_(torch.tensor(merge_table(processor.tokenizer, config.ctc_vocabulary)))
     trained = mark_trained(model, stage)
-    collator = Collator(store, processor, recipe, stage.next_token, stream is not None, skipped.name)
+    collator = Collator(
+        store, processor, recipe, stage.next_token, stream is not None, skipped.name, config.encoder_upper_layers > 0
+    )
     return Prepared(
         recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, skipped, trained,
         stream,
@@ -137,6 +139,8 @@ def _features(
         "encoder": Path(config.audio_tower_source or "").name, "window": config.encoder_window,
         "tail": config.window_tail_seconds,
     }
+    if config.encoder_upper_layers:
+        about["upper_layers"] = config.encoder_upper_layers  # they come after what is stored
     if config.frames_per_group != 2:  # windows are whole groups
         about["frames_per_group"] = config.frames_per_group
     try:
@@ -166,7 +170,8 @@ def _encode(
     encoder = build_encoder(config, device, precision)
     progress.say(f"encoding {len(missing)} clips ({sum(s for _, s in missing) / 3600:.1f} h) into {recipe.features}")
     progress.start(len(missing), what="encoding audio")
-    fill_store(store, missing, encoder, processor, _advance(progress), _on_bad(recipe, Skipped(progress.say)))
+    on_bad = _on_bad(recipe, Skipped(progress.say))
+    fill_store(store, missing, encoder, processor, _advance(progress), on_bad, recipe.reading_processes)
     progress.stop()
 
 

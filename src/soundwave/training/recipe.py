@@ -83,10 +83,17 @@ class Recipe:
         "runs/features", path=True, resume=True,
         help="folder of the stored encoder features; null: computed on the fly",
     )
+    reading_processes: int = setting(
+        1, above=0, most=256, resume=True,
+        help="processes that decode audio while features are stored; beside a GPU give one a core",
+    )
     learning_rate: float = setting(1e-4, above=0, resume=True, help="highest rate")
     alignment_learning_rate_scale: float = setting(
         1.0, least=0, resume=True,
         help="of the alignment adapter; below 1 stage II keeps what stage I learned, at 0 it does not learn",
+    )
+    encoder_learning_rate_scale: float = setting(
+        1.0, least=0, resume=True, help="of what the encoder's upper layers learn (encoder_training)"
     )
     weight_decay: float = setting(0.1, least=0, resume=True, help="of all that is trained")
     adam_beta1: float = setting(0.9, least=0, below=1, resume=True, help="of the mean gradient")
@@ -97,6 +104,10 @@ class Recipe:
     )
     num_train_epochs: float = setting(1.0, above=0, resume=True, help="passes over the data")
     max_steps: int | None = setting(None, above=0, resume=True, help="optimizer steps; overrides the epochs")
+    max_minutes: float | None = setting(
+        None, above=0, resume=True,
+        help="minutes of steps and evaluations, those before a stop too, in which the run ends if its steps have not",
+    )
     batch_seconds: float = setting(120.0, above=0, help="audio per device and batch, padding included")
     max_batch_size: int = setting(64, above=0, help="examples per device and batch, at most")
     gradient_accumulation_steps: int = setting(

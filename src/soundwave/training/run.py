@@ -8,6 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -54,6 +55,7 @@ class Run:
         steps: where it ends.
         position: where it stands.
         scalars: parameters that were given a dimension for FSDP2 or DeepSpeed.
+        rate: the learning rate of the latest step.
         skipped: steps in a row whose loss or gradient was no number.
         log: of the main process, once the run has begun.
     """
@@ -68,8 +70,21 @@ class Run:
     steps: int
     position: Position = field(default_factory=Position)
     scalars: set[str] = field(default_factory=set)
+    rate: float = 0.0
     skipped: int = 0
     log: RunLog | None = None
+
+    @property
+    def done(self) -> float:
+        """The step that the learning rate follows: by count, or by the minutes spent where these are further."""
+        limit = self.recipe.max_minutes
+        return max(self.position.step, self.steps * min(1.0, self.position.minutes / limit) if limit else 0)
+
+    def spend(self, minutes: float) -> None:
+        """Says how many minutes the run has taken; where that is all, the step it stands at is the last one."""
+        self.position.minutes = minutes
+        if self.recipe.max_minutes and minutes >= self.recipe.max_minutes:
+            self.steps = self.position.step
 
     @property
     def folder(self) -> Path:
@@ -156,6 +171,7 @@ def start(run: Run, resume: bool) -> None:
     if found:
         run.position = load_checkpoint(found[-1], run.module, run.moments)
         tell_changed_data(run.position.data, marks, run.prepared.progress.say)
+        run.spend(run.position.minutes)
     run.position.data = marks
 
     def open_log() -> None:
@@ -168,13 +184,15 @@ def start(run: Run, resume: bool) -> None:
 
 
 def _frames(run: Run) -> Iterator[Tensor]:
-    """The encoder's frames (n, E) of batches all over the first epoch."""
+    """What the alignment adapter reads (n, E) of batches all over the first epoch."""
     made = epoch_batches(run, 0)
     for items in made[:: max(1, len(made) // 50)]:
         batch = run.prepared.collator(items)
-        if batch.encoder_frames is not None and batch.frame_mask is not None:
+        with torch.no_grad():
+            frames = run.module.adapter_input(batch.to(run.accelerator.device))
+        if frames is not None and batch.frame_mask is not None:
             width = run.prepared.model.config.frames_per_group
-            yield batch.encoder_frames[batch.frame_mask.repeat_interleave(width, 1)]
+            yield frames.cpu()[batch.frame_mask.repeat_interleave(width, 1)]
 
 
 def upcoming_shares(run: Run) -> Iterator[Share[Batch]]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import ConfigurationError
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.whisper import is_own
 
 
 @dataclass(frozen=True)
@@ -28,8 +29,9 @@ class Stage:
     ctc: bool
 
 
-ALIGNMENT = Stage("alignment", ("alignment.",), lora=False, next_token=False, ctc=True)
-SHRINKING = Stage("shrinking", ("alignment.", "shrinking."), lora=True, next_token=True, ctc=True)
+ALIGNS = "alignment."
+ALIGNMENT = Stage("alignment", (ALIGNS,), lora=False, next_token=False, ctc=True)
+SHRINKING = Stage("shrinking", (ALIGNS, "shrinking."), lora=True, next_token=True, ctc=True)
 INSTRUCTION = Stage("instruction", ("shrinking.",), lora=True, next_token=True, ctc=False)
 STAGES = {stage.name: stage for stage in (ALIGNMENT, SHRINKING, INSTRUCTION)}
 
@@ -55,6 +57,11 @@ def is_trained(stage: Stage, parameter: str) -> bool:
     return parameter.startswith(stage.trained) and "ctc_projection" not in parameter
 
 
+def learns(stage: Stage) -> bool:
+    """Whether a stage trains the alignment adapter, and with it what the encoder's upper layers learn."""
+    return ALIGNS in stage.trained
+
+
 def has_effect(config: SoundwaveConfig, parameter: str) -> bool:
     """Whether the output depends on a parameter: with `frame` attention not on the alignment layers' queries and keys.
 
@@ -69,6 +76,7 @@ def mark_trained(model: SoundwaveForConditionalGeneration, stage: Stage) -> list
     names = []
     for name, parameter in model.named_parameters():
         wanted = is_trained(stage, name) and has_effect(model.config, name)
+        wanted |= learns(stage) and is_own(model.config, name)
         parameter.requires_grad_(wanted and not parameter.is_meta)
         if parameter.requires_grad:
             names.append(name)

@@ -16,8 +16,9 @@ from torch import nn
 
 from soundwave.configuration import SoundwaveConfig
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.whisper import is_own, is_upper
 from soundwave.training.recipe import LoraRecipe, Recipe
-from soundwave.training.stages import Stage
+from soundwave.training.stages import Stage, learns
 
 ENCODER_FRAMES_PER_SECOND = 50
 WINDOW_SECONDS = 30.0
@@ -39,7 +40,7 @@ LOGIT_BYTES = 12
 
 @dataclass(frozen=True)
 class Parameters:
-    """Parameters of each part; `linear` and `table` are parts of `language_model`."""
+    """Parameters of each part; `linear` and `table` are of `language_model`, `upper` and `own` of `audio_tower`."""
 
     audio_tower: int
     alignment: int
@@ -49,6 +50,8 @@ class Parameters:
     lora: int
     linear: int  # of the LLM's layers: what 4-bit quantisation packs
     table: int  # the LLM's input embeddings
+    upper: int = 0  # the encoder's layers that belong to the model, with what is added to them
+    own: int = 0  # what they learn
 
     @property
     def total(self) -> int:
@@ -63,7 +66,8 @@ class Parameters:
     def trained(self, stage: Stage) -> int:
         """What a stage trains."""
         parts = {"alignment.": self.alignment, "shrinking.": self.shrinking}
-        return sum(parts[prefix] for prefix in stage.trained) + (self.lora if stage.lora else 0)
+        learned = self.own if learns(stage) else 0
+        return sum(parts[prefix] for prefix in stage.trained) + learned + (self.lora if stage.lora else 0)
 
 
 @dataclass(frozen=True)
@@ -119,12 +123,15 @@ def count_parameters(config: SoundwaveConfig, lora: LoraRecipe) -> Parameters:
     head_size = 0 if head is None else head.weight.numel()
     table = model.language_model.get_input_embeddings().weight.numel()
     layers = dict(_linear_layers(model.language_model))
+    tower = {f"audio_tower.{name}": p.numel() for name, p in model.audio_tower.named_parameters()}
     adapted = [m for name, m in layers.items() if name.rsplit(".", 1)[-1] in (lora.target_modules or [])]
     return Parameters(
         audio_tower=_size(model.audio_tower), alignment=_size(model.alignment) - head_size, ctc_head=head_size,
         shrinking=_size(model.shrinking), language_model=_size(model.language_model),
         lora=sum((lora.r or 0) * (m.in_features + m.out_features) for m in adapted),
         linear=sum(m.weight.numel() for m in layers.values()), table=table,
+        upper=sum(size for name, size in tower.items() if is_upper(config, name)),
+        own=sum(size for name, size in tower.items() if is_own(config, name)),
     )
 
 
@@ -179,11 +186,11 @@ def memory(
     """
     kept = BFLOAT16 if low_precision else FLOAT32
     trained = parts.trained(stage)
-    # adapters and LoRA are in float32, trained or not; a frozen CTC matrix is like the LLM
+    # adapters, LoRA and the encoder's own layers are in float32, trained or not; a frozen CTC matrix is like the LLM
     own = parts.adapters + (parts.lora if stage.next_token else 0)
-    frozen: float = (own - trained) * FLOAT32 + parts.ctc_head * kept
+    frozen: float = (own + parts.upper - trained) * FLOAT32 + parts.ctc_head * kept
     if recipe.features is None:
-        frozen += parts.audio_tower * kept
+        frozen += (parts.audio_tower - parts.upper) * kept
     if stage.next_token:
         packed = parts.linear if recipe.llm_quantization == "4bit" else 0
         frozen += (parts.language_model - packed) * kept + packed * NF4
@@ -204,7 +211,7 @@ def _width(config: SoundwaveConfig) -> int:
 def _activations(
     config: SoundwaveConfig, stage: Stage, work: Workload, checkpointing: bool
 ) -> tuple[float, float, float]:
-    """Bytes kept for the backward pass: adapters, LLM, scores.
+    """Bytes kept for the backward pass: adapters and the encoder's layers that learn, LLM, scores.
 
     A layer keeps 18 D + 4 ffn bytes a position in 16 bits (Korthikanti et al. 2022, section 4.1, without the attention
     scores, which are never stored); with a gated feed-forward part 8 ffn, and for LoRA 7 D for each of four matrices.
@@ -212,6 +219,10 @@ def _activations(
     """
     width, text = _width(config), config.text_config
     adapters = work.clips * work.aligned * (config.alignment_layers + 1) * (18 * width + 4 * config.alignment_ffn_dim)
+    if learns(stage) and config.encoder_training != "none":
+        audio = config.audio_config
+        kept = 18 * audio.d_model + 4 * audio.encoder_ffn_dim
+        adapters += work.clips * work.frames * config.encoder_upper_layers * kept
     ctc = CTC_BYTES if stage.ctc else CTC_BYTES_WITHOUT_LOSS
     scores = work.clips * work.aligned * config.ctc_classes * ctc
     if not stage.next_token:
@@ -236,14 +247,19 @@ def flops(
         config, stage: of the run.
         parts: from `count_parameters`.
         work: from `workload`.
-        encode: whether the encoder runs (features that were stored cost nothing).
+        encode: whether the frozen encoder runs (features that were stored cost nothing).
         checkpointing: whether the LLM's layers are computed a second time.
     """
     width, audio, text = _width(config), config.audio_config, config.text_config
-    tower = 0.0
+    mixed = 4 * work.frames**2 * audio.d_model  # by one layer's attention
+    learning = learns(stage) and config.encoder_training != "none"
+    upper, own = 2 * parts.upper * work.frames, 2 * parts.own * work.frames
+    tower = upper + mixed * config.encoder_upper_layers
+    if learning:
+        tower += upper + own + 2 * mixed * config.encoder_upper_layers
     if encode:
-        tower = 2 * parts.audio_tower * work.frames + 4 * work.frames**2 * audio.d_model * audio.encoder_layers
-    passes = 3 if "alignment." in stage.trained else 1
+        tower += 2 * (parts.audio_tower - parts.upper) * work.frames + mixed * config.encoder_depth
+    passes = 3 if learns(stage) else 1
     mixing = 4 * work.aligned**2 * width * config.alignment_layers if config.alignment_attention == "temporal" else 0
     whitening = 2 * audio.d_model**2 * config.frames_per_group * work.aligned * config.alignment_whitening
     alignment = passes * (2 * parts.alignment * work.aligned + mixing) + whitening

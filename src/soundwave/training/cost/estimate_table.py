@@ -46,7 +46,7 @@ from soundwave.training.cost.public_sizes import (
 from soundwave.training.distributed import accumulation
 from soundwave.training.recipe import Recipe
 from soundwave.training.recipe_io import COMMAND, read_recipe
-from soundwave.training.stages import Stage
+from soundwave.training.stages import Stage, learns
 
 LEAST_SECONDS = 0.1  # of a batch, forward, backward and step, however little is computed
 ASSUMED_RATE = 0.3  # of a GPU's peak, recomputation counted; large models reach 0.3 to 0.5, small ones far less
@@ -162,9 +162,13 @@ def _parameter_rows(parts: Parameters, stage: Stage, origin: str) -> list[Row]:
     def row(name: str, size: int, prefix: str) -> Row:
         return Row(f"  {name}", f"{size / 1e6:,.1f}M", "trained" if prefix in trained else "frozen")
 
+    tower = row("audio tower", parts.audio_tower, "audio_tower.")
+    if parts.own and learns(stage):
+        tower = replace(tower, how=f"{parts.own / 1e6:,.1f}M of it trained")
+
     return [
         Row("parameters", f"{parts.total / 1e9:.2f}B", origin),
-        row("audio tower", parts.audio_tower, "audio_tower."), row("alignment adapter", parts.alignment, "alignment."),
+        tower, row("alignment adapter", parts.alignment, "alignment."),
         row("CTC head", parts.ctc_head, "ctc"), row("shrinking adapter", parts.shrinking, "shrinking."),
         row("language model", parts.language_model, "language_model."), row("LoRA", parts.lora, "lora"),
         Row("  trained", f"{parts.trained(stage) / 1e6:,.1f}M", f"stage {stage.name}"),
