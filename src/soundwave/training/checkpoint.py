@@ -1,7 +1,7 @@
 """Training checkpoints: complete, inspectable, written atomically, never pickled.
 
-`checkpoints/step-000200/` holds the trained parameters and the optimizers' moments as safetensors, and the
-position as JSON.
+`checkpoints/step-000200/` holds the trained parameters, their moving average where the run keeps one, and the
+optimizers' moments as safetensors, and the position as JSON.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -25,7 +26,8 @@ from soundwave.files import atomic_folder
 from soundwave.training.distributed import laid_out_as, shard_again, whole
 
 KEPT = 2  # checkpoints that stay
-FILES = ("model.safetensors", "optimizer.safetensors", "position.json")
+PARAMETERS, AVERAGE = "model.safetensors", "average.safetensors"
+FILES = (PARAMETERS, "optimizer.safetensors", "position.json")
 MOMENTS = ("exp_avg", "exp_avg_sq", "step", "momentum_buffer")  # AdamW's, and Muon's
 
 
@@ -95,13 +97,16 @@ class OptimizerMoments:
 
 @dataclass(frozen=True)
 class TrainedState:
-    """Trained parameters by name, and the optimizers' moments by `moment/name`, whole and on the CPU."""
+    """Trained parameters by name, the optimizers' moments by `moment/name`, and the average, whole and on the CPU."""
 
     parameters: dict[str, Tensor]
     moments: dict[str, Tensor]
+    average: dict[str, Tensor] = field(default_factory=dict)  # empty: none is kept
 
 
-def trained_state(model: nn.Module, moments: Moments, kept: bool = True) -> TrainedState:
+def trained_state(
+    model: nn.Module, moments: Moments, kept: bool = True, average: Mapping[str, Tensor] | None = None
+) -> TrainedState:
     """What a checkpoint holds beside the position.
 
     Every process calls this, since each may hold a part only; where it is not `kept`, nothing is copied.
@@ -112,7 +117,7 @@ def trained_state(model: nn.Module, moments: Moments, kept: bool = True) -> Trai
     for name, parameter in parameters.items():
         each = {f"{moment}/{name}": value for moment, value in moments.of(parameter).items()}
         remembered |= _on_cpu(each, kept)
-    return TrainedState(_on_cpu(parameters, kept), remembered)
+    return TrainedState(_on_cpu(parameters, kept), remembered, _on_cpu(average or {}, kept))
 
 
 def _on_cpu(tensors: Mapping[str, Tensor], kept: bool) -> dict[str, Tensor]:
@@ -138,7 +143,9 @@ def save_checkpoint(folder: Path, state: TrainedState, position: Position, best:
         shutil.rmtree(left, ignore_errors=True)
     try:
         with atomic_folder(target, overwrite=True) as draft:
-            save_file(state.parameters, draft / "model.safetensors")
+            save_file(state.parameters, draft / PARAMETERS)
+            if state.average:
+                save_file(state.average, draft / AVERAGE)
             save_file(state.moments, draft / "optimizer.safetensors")
             (draft / "position.json").write_text(json.dumps(asdict(position)) + "\n", encoding="utf-8")
     except WriteError as error:
@@ -175,23 +182,39 @@ def load_checkpoint(path: Path, model: nn.Module, moments: Moments | None) -> Po
     Raises:
         TrainingError: the checkpoint is of a model with other trained parameters, or others' shapes, or was damaged.
     """
-    try:
-        parameters = _load_parameters(path, model)
+    with _intact(path):
+        parameters = _load_parameters(path, model, PARAMETERS)
         if moments is not None:
             with safe_open(path / "optimizer.safetensors", framework="pt") as tensors:
                 for key in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
                     moment, name = key.split("/", 1)
                     moments.put(parameters[name], moment, tensors.get_tensor(key))
         return Position(**json.loads((path / "position.json").read_text(encoding="utf-8")))
+
+
+def load_evaluated(path: Path, model: nn.Module) -> None:
+    """Puts what a checkpoint's held-out figures are of into a model: its average, or where it has none the parameters.
+
+    Raises:
+        TrainingError: as `load_checkpoint`.
+    """
+    with _intact(path):
+        _load_parameters(path, model, AVERAGE if (path / AVERAGE).is_file() else PARAMETERS)
+
+
+@contextmanager
+def _intact(path: Path) -> Iterator[None]:
+    try:
+        yield
     except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
         raise TrainingError(
             f"{path} is damaged ({error}); delete it, and the same command goes on from the checkpoint before it."
         ) from error
 
 
-def _load_parameters(path: Path, model: nn.Module) -> dict[str, nn.Parameter]:
+def _load_parameters(path: Path, model: nn.Module, file: str) -> dict[str, nn.Parameter]:
     parameters = trained_parameters(model)
-    with safe_open(path / "model.safetensors", framework="pt") as tensors:
+    with safe_open(path / file, framework="pt") as tensors:
         names = set(tensors.keys())
         if names != set(parameters):
             different = sorted(names ^ set(parameters))[0]

@@ -26,7 +26,7 @@ from soundwave.training.build import lora_of, start_folder
 from soundwave.training.checkpoint import (
     checkpoint_at,
     list_checkpoints,
-    load_checkpoint,
+    load_evaluated,
     save_checkpoint,
     trained_state,
 )
@@ -198,6 +198,8 @@ def train_step(run: Run, upcoming: Iterator[Share[Batch]]) -> float | None:
                 if _is_number(run, "gradient", norm, computed):
                     for optimizer in run.optimizers:
                         optimizer.step()
+                    if run.average is not None:
+                        run.average.update(position.step)
                     remember(position.window, figures[:, :-1].tolist())
                     seconds = float(figures[:, -1].sum())
             for optimizer in run.optimizers:
@@ -257,7 +259,8 @@ def report(run: Run, speed: float) -> None:
 def save(run: Run) -> None:
     """Writes a checkpoint of where the run stands."""
     tell_lanes(run.position, run.accelerator)
-    state = trained_state(run.module, run.moments, run.accelerator.is_main_process)
+    average = None if run.average is None else run.average.values
+    state = trained_state(run.module, run.moments, run.accelerator.is_main_process, average)
     folder, best = run.folder / CHECKPOINTS, best_step(run)
     in_main_process(run.accelerator, partial(save_checkpoint, folder, state, run.position, best))
 
@@ -267,8 +270,10 @@ def finish(run: Run) -> Path:
     final = run.folder / FINAL_FOLDER
     best = gathered(run.accelerator, [best_step(run)])[0]
     if best is not None and best != run.position.step:
-        load_checkpoint(checkpoint_at(run.folder / CHECKPOINTS, best), run.module, None)
+        load_evaluated(checkpoint_at(run.folder / CHECKPOINTS, best), run.module)
         run.prepared.progress.say(f"{final} is step {best}, where {run.recipe.keep_best} was lowest")
+    elif run.average is not None:
+        run.average.exchange()
     if run.parted:
         make_whole(run.prepared.model, run.scalars)
 

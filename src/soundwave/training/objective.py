@@ -1,14 +1,17 @@
 """What a stage computes: the losses as pure functions, and a module whose forward gives those of a batch.
 
-Next-token and CTC are the paper's (section 3.3; released code); the KL to a teacher is Ultravox's. Knows nothing about
-optimizers or processes.
+Next-token and CTC are the paper's (section 3.3; released code); the KL to a teacher is Ultravox's; what keeps CTC from
+overfitting is named where it stands. Knows nothing about optimizers or processes.
 """
 
 # B clips, F aligned frames, C CTC classes, V LLM vocabulary
 
 from __future__ import annotations
 
+import math
 import operator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
 
@@ -82,6 +85,33 @@ def ctc_loss(logits: Tensor, frames: Tensor, targets: list[list[int]], blank: in
         return F.ctc_loss(scores, flat, frames, lengths, blank=blank, reduction="mean", zero_infinity=True)
 
 
+def kl_from_uniform(logits: Tensor) -> Tensor:
+    """KL(uniform ‖ p), the mean over positions in nats: what label smoothing adds to a loss.
+
+    Label smoothing as a KL: Pereyra et al., arXiv 1701.06548; beside CTC, which has no label for each frame to smooth:
+    Kim et al., arXiv 1711.02212.
+
+    Args:
+        logits: (positions, C) scores.
+
+    Returns:
+        A scalar, zero where all classes are equally likely.
+    """
+    return -logits.float().log_softmax(-1).mean() - math.log(logits.shape[-1])
+
+
+@contextmanager
+def outputs_of(modules: Iterable[nn.Module]) -> Iterator[list[Tensor]]:
+    """A list that gets what each of the modules returns while this lasts, in the order in which they are called."""
+    outputs: list[Tensor] = []
+    hooks = [module.register_forward_hook(lambda _, __, output: outputs.append(output)) for module in modules]
+    try:
+        yield outputs
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
 def total_loss(next_token: Tensor | None, ctc: Tensor | None, ctc_weight: float = CTC_WEIGHT) -> Tensor:
     """next-token + 0.3 · CTC; with one term only, that term (stage I has no next-token loss, stage III no CTC)."""
     if next_token is None:
@@ -94,7 +124,8 @@ def total_loss(next_token: Tensor | None, ctc: Tensor | None, ctc_weight: float 
 class Losses:
     """A step's losses; `paths` are the greedy CTC decisions (N, F), for the error rate during evaluation.
 
-    `next_token` is always the cross-entropy, also where KL takes its place in `total`: so runs can be compared.
+    `next_token` is always the cross-entropy, also where KL takes its place in `total`, and `ctc` the last layer's, not
+    smoothed: so runs can be compared.
     """
 
     total: Tensor
@@ -113,13 +144,17 @@ class StageModule(nn.Module):
         ctc_weight: of the CTC loss beside the next-token loss.
         kl_weight: share of the KL to the text LLM in the next-token loss, where the batch has it typed.
         kl_temperature: of that KL.
+        ctc_label_smoothing: share of `kl_from_uniform` in the CTC loss, in training only.
+        intermediate_ctc_weight: share of the intermediate layers' mean CTC loss in that of the last layer, in training
+            only (Lee and Watanabe, arXiv 2102.03216).
     """
 
     def __init__(
         self, model: SoundwaveForConditionalGeneration, stage: Stage, ctc_weight: float, kl_weight: float = 0.0,
-        kl_temperature: float = 1.0,
+        kl_temperature: float = 1.0, ctc_label_smoothing: float = 0.0, intermediate_ctc_weight: float = 0.0,
     ):
         super().__init__()
+        self.ctc_label_smoothing, self.intermediate_ctc_weight = ctc_label_smoothing, intermediate_ctc_weight
         self.kl_weight, self.kl_temperature = kl_weight, kl_temperature
         self.alignment, self.config = model.alignment, model.config
         self.audio_tower = model.audio_tower if model.config.encoder_upper_layers else None
@@ -155,28 +190,30 @@ class StageModule(nn.Module):
         frames = self.adapter_input(batch)
         if self.rest is None:
             assert batch.frame_mask is not None
-            aligned = self.alignment(frames, batch.frame_mask)
+            with outputs_of(self._intermediate_layers()) as between:
+                aligned = self.alignment(frames, batch.frame_mask)
             logits = self.alignment.ctc_logits(aligned, self.ctc_embeddings)
-            ctc = self._ctc(logits, batch.frame_mask, batch)
-            return Losses(total_loss(None, ctc), None, ctc, logits.detach().argmax(-1))
+            ctc, learned_ctc = self._ctc(logits, batch.frame_mask, batch, between)
+            return Losses(total_loss(None, learned_ctc), None, ctc, logits.detach().argmax(-1))
         # The teacher first: its switching of LoRA must not touch what the student's gradient is about to need.
         teacher = self._text_llm(batch) if self.kl_weight else None
-        output = self.rest(
-            batch.input_ids, batch.attention_mask, encoder_frames=frames, frame_mask=batch.frame_mask,
-            labels=batch.labels,
-        )
+        with outputs_of(self._intermediate_layers()) as between:
+            output = self.rest(
+                batch.input_ids, batch.attention_mask, encoder_frames=frames, frame_mask=batch.frame_mask,
+                labels=batch.labels,
+            )
         next_token = next_token_loss(output.logits, output.targets)
         learned, kl = next_token, None
         if teacher is not None and batch.typed_rows is not None:
             matched = torch.isin(output.rows, batch.typed_rows)
             each = kl_to_teacher(output.logits[matched], teacher, self.kl_temperature)
             learned, kl = matched_loss(output.logits, output.targets, matched, each, self.kl_weight), each.mean()
-        ctc, paths = None, None
+        ctc, learned_ctc, paths = None, None, None
         if output.speech is not None:
             paths = output.speech.ctc_logits.detach().argmax(-1)
             if self.stage.ctc:
-                ctc = self._ctc(output.speech.ctc_logits, output.speech.valid, batch)
-        total = total_loss(learned, ctc, self.ctc_weight)
+                ctc, learned_ctc = self._ctc(output.speech.ctc_logits, output.speech.valid, batch, between)
+        total = total_loss(learned, learned_ctc, self.ctc_weight)
         if self.training and torch.is_grad_enabled():
             total = total + self._nothing()
         return Losses(total, next_token, ctc, paths, kl)
@@ -209,10 +246,40 @@ class StageModule(nn.Module):
         # One by one: multiplied together, torch lets scalars share one gradient in memory, and adds to it twice.
         return reduce(operator.add, [parameter.sum() * 0.0 for parameter in adapters])
 
-    def _ctc(self, logits: Tensor, mask: Tensor, batch: Batch) -> Tensor | None:
+    def _intermediate_layers(self) -> Sequence[nn.Module]:
+        wanted = self.training and self.stage.ctc and self.intermediate_ctc_weight
+        return list(self.alignment.layers)[:-1] if wanted else []
+
+    def _ctc(
+        self, logits: Tensor, mask: Tensor, batch: Batch, between: Sequence[Tensor]
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """The CTC loss of the clips whose words are known, and what is learned in its place; the same in evaluation.
+
+        Args:
+            logits: (N, F, C).
+            mask: (N, F).
+            batch: it has the targets.
+            between: (N, F, D) what each intermediate alignment layer gave.
+        """
         known = [i for i, target in enumerate(batch.ctc) if target is not None]
         if not known:
-            return None if self.stage.next_token else logits.sum() * 0.0
+            none = None if self.stage.next_token else logits.sum() * 0.0
+            return none, none
         rows = torch.tensor(known, device=logits.device)
         targets = [target for target in batch.ctc if target is not None]
-        return ctc_loss(logits[rows], mask[rows].sum(1), targets, self.blank)
+        logits, inside = logits[rows], mask[rows]
+        ctc = learned = ctc_loss(logits, inside.sum(1), targets, self.blank)
+        if between:
+            scores = [self._scores(layer[rows]) for layer in between]
+            each = [ctc_loss(one, inside.sum(1), targets, self.blank) for one in scores]
+            weight = self.intermediate_ctc_weight
+            learned = (1.0 - weight) * learned + weight * torch.stack(each).mean()
+        if self.training and self.ctc_label_smoothing:
+            share = self.ctc_label_smoothing
+            learned = (1.0 - share) * learned + share * kl_from_uniform(logits[inside])
+        return ctc, learned
+
+    def _scores(self, layer: Tensor) -> Tensor:
+        """(N, F, C) what the CTC head makes of an intermediate layer (N, F, D), normed as the last one is."""
+        table = self.ctc_embeddings if self.rest is None else self.rest.speech_encoder.ctc_token_embeddings()
+        return self.alignment.ctc_logits(self.alignment.norm(layer), table)

@@ -95,6 +95,12 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
             "runs/stage1/final"
         )
     config, inference = trained_config(recipe)
+    if recipe.intermediate_ctc_weight and config.alignment_layers < 2:
+        raise ConfigurationError(
+            f"intermediate_ctc_weight is {recipe.intermediate_ctc_weight}, but alignment_layers is "
+            f"{config.alignment_layers}, so no layer comes before the last; set model.alignment_layers to 2 or more in "
+            "stage I, or intermediate_ctc_weight to 0."
+        )
     processor = load_processor(config, inference=inference)
     ctc = CtcTokenizer(processor.tokenizer, config.ctc_vocabulary)
     effects = Effects.of(recipe.augmentation, recipe.seed, stored=recipe.features is not None)

@@ -102,6 +102,10 @@ class Recipe:
     max_grad_norm: float = setting(
         1.0, least=0, resume=True, help="longer gradients are scaled down to it; 0: none are"
     )
+    ema_decay: float = setting(
+        0.0, least=0, below=1, resume=True,
+        help="of a moving average of what is trained, such as 0.999, which is evaluated and becomes final/; 0: none",
+    )
     num_train_epochs: float = setting(1.0, above=0, resume=True, help="passes over the data")
     max_steps: int | None = setting(None, above=0, resume=True, help="optimizer steps; overrides the epochs")
     max_minutes: float | None = setting(
@@ -122,6 +126,12 @@ class Recipe:
         0.0, least=0, most=1, help="share of the KL to what the LLM itself answers to the typed transcript"
     )
     kl_temperature: float = setting(2.0, above=0, help="softens both distributions of that KL")
+    ctc_label_smoothing: float = setting(
+        0.0, least=0, below=1, help="share of the KL from the uniform distribution in the CTC loss (training.md)"
+    )
+    intermediate_ctc_weight: float = setting(
+        0.0, least=0, below=1, help="share of the CTC loss of the alignment layers before the last in the CTC loss"
+    )
     time_masks: int = setting(0, least=0, help="SpecAugment over encoder frames: spans set to zero, per ten seconds")
     time_mask_frames: int = setting(16, least=0, help="longest span, in encoder frames of 20 ms")
     feature_dropout: float = setting(0.0, least=0, below=1, help="encoder channels set to zero, per clip")
@@ -211,6 +221,12 @@ def check_recipe(recipe: Recipe, where: str) -> None:
         raise ConfigurationError(
             f"{where}: kl_weight is {recipe.kl_weight} in the stage alignment, which does not run the LLM; set it to 0."
         )
+    for name in ("ctc_label_smoothing", "intermediate_ctc_weight"):
+        if recipe.stage == "instruction" and getattr(recipe, name):
+            raise ConfigurationError(
+                f"{where}: {name} is {getattr(recipe, name)} in the stage instruction, which has no CTC loss; "
+                "set it to 0."
+            )
     needed = {
         "keep_best": (recipe.keep_best is not None and not recipe.evaluation, "evaluation, the held-out data"),
         "early_stop": (recipe.early_stop is not None and recipe.keep_best is None, "keep_best, the figure to go by"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -13,12 +14,14 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from soundwave.errors import TrainingError
+from soundwave.training.averaging import Average
 from soundwave.training.checkpoint import (
     Moments,
     OptimizerMoments,
     Position,
     list_checkpoints,
     load_checkpoint,
+    load_evaluated,
 )
 from soundwave.training.collate import Batch
 from soundwave.training.deepspeed import ZeroMoments, uses_zero
@@ -57,6 +60,7 @@ class Run:
         scalars: parameters that were given a dimension for FSDP2 or DeepSpeed.
         rate: the learning rate of the latest step.
         skipped: steps in a row whose loss or gradient was no number.
+        average: of what is trained, where the recipe asks for one, once the run has begun.
         log: of the main process, once the run has begun.
     """
 
@@ -72,6 +76,7 @@ class Run:
     scalars: set[str] = field(default_factory=set)
     rate: float = 0.0
     skipped: int = 0
+    average: Average | None = None
     log: RunLog | None = None
 
     @property
@@ -102,6 +107,10 @@ class Run:
         sources = self.prepared.evaluation
         return dict(zip(held_out_names([source.source.manifest for source in sources]), sources, strict=True))
 
+    def averaged(self) -> AbstractContextManager[None]:
+        """Within it the module is what is evaluated: its moving average, where one is kept."""
+        return nullcontext() if self.average is None else self.average.applied()
+
     def rows(self) -> list[dict[str, Any]]:
         """All figures that were written down."""
         return read_metrics(self.folder / "metrics.jsonl")
@@ -113,11 +122,16 @@ def new_run(recipe: Recipe, accelerator: Accelerator, prepared: Prepared) -> Run
     Raises:
         TrainingError: the recipe does not fit the processes.
     """
-    module = StageModule(prepared.model, prepared.stage, recipe.ctc_weight, recipe.kl_weight, recipe.kl_temperature)
+    module = StageModule(
+        prepared.model, prepared.stage, recipe.ctc_weight, recipe.kl_weight, recipe.kl_temperature,
+        recipe.ctc_label_smoothing, recipe.intermediate_ctc_weight,
+    )
     optimizers = make_optimizers(module, recipe, accelerator.device.type == "cuda")
     run = Run(recipe, accelerator, prepared, module, module, list(optimizers), OptimizerMoments(optimizers), steps=0)
     if shards(accelerator) and recipe.kl_weight:  # its second pass of the LLM is not in every batch
         raise TrainingError("kl_weight needs the whole model in each process (DDP); set it to 0, or do not shard.")
+    if run.parted and recipe.ema_decay:
+        raise TrainingError("ema_decay needs all that is trained in each process (DDP); set it to 0, or do not shard.")
     per_step = accelerator.num_processes * accelerator.gradient_accumulation_steps
     if prepared.stream is not None:
         prepared.stream.lanes = per_step
@@ -173,6 +187,11 @@ def start(run: Run, resume: bool) -> None:
         tell_changed_data(run.position.data, marks, run.prepared.progress.say)
         run.spend(run.position.minutes)
     run.position.data = marks
+    if recipe.ema_decay:
+        run.average = Average(run.module, recipe.ema_decay)
+        if found:
+            with run.averaged():
+                load_evaluated(found[-1], run.module)  # of a run that kept none: it begins as the parameters are
 
     def open_log() -> None:
         run.prepared.write_plan(run.folder, run.steps, run.position.step)

@@ -104,9 +104,10 @@ def validate(run: Run) -> None:
 
 
 def evaluated(run: Run, name: str, source: Source, most: int | None = None) -> dict[str, float]:
-    """One held-out set's figures, by the names that a log has."""
+    """One held-out set's figures, of the moving average where there is one, by the names that a log has."""
     run.module.eval()
-    figures = evaluate(run.module, source, run.prepared.collator, run.recipe, run.accelerator, most)
+    with run.averaged():
+        figures = evaluate(run.module, source, run.prepared.collator, run.recipe, run.accelerator, most)
     run.module.train()
     return {f"eval_{name}_{figure}": value for figure, value in figures.items()}
 
