@@ -4,7 +4,7 @@
 
 Features come first; what is then left of the minutes is divided among the stages. A stage that is done stays; one that
 was stopped goes on where it was, with its part of this call's minutes on top of those it has had. After each stage OUT
-holds `results-1`, `results-2`, …: pieces of one tar with the latest stage's weights in float16 and every stage's curves,
+holds `results-1`, `results-2`, …: pieces of one tar with the latest stage's weights in float16 and all curves,
 which `--collect FOLDER` puts together again.
 """
 
