@@ -132,7 +132,8 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
             )
         weights = {
             name.replace(".base_layer.", "."): value
-            for name, value in self.state_dict().items() if ".lora_" not in name and not name.endswith(FACTORS)
+            for name, value in self.state_dict().items()
+            if ".lora_" not in name and not (name.startswith("audio_tower.") and name.endswith(FACTORS))
         }
         weights |= {f"audio_tower.{name}": value for name, value in merged_weights(self.audio_tower).items()}
         super().save_pretrained(save_directory, state_dict=weights, **options)

@@ -286,11 +286,11 @@ def _set_dropout(model: SoundwaveForConditionalGeneration, share: float) -> None
 def build_encoder(config: SoundwaveConfig, device: torch.device, precision: str) -> nn.Module:
     """The frozen audio tower alone, without the layers that belong to the model."""
     model = empty_model(config)
+    only = None
     if config.encoder_upper_layers:
         keep_lower(model.audio_tower, config.encoder_depth)
-    names = {name for name, _ in model.named_parameters()}
-    source = config.audio_tower_source or ""
-    fill_part(model, source, "audio_tower.", str(device), frozen_dtype(precision), names.__contains__)
+        only = {name for name, _ in model.named_parameters()}.__contains__
+    fill_part(model, config.audio_tower_source or "", "audio_tower.", str(device), frozen_dtype(precision), only)
     use_onednn(model.audio_tower)
     return model.audio_tower.eval().requires_grad_(False)
 

@@ -33,18 +33,17 @@ class Batch:
         names: the examples' names.
         encoder_frames: (N, 2 F, E) float32, as stored.
         frame_mask: (N, F) True where a frame exists.
-        masking: (N, 2 F, E) float32 factors of what the alignment adapter reads; None: `encoder_frames` are masked.
         ctc: per clip its classes, None where unknown.
         input_ids, attention_mask, labels: (R, L).
         typed_ids, typed_mask, typed_labels: (R', L') the same conversations with the transcript in the audio's place,
             for those rows that have one; None where there is no teacher.
         typed_rows: (R',) their rows, ascending.
+        masking: (N, 2 F, E) float32 factors of what the alignment adapter reads; None: `encoder_frames` are masked.
     """
 
     names: list[str]
     encoder_frames: Tensor | None = None
     frame_mask: Tensor | None = None
-    masking: Tensor | None = None
     ctc: list[list[int] | None] = field(default_factory=list)
     input_ids: Tensor | None = None
     attention_mask: Tensor | None = None
@@ -53,6 +52,7 @@ class Batch:
     typed_mask: Tensor | None = None
     typed_labels: Tensor | None = None
     typed_rows: Tensor | None = None
+    masking: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""

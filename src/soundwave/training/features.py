@@ -1,4 +1,4 @@
-"""Encoder features, computed once and kept on disk, or on the fly (paper section 3.1: no stage trains the encoder).
+"""Features of the frozen part of the encoder, computed once and kept on disk, or on the fly (paper section 3.1).
 
 A store is one file of float16 rows and an index; it grows by appending and can be interrupted at any moment.
 """
