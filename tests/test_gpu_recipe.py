@@ -117,6 +117,7 @@ def test_a_damaged_parcel_is_refused(packed: list[Path], tmp_path: Path) -> None
 def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each look at the clock is a tenth of a second after the one before, however busy the machine is."""
     ticks = itertools.count()
+    monkeypatch.setattr(gpu_stages, "OVERHEAD_MINUTES", 0.0)
     for module in (loop, gpu_stages):
         monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: next(ticks) / 10))
 
