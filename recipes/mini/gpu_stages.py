@@ -4,7 +4,7 @@
 
 Features come first; what is then left of the minutes is divided among the stages. A stage that is done stays; one that
 was stopped goes on where it was, with its part of this call's minutes on top of those it has had. After each stage OUT
-holds `results-1`, `results-2`, …: pieces of one tar with the latest stage's weights in float16 and every stage's curves,
+holds `results-1`, `results-2`, …: pieces of one tar with the latest stage's weights in float16 and all curves,
 which `--collect FOLDER` puts together again.
 """
 
@@ -34,6 +34,7 @@ SHARES = {"alignment": 0.65, "shrinking": 0.25, "instruction": 0.1}  # of the mi
 PIECE_BYTES = 15_000_000  # of the results: small files come back where large ones do not
 SOURCES = ("train", "evaluation")
 FIGURES = ("metrics.jsonl", "curves.png", "recipe.yaml")
+OVERHEAD_MINUTES = 0.3  # of a stage, for loading, the last evaluation and results: a guess until one has been measured
 LEAST_MINUTES = 0.02  # a stage begins with more than a second
 
 
@@ -62,7 +63,7 @@ def train_stages(recipes: list[Path], minutes: float, out: Path, overrides: list
 
     Args:
         recipes: in order; those of their manifests that are not there are left out, and stages without any.
-        minutes: until the last step, features included.
+        minutes: until everything is written, features included.
         out: where results go after each stage.
         overrides: `key=value` for all of them.
     """
@@ -82,15 +83,17 @@ def train_stages(recipes: list[Path], minutes: float, out: Path, overrides: list
     left = [one for one in left if not is_done(one[2])]
     if left and not list_checkpoints(left[0][2] / CHECKPOINTS):
         train(read_recipe(left[0][0], overrides), dry_run=True)  # stores the features
+    overhead = OVERHEAD_MINUTES
     while left:
         path, stage, run = left[0]
-        share = SHARES[stage] / sum(SHARES[one] for _, one, _ in left)
-        given = share * (ends - time.monotonic()) / 60
+        share, began = SHARES[stage] / sum(SHARES[one] for _, one, _ in left), time.monotonic()
+        given = share * ((ends - began) / 60 - overhead * len(left))
         if given < LEAST_MINUTES:
             raise SystemExit(f"{path.name}: no minutes are left for it; the same command goes on with the next ones.")
         print(f"{path.name}: {given:.2f} minutes", flush=True)
         train(read_recipe(path, [*overrides, f"max_minutes={minutes_of(run) + given}"]))
         write_results(runs, out)
+        overhead = max(0.0, (time.monotonic() - began) / 60 - given)
         left.pop(0)
     write_results(runs, out)
 
@@ -141,7 +144,7 @@ def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", type=Path, help="the stages' recipes, in order")
-    parser.add_argument("--minutes", type=float, help="until the last step, features included")
+    parser.add_argument("--minutes", type=float, help="until everything is written, features included")
     parser.add_argument("--out", type=Path, required=True, help="folder of the results")
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help="for all recipes")
     parser.add_argument("--collect", type=Path, help="put the results of --out together in this folder instead")
