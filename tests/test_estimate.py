@@ -79,6 +79,19 @@ def test_memory_is_the_sum_that_one_does_by_hand() -> None:
     assert one.total == one.frozen + one.trained + one.gradients + one.optimizer + one.activations
 
 
+def test_an_average_is_a_copy_of_what_is_trained_and_intermediate_ctc_scores_each_layer() -> None:
+    config = tiny.config(alignment_layers=3)
+    plain = sums.memory(config, Recipe(), SHRINKING, PARTS, WORK)
+    averaged = sums.memory(config, Recipe(ema_decay=0.999), SHRINKING, PARTS, WORK)
+    assert averaged.total - plain.total == (100 + 40 + 10) * 4
+    between = Recipe(intermediate_ctc_weight=0.3)
+    scores = WORK.clips * WORK.aligned * config.ctc_classes * sums.CTC_BYTES
+    assert sums.memory(config, between, SHRINKING, PARTS, WORK).total - plain.total == 2 * scores
+    passes = [sums.ctc_passes(config, recipe, SHRINKING) for recipe in (Recipe(), between)]
+    heads = [sums.flops(config, SHRINKING, PARTS, WORK, ctc_passes=count).ctc_head for count in passes]
+    assert heads[1] == 3 * heads[0]
+
+
 def test_checkpointing_keeps_one_layer_and_every_layers_input() -> None:
     config = tiny.config()  # two layers of the LLM, 32 wide, ffn 48; 60 positions
     plain, saving = Recipe(), Recipe(gradient_checkpointing=True)

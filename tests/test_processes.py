@@ -85,7 +85,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     both = [*alignment.train, DataSource(str(text), task="text")]
     shrinking = dataclasses.replace(
         alignment, stage="shrinking", start_from=start, train=both, evaluation=alignment.train, eval_steps=3,
-        mixture="dynamic",
+        mixture="dynamic", ema_decay=0.9,
     )
     spoilt = dataclasses.replace(alignment, features=str(folder / "spoilt"), on_nan="skip", seed=2)
     name = spoil(spoilt)

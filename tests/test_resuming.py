@@ -133,8 +133,9 @@ def test_no_option_of_data_order_model_or_loss_may_change() -> None:
     assert {field.name for field in dataclasses.fields(Recipe)} - set(FREE) == {
         "stage", "output_dir", "start_from", "audio_tower", "language_model", "model", "ctc_vocabulary_size",
         "merge_words", "train", "mixture", "mixture_temperature_step", "batch_seconds", "max_batch_size", "ctc_weight",
-        "kl_weight", "kl_temperature", "time_masks", "time_mask_frames", "feature_dropout", "augmentation", "lora",
-        "optimizer", "llm_quantization", "seed", "stream_buffer_size",
+        "kl_weight", "kl_temperature", "ctc_label_smoothing", "intermediate_ctc_weight", "time_masks",
+        "time_mask_frames", "feature_dropout", "augmentation", "lora", "optimizer", "llm_quantization", "seed",
+        "stream_buffer_size",
     }
 
 

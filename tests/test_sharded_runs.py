@@ -124,6 +124,7 @@ def test_a_killed_run_that_shares_goes_on_as_it_was_or_in_one_process(
     ("way", "changes", "told"),
     [
         ("fsdp2", {"kl_weight": 0.5}, "TrainingError: kl_weight needs the whole model in each process"),
+        ("fsdp2", {"ema_decay": 0.9}, "TrainingError: ema_decay needs all that is trained in each process"),
         pytest.param("zero1", {"optimizer": "muon"}, "ConfigurationError: DeepSpeed runs one", marks=WAYS[1].marks),
     ],
     indirect=["way"],

@@ -92,6 +92,7 @@ class Memory:
     gradients: float
     optimizer: float
     activations: float
+    average: float = 0.0  # of what is trained, where the recipe asks for one (ema_decay)
 
     @property
     def total(self) -> float:
@@ -200,8 +201,16 @@ def memory(
     frozen += trained * (BFLOAT16 if low_precision else 0)  # autocast keeps a copy of what it casts
     return Memory(
         frozen=frozen, trained=trained * FLOAT32, gradients=trained * FLOAT32, optimizer=trained * ADAM_BYTES,
-        activations=sum(_activations(config, stage, work, recipe.gradient_checkpointing)),
+        activations=sum(
+            _activations(config, stage, work, recipe.gradient_checkpointing, ctc_passes(config, recipe, stage))
+        ),
+        average=trained * FLOAT32 if recipe.ema_decay else 0.0,
     )
+
+
+def ctc_passes(config: SoundwaveConfig, recipe: Recipe, stage: Stage) -> int:
+    """How often a training step runs the CTC head: for the last alignment layer, or for each."""
+    return config.alignment_layers if stage.ctc and recipe.intermediate_ctc_weight else 1
 
 
 def _width(config: SoundwaveConfig) -> int:
@@ -209,7 +218,7 @@ def _width(config: SoundwaveConfig) -> int:
 
 
 def _activations(
-    config: SoundwaveConfig, stage: Stage, work: Workload, checkpointing: bool
+    config: SoundwaveConfig, stage: Stage, work: Workload, checkpointing: bool, ctc_passes: int
 ) -> tuple[float, float, float]:
     """Bytes kept for the backward pass: adapters and the encoder's layers that learn, LLM, scores.
 
@@ -224,7 +233,7 @@ def _activations(
         kept = 18 * audio.d_model + 4 * audio.encoder_ffn_dim
         adapters += work.clips * work.frames * config.encoder_upper_layers * kept
     ctc = CTC_BYTES if stage.ctc else CTC_BYTES_WITHOUT_LOSS
-    scores = work.clips * work.aligned * config.ctc_classes * ctc
+    scores = work.clips * work.aligned * config.ctc_classes * ctc * ctc_passes
     if not stage.next_token:
         return adapters, 0.0, scores
     layer = 18 * width + 8 * text.intermediate_size + 4 * 7 * width
@@ -236,7 +245,7 @@ def _activations(
 
 def flops(
     config: SoundwaveConfig, stage: Stage, parts: Parameters, work: Workload, encode: bool = True,
-    checkpointing: bool = False,
+    checkpointing: bool = False, ctc_passes: int = 1,
 ) -> Flops:
     """FLOPs of one clip of one step.
 
@@ -249,6 +258,7 @@ def flops(
         work: from `workload`.
         encode: whether the frozen encoder runs (features that were stored cost nothing).
         checkpointing: whether the LLM's layers are computed a second time.
+        ctc_passes: how often the CTC head runs.
     """
     width, audio, text = _width(config), config.audio_config, config.text_config
     mixed = 4 * work.frames**2 * audio.d_model  # by one layer's attention
@@ -263,7 +273,8 @@ def flops(
     mixing = 4 * work.aligned**2 * width * config.alignment_layers if config.alignment_attention == "temporal" else 0
     whitening = 2 * audio.d_model**2 * config.frames_per_group * work.aligned * config.alignment_whitening
     alignment = passes * (2 * parts.alignment * work.aligned + mixing) + whitening
-    head = 2 * config.ctc_classes * width * work.aligned * (2 if stage.ctc else 1)  # frozen: its input's gradient alone
+    scores = 2 * config.ctc_classes * width * work.aligned
+    head = scores * (2 * ctc_passes if stage.ctc else 1)  # frozen: its input's gradient alone
     if not stage.next_token:
         return Flops(tower, alignment, head, 0.0, 0.0)
     looked_at = work.audio_positions if config.look_back_over == "kept" else work.aligned

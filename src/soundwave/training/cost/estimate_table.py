@@ -28,6 +28,7 @@ from soundwave.training.cost.estimate import (
     Parameters,
     Workload,
     count_parameters,
+    ctc_passes,
     flops,
     memory,
     paper_clip_seconds,
@@ -77,7 +78,8 @@ def estimate(recipe: Recipe) -> list[Row]:
     seconds, where = clip_seconds(recipe)
     work = workload(config, recipe, seconds)
     held = _held(config, recipe, stage, parts, work)
-    cost = flops(config, stage, parts, work, recipe.features is None, recipe.gradient_checkpointing)
+    passes = ctc_passes(config, recipe, stage)
+    cost = flops(config, stage, parts, work, recipe.features is None, recipe.gradient_checkpointing, passes)
     step = _step_flops(recipe, cost, work)
     on_cpu = memory(config, recipe, stage, parts, work, recipe.mixed_precision == "bf16")  # float32 by itself
     return [
@@ -212,6 +214,7 @@ def _memory_rows(recipe: Recipe, held: Memory, work: Workload) -> list[Row]:
         Row("  trained weights", _size(held.trained), "4 bytes each"),
         Row("  gradients", _size(held.gradients), f"4 bytes each{buckets}"),
         Row("  optimizer", _size(held.optimizer), _optimizer(recipe)),
+        *([Row("  moving average", _size(held.average), "4 bytes each (ema_decay)")] if held.average else []),
         Row("  activations", _size(held.activations), f"{work.clips} clips; formulas in training/cost/estimate.py"
             + ("; LLM layers recomputed" if recipe.gradient_checkpointing else "")),
     ]
