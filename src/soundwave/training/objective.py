@@ -154,7 +154,7 @@ class StageModule(nn.Module):
         teacher = self._text_llm(batch) if self.kl_weight else None
         output = self.rest(
             batch.input_ids, batch.attention_mask, encoder_frames=batch.encoder_frames, frame_mask=batch.frame_mask,
-            labels=batch.labels,
+            labels=batch.labels, aligned_frames=batch.aligned_frames,
         )
         next_token = next_token_loss(output.logits, output.targets)
         learned, kl = next_token, None

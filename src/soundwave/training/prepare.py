@@ -16,7 +16,9 @@ from soundwave.checkpoints.native import load_processor
 from soundwave.configuration import SoundwaveConfig
 from soundwave.data.manifests import check_audio_files
 from soundwave.data.shards import is_sharded
-from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
+from soundwave.data.units import UnitBank
+from soundwave.errors import ConfigurationError, DataError, SoundwaveError, TrainingError
+from soundwave.model.adapters import alignment_mark
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer, merge_table
@@ -102,19 +104,25 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     stream = None
     if any(is_sharded(source.manifest) for source in recipe.train):
         stream = Stream(recipe, ctc, effects, stage.next_token, skipped)
+    banks = _banks(recipe)
     train_sources = [
-        Source(source, ctc, effects, number) for number, source in enumerate(recipe.train if stream is None else [])
+        Source(source, ctc, effects, number, banks.get(source.simulate))
+        for number, source in enumerate(recipe.train if stream is None else [])
     ]
-    evaluation_sources = [Source(source, ctc) for source in recipe.evaluation]
+    evaluation_sources = [Source(source, ctc, bank=banks.get(source.simulate)) for source in recipe.evaluation]
     read_whole = [*(stream.sources if stream else train_sources), *evaluation_sources]
-    check_audio_files(example for source in read_whole for example in source.examples)
+    recorded = (source for source in read_whole if source.source.simulate is None)
+    check_audio_files(example for source in recorded for example in source.examples)
     sources = [*train_sources, *evaluation_sources]
     store = _features(recipe, config, processor, sources, device, precision, progress, skipped)
     for source in sources:
         source.keep_stored(store)
+        if dropped := source.keep_sayable():
+            progress.say(f"{source.source.manifest}: left out {dropped} texts that {source.source.simulate} cannot say")
         if not stage.next_token:
             source.keep_transcribed()
     model = build_model(recipe, stage, config, device, precision)
+    _check_banks(banks, alignment_mark(model.alignment, config), recipe.start_from)
     if config.ctc_merges:
         assert config.ctc_vocabulary is not None
         model.shrinking.merges.copy_(torch.tensor(merge_table(processor.tokenizer, config.ctc_vocabulary)))
@@ -124,6 +132,22 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
         recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, skipped, trained,
         stream,
     )
+
+
+def _banks(recipe: Recipe) -> dict[str | None, UnitBank]:
+    """Every bank that a source is said with, opened once, by its folder."""
+    folders = {source.simulate for source in [*recipe.train, *recipe.evaluation]}
+    return {folder: UnitBank(Path(folder)) for folder in folders if folder is not None}
+
+
+def _check_banks(banks: dict[str | None, UnitBank], mark: str, start_from: str | None) -> None:
+    """Each holds frames of the run's own alignment adapter: another's mean something else."""
+    for folder, bank in banks.items():
+        if bank.adapter != mark:
+            raise DataError(
+                f"{folder} was made with another alignment adapter ({bank.adapter}) than start_from={start_from} has "
+                f"({mark}); make it anew: soundwave data units MANIFEST... --model {start_from} --out BANK"
+            )
 
 
 def _features(

@@ -1,4 +1,4 @@
-"""The verbs that make new data: synth, answer, instruct, splice."""
+"""The verbs that make new data: synth, answer, instruct, splice, units."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, OverwriteOption, SeedOption
 from soundwave.cli.display import count_progress, note, print_answer
-from soundwave.cli.options import QuietOption
+from soundwave.cli.options import DeviceOption, ModelOption, QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.files import refuse_existing
 
@@ -173,6 +173,39 @@ def splice(
     print_answer(f"{done.made} clips made now, {done.before} before, {done.failed} failed; {out / 'manifest.jsonl'}")
     if done.failed:
         raise typer.Exit(1)
+
+
+def units(
+    manifests: ManifestsArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the bank.")],
+    model: ModelOption = "mini",
+    device: DeviceOption = "auto",
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Stop at so much speech (mini: 104 MB an hour).")] = None,
+    max_error: Annotated[
+        float, typer.Option(min=0.0, help="Leave out clips of which CTC gets a larger share of the words wrong.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="Of the order in which clips come.")] = 0,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Cut real speech into units, to say texts with.
+
+    A unit is what the model's alignment adapter makes of one token that is said. A recipe's `simulate` puts units
+    together to what a text says: training speech from text alone, with the errors of real speech. Take speech that
+    the adapter was not trained on: in what it knows by heart it makes too few errors.
+    """
+    from soundwave.cli.loading import load
+    from soundwave.datatools.units import make_bank
+
+    engine = load(model, device, "float32", quiet, backend="none")  # the bank knows its adapter by exact weights
+    with count_progress("cutting", quiet) as progress:
+        done = make_bank(
+            manifests, out, engine.encoder, engine.processor, hours=hours, max_error=max_error, seed=seed,
+            overwrite=overwrite, progress=progress,
+            on_dropped=lambda clip, why: note(f"left out: {clip}: {why}", quiet),
+        )
+    told = f"{done.units} units of {done.clips} clips ({done.seconds / 3600:.2f} h) in {out}"
+    print_answer(f"{told}; {done.dropped} clips left out; CTC gets {done.error:.1%} of their words wrong")
 
 
 def _absolute(place: str) -> str:
