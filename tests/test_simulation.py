@@ -291,3 +291,17 @@ def test_data_tools_take_texts_to_say_as_they_are(tmp_path: Path) -> None:
     filtered = tiny_data.run("filter", texts, tmp_path / "kept.jsonl")
     assert filtered.exit_code == 0, filtered.output
     assert tiny_data.rows_of(tmp_path / "kept.jsonl")[0]["audio"] == "text:where is the cat"
+
+
+def test_dropped_channels_let_the_adapter_hear_worse(stage1: Path, tmp_path: Path) -> None:
+    for name, share in (("same", 0), ("worse", 0.5)):
+        made = tiny_data.run(
+            "units", stage1 / "data" / "clips.jsonl", "--model", stage1 / "run" / "final", "--out", tmp_path / name,
+            "--max-error", 9, "--feature-dropout", share,
+        )
+        assert made.exit_code == 0, made.output
+    folders = stage1 / "bank", tmp_path / "same", tmp_path / "worse"
+    frames = [(folder / "frames.f16").read_bytes() for folder in folders]
+    assert frames[0] == frames[1]
+    assert len(frames[0]) == len(frames[2])
+    assert frames[0] != frames[2]

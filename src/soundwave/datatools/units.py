@@ -27,6 +27,7 @@ from soundwave.errors import AudioError, DataError
 from soundwave.model.adapters import alignment_mark
 from soundwave.model.shrink import collapse
 from soundwave.model.speech_encoder import SpeechEncoder
+from soundwave.model.whisper import encode_window
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 
@@ -54,7 +55,8 @@ class Heard:
 
 def make_bank(
     manifests: Iterable[str | Path], out: Path, encoder: SpeechEncoder, processor: SoundwaveProcessor, *,
-    hours: float | None = None, max_error: float = MAX_ERROR, seed: int = 0, overwrite: bool = False,
+    hours: float | None = None, feature_dropout: float = 0.0, max_error: float = MAX_ERROR, seed: int = 0,
+    overwrite: bool = False,
     on_dropped: Callable[[str, str], None] = lambda name, why: None, progress: Progress | None = None,
 ) -> Banked:
     """Cuts the clips of manifests into units.
@@ -65,8 +67,9 @@ def make_bank(
         encoder: in evaluation mode; its alignment adapter in float32.
         processor: the model's.
         hours: stop at this much speech; clips come in random order.
+        feature_dropout: the share of the encoder's channels that are set to zero, others in each clip, as in training.
         max_error: clips with a larger share of wrong words are left out.
-        seed: of that order.
+        seed: of that order, and of those channels.
         overwrite: what is there may be replaced.
         on_dropped: told of clips that are left out, and why.
         progress: called after each clip with (clips done, clips in all).
@@ -88,7 +91,7 @@ def make_bank(
             try:
                 samples = samples_of(example.audios[0])
                 tokens = ctc.encode(example.transcript or "")
-                heard = hear(encoder, processor, samples)
+                heard = hear(encoder, processor, samples, feature_dropout, np.random.default_rng([seed, number]))
                 text = ctc.decode(collapse(heard.logprobs.argmax(-1).tolist(), config.blank_class))
                 sizes = _sizes(tokens, heard.logprobs, config.blank_class, text, example.transcript or "", max_error)
             except (AudioError, DataError) as error:
@@ -111,10 +114,18 @@ def make_bank(
 
 
 @torch.no_grad()
-def hear(encoder: SpeechEncoder, processor: SoundwaveProcessor, samples: np.ndarray) -> Heard:
-    """What the alignment adapter makes of (samples,) at 16 kHz."""
+def hear(
+    encoder: SpeechEncoder, processor: SoundwaveProcessor, samples: np.ndarray, feature_dropout: float = 0.0,
+    draw: np.random.Generator | None = None,
+) -> Heard:
+    """What the alignment adapter makes of (samples,) at 16 kHz, with some of the encoder's channels set to zero."""
     features = processor.features([samples]).to(encoder.device)
-    output = encoder(features["input_features"], features["feature_attention_mask"])
+    frames = encode_window(encoder.audio_tower, features["input_features"].to(encoder.audio_tower.dtype), None)
+    if feature_dropout:
+        assert draw is not None
+        kept = (draw.random(frames.shape[-1]) >= feature_dropout) / (1.0 - feature_dropout)
+        frames = frames * torch.from_numpy(kept).to(frames)
+    output = encoder(encoder_frames=frames)
     return Heard(output.aligned[0].float().cpu().numpy(), output.ctc_logprobs()[0].cpu().numpy())
 
 
