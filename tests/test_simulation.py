@@ -133,6 +133,15 @@ def test_a_folder_that_is_no_bank_is_refused(tmp_path: Path) -> None:
         UnitBank(tmp_path)
 
 
+def test_a_bank_whose_files_do_not_fit_is_refused(bank: UnitBank, tmp_path: Path) -> None:
+    copy = shutil.copytree(bank.folder, tmp_path / "bank")
+    table = np.load(copy / "units.npy")
+    table[2, 1] += 1
+    np.save(copy / "units.npy", table)
+    with pytest.raises(DataError, match=r"units\.npy does not fit frames\.f16"):
+        UnitBank(copy)
+
+
 def test_blanks_between_tokens_are_shared_by_them() -> None:
     path, blank = [2, 2, 0, 2, 2, 2, 2, 1, 1, 2, 0], 2
     logprobs = np.log(np.full((len(path), 3), 0.01) + 0.97 * np.eye(3)[path])

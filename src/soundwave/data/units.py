@@ -105,7 +105,9 @@ class UnitBank:
             self._word_starts = frozenset(about["word_starts"])
             shape = (int(about["frames"]), self.width)
             self._frames = np.memmap(folder / FRAMES, np.float16, "r", shape=shape)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if {table[0, 0], table[-1, 0]} != {EDGE} or table[:, 1].min() < 0 or table[:, 1].sum() != shape[0]:
+                raise ValueError(f"{UNITS} does not fit {FRAMES}")
+        except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
             raise DataError(
                 f"{folder} is no bank of units that can be read ({type(error).__name__}: {error}); make it with: "
                 "soundwave data units MANIFEST --model MODEL --out BANK"

@@ -18,12 +18,11 @@ from soundwave.data.manifests import check_audio_files
 from soundwave.data.shards import is_sharded
 from soundwave.data.units import UnitBank
 from soundwave.errors import ConfigurationError, DataError, SoundwaveError, TrainingError
-from soundwave.model.adapters import alignment_mark
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer, merge_table
 from soundwave.training.augmentation import Effects
-from soundwave.training.build import build_encoder, build_model, stage_of, trained_config
+from soundwave.training.build import build_encoder, build_model, stage_of, start_mark, trained_config
 from soundwave.training.collate import Collator
 from soundwave.training.features import Clip, Features, FeatureStore, OnTheFly, fill_store
 from soundwave.training.recipe import Recipe
@@ -104,7 +103,7 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     stream = None
     if any(is_sharded(source.manifest) for source in recipe.train):
         stream = Stream(recipe, ctc, effects, stage.next_token, skipped)
-    banks = _banks(recipe)
+    banks = _banks(recipe, config)
     train_sources = [
         Source(source, ctc, effects, number, banks.get(source.simulate))
         for number, source in enumerate(recipe.train if stream is None else [])
@@ -122,7 +121,6 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
         if not stage.next_token:
             source.keep_transcribed()
     model = build_model(recipe, stage, config, device, precision)
-    _check_banks(banks, alignment_mark(model.alignment, config), recipe.start_from)
     if config.ctc_merges:
         assert config.ctc_vocabulary is not None
         model.shrinking.merges.copy_(torch.tensor(merge_table(processor.tokenizer, config.ctc_vocabulary)))
@@ -134,20 +132,22 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     )
 
 
-def _banks(recipe: Recipe) -> dict[str | None, UnitBank]:
-    """Every bank that a source is said with, opened once, by its folder."""
+def _banks(recipe: Recipe, config: SoundwaveConfig) -> dict[str | None, UnitBank]:
+    """Every bank that a source is said with, opened once, by its folder.
+
+    Raises:
+        DataError: one holds frames of another alignment adapter than the run's own: they mean something else.
+    """
     folders = {source.simulate for source in [*recipe.train, *recipe.evaluation]}
-    return {folder: UnitBank(Path(folder)) for folder in folders if folder is not None}
-
-
-def _check_banks(banks: dict[str | None, UnitBank], mark: str, start_from: str | None) -> None:
-    """Each holds frames of the run's own alignment adapter: another's mean something else."""
+    banks: dict[str | None, UnitBank] = {folder: UnitBank(Path(folder)) for folder in folders if folder is not None}
+    mark, start_from = start_mark(recipe, config) if banks else None, recipe.start_from
     for folder, bank in banks.items():
         if bank.adapter != mark:
             raise DataError(
                 f"{folder} was made with another alignment adapter ({bank.adapter}) than start_from={start_from} has "
                 f"({mark}); make it anew: soundwave data units MANIFEST... --model {start_from} --out BANK"
             )
+    return banks
 
 
 def _features(
