@@ -27,7 +27,7 @@ def main() -> None:
         "--exclude", type=Path, nargs="*", default=[], help="manifests whose texts must not be said (test sets)"
     )
     parser.add_argument("--max-words", type=int, default=22, help="longest sentence (%(default)s)")
-    parser.add_argument("--max-question-words", type=int, default=18, help="longest question (%(default)s)")
+    parser.add_argument("--max-question-words", type=int, default=14, help="longest question (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the choice (%(default)s)")
     arguments = parser.parse_args()
     shares = {kind: float(share or 1) for kind, _, share in (p.partition("=") for p in arguments.shares.split(","))}
