@@ -261,7 +261,7 @@ def test_the_command_prints_bars_json_and_a_picture(folder: Path) -> None:
     assert (numbers["rows"], numbers["hours"]) == (4, pytest.approx(22 / 3600, abs=1e-4))
 
 
-VERBS = ["check", "stats", "convert", "show", "filter", "synth", "answer", "splice"]
+VERBS = ["check", "stats", "convert", "show", "filter", "synth", "answer", "splice", "units"]
 
 
 @pytest.mark.parametrize("verb", VERBS)

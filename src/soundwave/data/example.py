@@ -16,6 +16,8 @@ DEFAULT_PROMPT = "What does the person say?"  # the paper's prompt for speech re
 ROLES = {"system": "system", "user": "user", "human": "user", "assistant": "assistant", "gpt": "assistant"}
 PLACEHOLDER = "<audio>"  # ms-swift and LLaMA-Factory mark each audio in the text with it
 AUDIO_PART = {"type": "audio"}
+WRITTEN = "text:"  # before words that are to be said with a bank of units: there is no recording
+INSIDE = ("data:", WRITTEN)  # how an audio begins that is no file
 HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 
 
@@ -23,12 +25,18 @@ HALF_A_PAIR = re.compile("[\ud800-\udfff]")
 class AudioSpan:
     """Where the sound is: a whole file, or its part from `start` to `end` in seconds.
 
-    `path` is absolute, or a `data:audio/…;base64,…` text when the manifest holds the sound itself.
+    `path` is absolute, or a `data:audio/…;base64,…` text when the manifest holds the sound itself, or `text:…`
+    with what is to be said where there is none.
     """
 
     path: str
     start: float | None = None
     end: float | None = None
+
+    @property
+    def words(self) -> str | None:
+        """What is to be said, of a `text:`; None of a sound."""
+        return self.path.removeprefix(WRITTEN) if self.path.startswith(WRITTEN) else None
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,8 @@ class Example:
         messages: `{"role", "content": [parts]}`, parts `{"type": "audio"}` or `{"type": "text", "text"}`; the last
             message is the assistant's.
         audios: the sound of each audio part, in order; empty for a text-only example.
-        transcript: the CTC target, normalised; None where it is not known, and then the CTC term is left out.
+        transcript: the CTC target, normalised; None where it is not known, and then the CTC term is left out. Of a
+            `text:` its words.
         duration: seconds of all the audio together, as the manifest says; None where it does not.
         task: the manifest's name for the kind of example, for weighted mixing.
         language: as in the manifest, "en".

@@ -224,6 +224,11 @@ def check_audio_files(examples: Iterable[Example]) -> None:
     seen: set[str] = set()
     for example in examples:
         for span in example.audios:
+            if span.words is not None:
+                raise DataError(
+                    f"{example.where}: the audio is a text to say ({span.path[:60]!r}), not a recording; set "
+                    "`simulate` for this manifest in the recipe: the bank of units to say it with."
+                )
             if span.path in seen or span.path.startswith("data:"):
                 continue
             seen.add(span.path)

@@ -21,6 +21,7 @@ from soundwave.audio import SAMPLE_RATE
 from soundwave.data.example import (
     AUDIO_PART,
     DEFAULT_PROMPT,
+    INSIDE,
     PLACEHOLDER,
     AudioSpan,
     Example,
@@ -241,7 +242,7 @@ def _span(source: Any, folder: Path, where: str) -> AudioSpan:
         return _cut(path, seconds_of(source, "start", where), seconds_of(source, "end", where), where)
     if not isinstance(source, str) or not source:
         raise DataError(f"{where}: the audio is {source!r}; it must be a path, relative to the manifest's folder.")
-    if source.startswith("data:"):
+    if source.startswith(INSIDE):
         return AudioSpan(source)
     if "\0" in source:
         raise DataError(f"{where}: the audio is {source!r}; no file's name has a NUL character in it.")
@@ -266,7 +267,11 @@ def _example(row: Row, messages: list[Row], audios: list[AudioSpan], spoken: str
     if duration is None and len(audios) == 1 and audios[0].end is not None:
         duration = audios[0].end - (audios[0].start or 0.0)
     language = _named(row, "language", where)
-    transcript = None if spoken is None else normalise_transcript(require_text(spoken, "transcript", where), language)
+    spoken = None if spoken is None else require_text(spoken, "transcript", where)
+    words = audios[0].words if len(audios) == 1 else None
+    spoken = words if spoken is None else spoken
+    said = spoken if words is None else words
+    transcript = None if said is None else normalise_transcript(said, language)
     name = row.get("id")
     return Example(
         messages=messages,

@@ -14,7 +14,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from soundwave.data.example import DEFAULT_PROMPT, PLACEHOLDER, AudioSpan, Example
+from soundwave.data.example import DEFAULT_PROMPT, INSIDE, PLACEHOLDER, AudioSpan, Example
 from soundwave.data.extras import OF_SUPERVISION, without_reserved
 from soundwave.data.probe import facts_of
 from soundwave.data.readers import CUSTOM_READ
@@ -80,7 +80,7 @@ def write_conversations(example: Example, extras: Fields, place: Place) -> Field
 def write_nemo(example: Example, extras: Fields, place: Place) -> Fields:
     """NeMo: `audio_filepath`, `duration`, `text`, `offset` of a cut; `prompt` and `transcript` where they differ."""
     asked, reply, spans = first_exchange(example)
-    if len(spans) != 1 or spans[0].path.startswith("data:"):
+    if len(spans) != 1 or spans[0].path.startswith(INSIDE):
         raise UnwritableRow(f"a NeMo row holds one audio file, this one holds {_count(spans)}")
     (span,) = spans
     row: Fields = {"audio_filepath": place(span.path), "text": reply}
@@ -99,7 +99,7 @@ def write_lhotse(example: Example, extras: Fields, place: Place) -> Fields:
         AudioError: the recording cannot be read; a cut states its length and rate.
     """
     _, _, spans = first_exchange(example)
-    if len(spans) != 1 or spans[0].path.startswith("data:"):
+    if len(spans) != 1 or spans[0].path.startswith(INSIDE):
         raise UnwritableRow(f"a MonoCut holds one audio file, this one holds {_count(spans)}")
     (span,) = spans
     facts = facts_of(span.path)
@@ -271,7 +271,7 @@ def relocated(fields: dict[str, Any], old: Path, new: Path) -> dict[str, Any]:
 
 def _is_path(source: Any) -> bool:
     return (
-        isinstance(source, str) and bool(source) and not source.startswith("data:")
+        isinstance(source, str) and bool(source) and not source.startswith(INSIDE)
         and "://" not in source and "\0" not in source
     )
 
@@ -281,6 +281,6 @@ def relative(path: str, folder: Path) -> str:
 
     Links among the folders are followed, because `..` is; the file itself may be a link.
     """
-    if path.startswith("data:"):
+    if path.startswith(INSIDE):
         return path
     return os.path.relpath(Path(path).parent.resolve() / Path(path).name, folder.resolve())

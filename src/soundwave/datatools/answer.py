@@ -35,7 +35,8 @@ class Answered:
 
 def answer_manifest(
     manifests: Iterable[str | Path], out: Path, answerer: Answerer, *, prompt: str = PROMPT, kind: str | None = None,
-    only_questions: bool = False, limit: int | None = None, batch_size: int = 32, progress: Progress | None = None,
+    only_questions: bool = False, read_prompt: bool = False, limit: int | None = None, batch_size: int = 32,
+    progress: Progress | None = None,
 ) -> Answered:
     """Writes a manifest whose replies are the model's own answers to what the clips say.
 
@@ -47,6 +48,7 @@ def answer_manifest(
         prompt: what the speech model is asked about the clip.
         kind: only rows whose field `kind` is this.
         only_questions: only texts that end with a question mark.
+        read_prompt: the plain model reads the prompt too, after the words, as `ask` by way of the transcript puts it.
         limit: at most so many rows.
         batch_size: texts that are answered at once; neighbours in length, so that little is padding.
 
@@ -69,7 +71,8 @@ def answer_manifest(
             if place not in done:
                 waiting.setdefault(fields["transcript"], []).append(fields)
         result = Answered(rows=len(wanted), before=sum(place in done for place in wanted))
-        for texts, replies in _replies(waiting, known, answerer, batch_size):
+        asked = (lambda texts: answerer([f"{text}\n\n{prompt}" for text in texts])) if read_prompt else answerer
+        for texts, replies in _replies(waiting, known, asked, batch_size):
             for text, reply in zip(texts, replies, strict=True):
                 for fields in waiting[text]:
                     if reply:

@@ -149,7 +149,7 @@ def _of_row(
 
 def _sound_of(example: Example, recordings: Sequence[Decoded], tolerance: float) -> list[tuple[str, str]]:
     broken = [(recording.rule, recording.detail) for recording in recordings if recording.rule]
-    if broken or not example.audios:
+    if broken or not recordings:
         return broken
     total = 0.0
     for span, recording in zip(example.audios, recordings, strict=True):

@@ -65,6 +65,7 @@ def decoded_rows(rows: Iterable[Row], options: DecodeOptions) -> Iterator[tuple[
         for row in rows:
             skipped = row.example is None or (options.stated and row.example.duration is not None)
             spans = () if skipped or row.example is None else row.example.audios
+            spans = () if any(span.words is not None for span in spans) else spans
             waiting.append((row, [begin(span) for span in spans]))
             if len(waiting) > ROWS_AHEAD * options.jobs:
                 first, begun = waiting.popleft()

@@ -188,7 +188,7 @@ def seconds_of_example(example: Example, recordings: Sequence[Decoded]) -> float
         return None
     if example.duration is not None:
         return example.duration
-    if any(recording.rule for recording in recordings):
+    if not recordings or any(recording.rule for recording in recordings):
         return None
     pairs = zip(example.audios, recordings, strict=True)
     return sum(seconds_of_span(span, recording.seconds) for span, recording in pairs)

@@ -173,10 +173,10 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
 
     def encode_speech(
         self, input_features: Tensor | None = None, feature_attention_mask: Tensor | None = None,
-        encoder_frames: Tensor | None = None, frame_mask: Tensor | None = None,
+        encoder_frames: Tensor | None = None, frame_mask: Tensor | None = None, aligned_frames: Tensor | None = None,
     ) -> SpeechOutput:
-        """Log-mel, or stored encoder frames, to audio embeddings; see `SpeechEncoder.forward`."""
-        return self.speech_encoder(input_features, feature_attention_mask, encoder_frames, frame_mask)
+        """Log-mel, stored encoder frames or aligned ones to audio embeddings; see `SpeechEncoder.forward`."""
+        return self.speech_encoder(input_features, feature_attention_mask, encoder_frames, frame_mask, aligned_frames)
 
     def get_audio_features(self, input_features: Tensor, feature_attention_mask: Tensor | None = None) -> list[Tensor]:
         """Per audio the (S_i, D) embeddings that replace its placeholder."""
@@ -209,22 +209,24 @@ class SoundwaveForConditionalGeneration(PreTrainedModel):
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor | None = None, input_features: Tensor | None = None,
         feature_attention_mask: Tensor | None = None, encoder_frames: Tensor | None = None,
-        frame_mask: Tensor | None = None, labels: Tensor | None = None,
+        frame_mask: Tensor | None = None, labels: Tensor | None = None, aligned_frames: Tensor | None = None,
     ) -> SoundwaveOutput:
         """Next-token logits.
 
         Args:
             input_ids: (R, L) with one placeholder per audio; audios belong to placeholders in row order.
             attention_mask: (R, L) 1 for real tokens.
-            input_features, feature_attention_mask, encoder_frames, frame_mask: as in `encode_speech`.
+            input_features, feature_attention_mask, encoder_frames, frame_mask, aligned_frames: as in `encode_speech`.
             labels: (R, L) target ids aligned with `input_ids`, -100 where there is none.
 
         Raises:
             ConfigurationError: placeholders and audios differ in number.
         """
         speech = None
-        if input_features is not None or encoder_frames is not None:
-            speech = self.encode_speech(input_features, feature_attention_mask, encoder_frames, frame_mask)
+        if any(given is not None for given in (input_features, encoder_frames, aligned_frames)):
+            speech = self.encode_speech(
+                input_features, feature_attention_mask, encoder_frames, frame_mask, aligned_frames
+            )
         audio = speech.kept() if speech else []
         spliced = self._spliced(input_ids, attention_mask, audio, labels, left=False)
         decoder = self.language_model.get_decoder()

@@ -142,26 +142,31 @@ class SpeechEncoder(nn.Module):
 
     def forward(
         self, input_features: Tensor | None = None, feature_attention_mask: Tensor | None = None,
-        encoder_frames: Tensor | None = None, frame_mask: Tensor | None = None,
+        encoder_frames: Tensor | None = None, frame_mask: Tensor | None = None, aligned_frames: Tensor | None = None,
     ) -> SpeechOutput:
-        """Log-mel, or stored encoder frames, to audio embeddings.
+        """Log-mel, stored encoder frames, or given aligned frames, to audio embeddings.
 
         Args:
             input_features: (N, M, T) log-mel from the processor.
             feature_attention_mask: (N, T) True inside each clip's window; None: all of it.
             encoder_frames: (N, 2 F, E) instead of features: what `audio_tower` gave earlier.
-            frame_mask: (N, F) with `encoder_frames`: True for aligned frames that exist.
+            frame_mask: (N, F) with `encoder_frames` or `aligned_frames`: True for aligned frames that exist.
+            aligned_frames: (N, F, D) instead of both: what `alignment` gave earlier. It gets no gradient from them.
         """
         config = self.config
-        if encoder_frames is None:
-            assert input_features is not None
-            encoder_frames, frame_mask = self._frames(input_features, feature_attention_mask)
+        if aligned_frames is not None:
+            aligned = aligned_frames.to(self.dtype)
+        else:
+            if encoder_frames is None:
+                assert input_features is not None
+                encoder_frames, frame_mask = self._frames(input_features, feature_attention_mask)
+            aligned = self.alignment(encoder_frames.to(self.dtype), frame_mask)
         valid = frame_mask
         if valid is None:
-            count = encoder_frames.shape[1] // config.frames_per_group
-            valid = torch.ones(len(encoder_frames), count, dtype=torch.bool, device=encoder_frames.device)
-        aligned = self.alignment(encoder_frames.to(self.dtype), frame_mask)
+            valid = torch.ones(aligned.shape[:2], dtype=torch.bool, device=aligned.device)
         logits = self.alignment.ctc_logits(aligned, self.ctc_token_embeddings())
+        if aligned_frames is not None:
+            logits = logits.detach()
         vocabulary = None
         if config.ctc_vocabulary is not None:
             vocabulary = torch.tensor(config.ctc_vocabulary, device=aligned.device)

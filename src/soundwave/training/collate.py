@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from soundwave.data.example import Example
 from soundwave.errors import DataError
@@ -19,7 +20,7 @@ from soundwave.model.splice import IGNORED
 from soundwave.processing import SoundwaveProcessor
 from soundwave.training.features import Features
 from soundwave.training.recipe import Recipe
-from soundwave.training.sampler import Item
+from soundwave.training.sampler import Item, Said
 
 ENCODER_FRAMES_PER_SECOND = 50
 NAMED = 4  # examples of a batch, in a message
@@ -31,8 +32,9 @@ class Batch:
 
     Attributes:
         names: the examples' names.
-        encoder_frames: (N, 2 F, E) float32, as stored.
-        frame_mask: (N, F) True where a frame exists.
+        encoder_frames: (N, 2 F, E) float32, as stored; None where the speech was made from text.
+        aligned_frames: (N, F, D) float32, of such speech.
+        frame_mask: (N, F) True where an aligned frame exists.
         ctc: per clip its classes, None where unknown.
         input_ids, attention_mask, labels: (R, L).
         typed_ids, typed_mask, typed_labels: (R', L') the same conversations with the transcript in the audio's place,
@@ -43,6 +45,7 @@ class Batch:
 
     names: list[str]
     encoder_frames: Tensor | None = None
+    aligned_frames: Tensor | None = None
     frame_mask: Tensor | None = None
     ctc: list[list[int] | None] = field(default_factory=list)
     input_ids: Tensor | None = None
@@ -100,6 +103,10 @@ class Collator:
             self._add_frames(batch, frames, augment_seed)
             batch.ctc = [item.ctc if len(item.clips) == 1 else None for item in items for _ in item.clips]
             self._tell_short(batch, [item.name for item in items for _ in item.clips])
+        said = [item.said for item in items if item.said is not None]
+        if said:
+            assert len(said) == len(items)  # `batches` keeps them apart
+            add_said(batch, said)
         if self.with_text:
             self._add_text(batch, items)
         return batch
@@ -171,6 +178,15 @@ class Collator:
             labels = [token if said else IGNORED for token, said in zip(ids, tokens.is_target, strict=False)]
             self._tokenized[key] = (ids, labels)
         return self._tokenized[key]
+
+
+def add_said(batch: Batch, said: Sequence[Said]) -> None:
+    """Speech that is made from text. It says nothing new about the alignment adapter, so there is no CTC target."""
+    frames = [torch.from_numpy(one.bank.say(one.tokens, one.seed)).float() for one in said]
+    batch.aligned_frames = pad_sequence(frames, batch_first=True)
+    lengths = torch.tensor([len(one) for one in frames])
+    batch.frame_mask = torch.arange(int(lengths.max())) < lengths[:, None]
+    batch.ctc = [None] * len(said)
 
 
 def frames_needed(classes: Sequence[int]) -> int:

@@ -200,7 +200,7 @@ class StageModule(nn.Module):
         with outputs_of(self._intermediate_layers()) as between:
             output = self.rest(
                 batch.input_ids, batch.attention_mask, encoder_frames=frames, frame_mask=batch.frame_mask,
-                labels=batch.labels,
+                labels=batch.labels, aligned_frames=batch.aligned_frames,
             )
         next_token = next_token_loss(output.logits, output.targets)
         learned, kl = next_token, None

@@ -16,12 +16,13 @@ from soundwave.checkpoints.native import load_processor
 from soundwave.configuration import SoundwaveConfig
 from soundwave.data.manifests import check_audio_files
 from soundwave.data.shards import is_sharded
-from soundwave.errors import ConfigurationError, SoundwaveError, TrainingError
+from soundwave.data.units import UnitBank
+from soundwave.errors import ConfigurationError, DataError, SoundwaveError, TrainingError
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer, merge_table
 from soundwave.training.augmentation import Effects
-from soundwave.training.build import build_encoder, build_model, stage_of, trained_config
+from soundwave.training.build import build_encoder, build_model, stage_of, start_mark, trained_config
 from soundwave.training.collate import Collator
 from soundwave.training.features import Clip, Features, FeatureStore, OnTheFly, fill_store
 from soundwave.training.recipe import Recipe
@@ -108,16 +109,21 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     stream = None
     if any(is_sharded(source.manifest) for source in recipe.train):
         stream = Stream(recipe, ctc, effects, stage.next_token, skipped)
+    banks = _banks(recipe, config)
     train_sources = [
-        Source(source, ctc, effects, number) for number, source in enumerate(recipe.train if stream is None else [])
+        Source(source, ctc, effects, number, banks.get(source.simulate))
+        for number, source in enumerate(recipe.train if stream is None else [])
     ]
-    evaluation_sources = [Source(source, ctc) for source in recipe.evaluation]
+    evaluation_sources = [Source(source, ctc, bank=banks.get(source.simulate)) for source in recipe.evaluation]
     read_whole = [*(stream.sources if stream else train_sources), *evaluation_sources]
-    check_audio_files(example for source in read_whole for example in source.examples)
+    recorded = (source for source in read_whole if source.source.simulate is None)
+    check_audio_files(example for source in recorded for example in source.examples)
     sources = [*train_sources, *evaluation_sources]
     store = _features(recipe, config, processor, sources, device, precision, progress, skipped)
     for source in sources:
         source.keep_stored(store)
+        if dropped := source.keep_sayable():
+            progress.say(f"{source.source.manifest}: left out {dropped} texts that {source.source.simulate} cannot say")
         if not stage.next_token:
             source.keep_transcribed()
     model = build_model(recipe, stage, config, device, precision)
@@ -132,6 +138,24 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
         recipe, stage, model, processor, collator, train_sources, evaluation_sources, progress, skipped, trained,
         stream,
     )
+
+
+def _banks(recipe: Recipe, config: SoundwaveConfig) -> dict[str | None, UnitBank]:
+    """Every bank that a source is said with, opened once, by its folder.
+
+    Raises:
+        DataError: one holds frames of another alignment adapter than the run's own: they mean something else.
+    """
+    folders = {source.simulate for source in [*recipe.train, *recipe.evaluation]}
+    banks: dict[str | None, UnitBank] = {folder: UnitBank(Path(folder)) for folder in folders if folder is not None}
+    mark, start_from = start_mark(recipe, config) if banks else None, recipe.start_from
+    for folder, bank in banks.items():
+        if bank.adapter != mark:
+            raise DataError(
+                f"{folder} was made with another alignment adapter ({bank.adapter}) than start_from={start_from} has "
+                f"({mark}); make it anew: soundwave data units MANIFEST... --model {start_from} --out BANK"
+            )
+    return banks
 
 
 def _features(

@@ -35,6 +35,10 @@ class DataSource:
     prompts: list[str] = setting(factory=list, help="instructions to draw from instead of the manifest's own")
     task: str = setting("asr", help="manifests of one task share its part of a dynamic mixture")
     kl: bool = setting(True, help="whether kl_weight holds for its examples")
+    simulate: str | None = setting(
+        None, path=True,
+        help="a bank of units (`soundwave data units`): what is said is made from it, and no recording is read",
+    )
 
 
 @dataclass
@@ -227,6 +231,7 @@ def check_recipe(recipe: Recipe, where: str) -> None:
                 f"{where}: {name} is {getattr(recipe, name)} in the stage instruction, which has no CTC loss; "
                 "set it to 0."
             )
+    _check_simulated(recipe, where)
     needed = {
         "keep_best": (recipe.keep_best is not None and not recipe.evaluation, "evaluation, the held-out data"),
         "early_stop": (recipe.early_stop is not None and recipe.keep_best is None, "keep_best, the figure to go by"),
@@ -235,6 +240,22 @@ def check_recipe(recipe: Recipe, where: str) -> None:
     for name, (lacking, what) in needed.items():
         if lacking:
             raise ConfigurationError(f"{where}: {name} is {getattr(recipe, name)}, and needs {what}.")
+
+
+def _check_simulated(recipe: Recipe, where: str) -> None:
+    for source in [*recipe.train, *recipe.evaluation]:
+        told = f"{where}: simulate is {source.simulate} for {source.manifest}, "
+        if source.simulate is None:
+            continue
+        if recipe.stage == "alignment":
+            raise ConfigurationError(f"{told}but the stage alignment learns from recordings only; leave it out.")
+        if recipe.stage == "shrinking" and recipe.alignment_learning_rate_scale:
+            raise ConfigurationError(
+                f"{told}whose frames come from the alignment adapter as it is, but the stage shrinking trains it; "
+                "set alignment_learning_rate_scale to 0, and make the bank with the model that start_from names."
+            )
+        if source.speeds != [1.0]:
+            raise ConfigurationError(f"{told}where nothing has a speed to change; leave speeds out.")
 
 
 def _check_each(options: Any, prefix: str) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 
 from soundwave.data.shards import is_sharded
+from soundwave.data.units import UnitBank
 from soundwave.errors import TrainingError
 from soundwave.files import hash_file, write_text
 from soundwave.training.augmentation import NoiseAugmentation
@@ -108,6 +109,8 @@ def data_marks(recipe: Recipe) -> dict[str, str]:
     """What each manifest holds, as a short mark, by its path; of shards a position keeps the list itself."""
     marks = {}
     for source in [*recipe.train, *recipe.evaluation]:
+        if source.simulate is not None:
+            marks[source.simulate] = UnitBank(Path(source.simulate)).mark()
         path, digest = Path(source.manifest), hashlib.sha256()
         if is_sharded(source.manifest) or not path.exists():
             continue

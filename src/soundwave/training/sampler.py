@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from soundwave.data.example import AudioSpan, Example
 from soundwave.data.manifests import read_manifest
+from soundwave.data.units import UnitBank
 from soundwave.errors import DataError
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 from soundwave.text.normalizer import MAX_CTC_TOKENS
@@ -34,6 +35,21 @@ Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
+class Said:
+    """Speech that is made from text.
+
+    Attributes:
+        bank: of the units.
+        tokens: what is said, in CTC classes.
+        seed: decides which units say it.
+    """
+
+    bank: UnitBank
+    tokens: tuple[int, ...]
+    seed: str
+
+
+@dataclass(frozen=True)
 class Item:
     """One example of one epoch.
 
@@ -45,6 +61,7 @@ class Item:
         example: where its messages are.
         seconds: length of its audio, for batching; 0 without audio.
         kl: whether the text LLM is its teacher where the recipe has one.
+        said: instead of clips, the speech that is made for its one audio.
     """
 
     name: str
@@ -54,6 +71,12 @@ class Item:
     example: Example
     seconds: float
     kl: bool = True
+    said: Said | None = None
+
+    @property
+    def sounds(self) -> int:
+        """How many audios it has."""
+        return len(self.clips) if self.said is None else 1
 
 
 class Source:
@@ -64,10 +87,14 @@ class Source:
         ctc: makes CTC classes from transcripts.
         effects: what may happen to its waveforms.
         number: its place in the recipe. Draws depend on it and not on the folder, so a run repeats wherever data lies.
+        bank: of `source.simulate`.
     """
 
-    def __init__(self, source: DataSource, ctc: CtcTokenizer, effects: Effects | None = None, number: int = 0):
-        self.source, self.tokenizer, self.effects, self.number = source, ctc, effects, number
+    def __init__(
+        self, source: DataSource, ctc: CtcTokenizer, effects: Effects | None = None, number: int = 0,
+        bank: UnitBank | None = None,
+    ):
+        self.source, self.tokenizer, self.effects, self.number, self.bank = source, ctc, effects, number, bank
         self.examples = list(read_manifest(source.manifest))
         self.ctc = [ctc_target(example, ctc) for example in self.examples]
 
@@ -77,14 +104,34 @@ class Source:
         Raises:
             DataError: none is left.
         """
+        if self.bank is not None:
+            return
         kept = [
             i for i, example in enumerate(self.examples)
             if all(store.holds(clip) for audio in example.audios for clip in self.versions(audio))
         ]
         if not kept:
             raise DataError(f"{self.source.manifest}: no example is left; its audio is unreadable or over 30 s long.")
-        self.examples = [self.examples[i] for i in kept]
-        self.ctc = [self.ctc[i] for i in kept]
+        self._keep(kept)
+
+    def keep_sayable(self) -> int:
+        """Drops examples that the bank of `simulate` cannot say, if there is one; gives how many.
+
+        Raises:
+            DataError: none is left.
+        """
+        if self.bank is None:
+            return 0
+        kept = [i for i, target in enumerate(self.ctc) if target and not self.bank.lacks(target)]
+        if not kept:
+            raise DataError(
+                f"{self.source.manifest}: {self.bank.folder} can say none of its texts. An example needs one audio, "
+                'and what is said in it as its `transcript` or as "audio": "text:what is said", without digits; the '
+                "bank needs a unit of each of its CTC tokens."
+            )
+        dropped = len(self.examples) - len(kept)
+        self._keep(kept)
+        return dropped
 
     def keep_transcribed(self) -> None:
         """Drops examples without a CTC target: stage I learns nothing from them.
@@ -98,6 +145,9 @@ class Source:
                 f"{self.source.manifest}: no example has one audio and a transcript that can be spelt; "
                 "the alignment stage learns from transcripts only. Add `transcript`, or leave this manifest out."
             )
+        self._keep(kept)
+
+    def _keep(self, kept: Sequence[int]) -> None:
         self.examples = [self.examples[i] for i in kept]
         self.ctc = [self.ctc[i] for i in kept]
 
@@ -118,9 +168,18 @@ class Source:
         chosen = list(range(len(self.examples))) * passes
         chosen += draw.sample(range(len(self.examples)), rest)
         return [
+            self._said(i, draw, f"{seed}/{epoch}/source {self.number}/{number}") if self.bank is not None else
             item_of(self.examples[i], self.ctc[i], self.source, draw, self.effects, f"{seed}/{epoch}/{number}")
             for number, i in enumerate(chosen)
         ]
+
+    def _said(self, number: int, draw: random.Random, seed: str) -> Item:
+        """An example as one epoch has it where its speech is made."""
+        assert self.bank is not None
+        example, tokens = self.examples[number], self.ctc[number] or []
+        prompt = draw.choice(self.source.prompts) if self.source.prompts else None
+        said = Said(self.bank, tuple(tokens), seed)
+        return Item(example.where, (), tokens, prompt, example, self.bank.seconds(tokens), self.source.kl, said)
 
     def versions(self, audio: AudioSpan) -> Iterator[Clip]:
         """Every clip that a stretch of audio can be asked for as: at each speed, in each take that a store holds."""
@@ -163,16 +222,18 @@ def ctc_target(example: Example, ctc: CtcTokenizer) -> list[int] | None:
 def batches(items: Sequence[Item], recipe: Recipe, seed: int | str, epoch: int) -> list[list[Item]]:
     """Buckets of similar length, at most `batch_seconds` with padding and `max_batch_size` examples each.
 
-    Examples without audio are the shortest: they fill batches of their own and share one with the shortest clips.
+    Examples without audio are the shortest: they fill batches of their own and share one with the shortest clips. Those
+    whose speech is made have batches of their own.
     """
     draw = random.Random(f"{seed}/{epoch}/order")
     shuffled = list(items)
     draw.shuffle(shuffled)
     chunk = BUCKET_BATCHES * recipe.max_batch_size
     made: list[list[Item]] = []
-    for start in range(0, len(shuffled), chunk):
+    kinds = [item for item in shuffled if item.said is None], [item for item in shuffled if item.said is not None]
+    for bucket in (kind[start : start + chunk] for kind in kinds for start in range(0, len(kind), chunk)):
         batch: list[Item] = []
-        for item in sorted(shuffled[start : start + chunk], key=lambda item: item.seconds):
+        for item in sorted(bucket, key=lambda item: item.seconds):
             full = len(batch) == recipe.max_batch_size or item.seconds * (len(batch) + 1) > recipe.batch_seconds
             if batch and full:
                 made.append(batch)
@@ -186,7 +247,7 @@ def batches(items: Sequence[Item], recipe: Recipe, seed: int | str, epoch: int) 
 def clips_of(sources: Sequence[Source]) -> Iterator[tuple[Clip, float]]:
     """Every clip that the sources can ask for, at every speed and take, with its duration in seconds."""
     for source in sources:
-        for example in source.examples:
+        for example in source.examples if source.bank is None else ():
             for audio in example.audios:
                 for clip in source.versions(audio):
                     yield clip, (example.duration or 10.0) / clip.speed

@@ -265,6 +265,8 @@ def check_streamed(recipe: Recipe) -> None:
             f"features is {recipe.features}, but {named} is streamed and its features are not stored; "
             "set features: null, which computes them on the fly."
         )
+    if any(source.simulate is not None for source in [*recipe.train, *recipe.evaluation]):
+        raise ConfigurationError(f"{named} is streamed, and simulate is not for streams; leave one of them out.")
     if recipe.max_steps is None:
         raise ConfigurationError(f"{named} is streamed and has no end; set max_steps.")
 

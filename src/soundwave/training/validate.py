@@ -63,7 +63,7 @@ def evaluate(
             kl.append(result.kl.item())
         if result.paths is None or batch.frame_mask is None:
             continue
-        owners = [item for item in items for _ in item.clips]
+        owners = [item for item in items for _ in range(item.sounds)]
         for item, path, mask in zip(owners, result.paths.tolist(), batch.frame_mask.tolist(), strict=True):
             if item.ctc is not None and item.example.transcript:
                 classes = collapse([token for token, inside in zip(path, mask, strict=True) if inside], module.blank)

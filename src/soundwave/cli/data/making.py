@@ -1,4 +1,4 @@
-"""The verbs that make new data: synth, answer, instruct, splice."""
+"""The verbs that make new data: synth, answer, instruct, splice, units."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from soundwave.cli.data.options import DEFAULT_MODEL, JobsOption, ManifestsArgument, OverwriteOption, SeedOption
 from soundwave.cli.display import count_progress, note, print_answer
-from soundwave.cli.options import QuietOption
+from soundwave.cli.options import DeviceOption, ModelOption, QuietOption
 from soundwave.errors import ConfigurationError, SoundwaveError
 from soundwave.files import refuse_existing
 
@@ -75,6 +75,9 @@ def answer(
     ),
     kind: Annotated[str | None, typer.Option(help="Only rows whose field `kind` is this.")] = None,
     questions: Annotated[bool, typer.Option("--questions", help="Only texts that end with a question mark.")] = False,
+    read_prompt: Annotated[
+        bool, typer.Option("--read-prompt", help="Who answers reads --prompt too, after the words.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many rows.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Answers are cut to their sentences within these.")] = 48,
     batch_size: Annotated[int, typer.Option(min=1, help="Texts that are answered at once.")] = 32,
@@ -82,8 +85,9 @@ def answer(
 ) -> None:
     """Let the language model itself write the replies.
 
-    It answers what the clips say, in writing. Its answers to the written words teach nothing new, so nothing is
-    forgotten. The same command again goes on; --limit may grow then, and other manifests add their rows.
+    It answers what the clips say, in writing; with --read-prompt, what the prompt asks about it. Its answers to the
+    written words teach nothing new, so nothing is forgotten. The same command again goes on; --limit may grow then,
+    and other manifests add their rows.
     """
     from soundwave.checkpoints.catalog import part_folder
     from soundwave.datatools import answer as answers
@@ -91,12 +95,14 @@ def answer(
 
     name = str(Path(language_model).resolve()) if Path(language_model).is_dir() else language_model
     settings = {"language_model": name, "prompt": prompt, "max_new_tokens": max_new_tokens}
+    if read_prompt:  # files of earlier versions say nothing of it
+        settings["read_prompt"] = True
     claim_file(out, {**settings, "kind": kind, "questions": questions})
     folder = Path(language_model) if Path(language_model).is_dir() else part_folder(language_model)
     with count_progress("answering", quiet) as progress:
         done = answers.answer_manifest(
             manifests, out, answers.plain_model(folder, max_new_tokens), prompt=prompt, kind=kind,
-            only_questions=questions, limit=limit, batch_size=batch_size, progress=progress,
+            only_questions=questions, read_prompt=read_prompt, limit=limit, batch_size=batch_size, progress=progress,
         )
     print_answer(f"{done.made} answers now, {done.before} before, {done.without} without a whole sentence; {out}")
 
@@ -173,6 +179,43 @@ def splice(
     print_answer(f"{done.made} clips made now, {done.before} before, {done.failed} failed; {out / 'manifest.jsonl'}")
     if done.failed:
         raise typer.Exit(1)
+
+
+def units(
+    manifests: ManifestsArgument,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the bank.")],
+    model: ModelOption = "mini",
+    device: DeviceOption = "auto",
+    hours: Annotated[float | None, typer.Option(min=0.0, help="Stop at so much speech (mini: 104 MB an hour).")] = None,
+    feature_dropout: Annotated[
+        float, typer.Option(min=0.0, max=0.9, help="The share of the encoder's channels set to zero, for each clip.")
+    ] = 0.0,
+    max_error: Annotated[
+        float, typer.Option(min=0.0, help="Leave out clips of which CTC gets a larger share of the words wrong.")
+    ] = 0.8,
+    seed: Annotated[int, typer.Option(help="Of the order in which clips come.")] = 0,
+    overwrite: OverwriteOption = False,
+    quiet: QuietOption = False,
+) -> None:
+    """Cut real speech into units, to say texts with.
+
+    A unit is what the model's alignment adapter makes of one token that is said. A recipe's `simulate` puts units
+    together to what a text says: training speech from text alone, with the errors of real speech. Take speech that
+    the adapter was not trained on: in what it knows by heart it makes too few errors, unless --feature-dropout makes
+    it hear worse.
+    """
+    from soundwave.cli.loading import load
+    from soundwave.datatools.units import make_bank
+
+    engine = load(model, device, "float32", quiet, backend="none")  # the bank knows its adapter by exact weights
+    with count_progress("cutting", quiet) as progress:
+        done = make_bank(
+            manifests, out, engine.encoder, engine.processor, hours=hours,
+            feature_dropout=feature_dropout, max_error=max_error, seed=seed, overwrite=overwrite, progress=progress,
+            on_dropped=lambda clip, why: note(f"left out: {clip}: {why}", quiet),
+        )
+    told = f"{done.units} units of {done.clips} clips ({done.seconds / 3600:.2f} h) in {out}"
+    print_answer(f"{told}; {done.dropped} clips left out; CTC gets {done.error:.1%} of their words wrong")
 
 
 def _absolute(place: str) -> str:
