@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips and manifest.jsonl")
     parser.add_argument("--hours", type=float, required=True, help="stop when there is this much audio")
     parser.add_argument(
-        "--voices", required=True, help="comma-separated: flite:slt, espeak:en-us+f2, piper:joe, piper:VOICE.onnx"
+        "--voices", required=True, help="comma-separated, as for soundwave data synth: flite:slt, espeak:en-us+f2, …"
     )
     parser.add_argument(
         "--shares", default="prose=0.8,question=0.12,command=0.08", help="share of each kind of text (%(default)s)"
