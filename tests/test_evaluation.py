@@ -272,7 +272,7 @@ def test_scores_are_told_by_speaker_the_worst_first(
     assert by["field"] == "speaker"
     assert [(one["name"], one["score"], one["clips"]) for one in by["groups"]] == [("Ann", 0.5, 2), ("7", 0.0, 1)]
     assert by["groups"][0]["counts"]["substitutions"] == 2
-    assert engine.batches == [[3, 2, 1]]  # the second time, replies are those of the first
+    assert engine.batches == [[3], [2], [1]]  # the second time, replies are those of the first
     nowhere = run(monkeypatch, "eval", path, "--by", "colour")
     assert nowhere.exit_code == 1
     assert "no row has the field 'colour'" in nowhere.stderr

@@ -107,7 +107,7 @@ def labelled(tmp_path: Path, text: str | None, whisper: Whisper, most: float | N
 
 
 def test_a_clip_without_text_gets_the_words_that_two_decodings_agree_on(tmp_path: Path) -> None:
-    whisper = Whisper(" It's late, go home", "its late go home.")
+    whisper = Whisper(" It's late, go home", "it is late; go home.")
     made = labelled(tmp_path, None, whisper)
     assert (made["text"], made["transcript"]) == ("It's late, go home.", "it's late go home")
     (whole, greedy), (slower, beams) = whisper.calls
