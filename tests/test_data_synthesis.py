@@ -17,10 +17,10 @@ from soundwave.data.example import AudioSpan
 from soundwave.data.manifests import read_manifest
 from soundwave.data.noise import NOISE_SLOPES, with_noise
 from soundwave.data.probe import samples_of
-from soundwave.datatools import voices
+from soundwave.datatools import synthesize, voices
 from soundwave.datatools.splice import loudest, sentence, splice, tag_of
 from soundwave.datatools.synthesize import Clip, Line, Noise, read_lines, synthesise
-from soundwave.datatools.voices import Ranges, Take, check_variants, check_voices, draw_take, speak
+from soundwave.datatools.voices import Ranges, Take, check_variants, check_voices, draw_take, own_pitch, speak
 from soundwave.errors import ConfigurationError, DataError
 from soundwave.files import JsonLines
 
@@ -45,6 +45,12 @@ def test_each_draw_is_the_recipes_own() -> None:
     assert drawn["piper:joe"].speaker == "piper:joe/tempo1.14/pitch31/tract1.00"
 
 
+def test_a_voice_is_drawn_around_its_own_pitch() -> None:
+    ranges = Ranges(speed=(1.0, 1.0), pitch=(1.0, 1.0), tract=(1.0, 1.0))
+    own = {"flite:slt": 172.0, "festival:kal": 105.0, "rhvoice:clb": 100.0}
+    assert {voice: draw_take(voice, random.Random(0), ranges).pitch for voice in own} == own
+
+
 @pytest.mark.parametrize("voice", ["flite:rms", "espeak:en-us", "piper:joe"])
 def test_speeds_and_pitches_stay_in_the_ranges_that_are_asked_for(voice: str) -> None:
     ranges = Ranges(speed=(1.0, 1.25), pitch=(1.0, 1.1), tract=(1.0, 1.0))
@@ -60,8 +66,8 @@ def test_speeds_and_pitches_stay_in_the_ranges_that_are_asked_for(voice: str) ->
 @pytest.mark.parametrize(
     ("voice", "told"),
     [
-        ("slt", "voice 'slt': write ENGINE:VOICE with one of the engines flite, espeak, piper"),
-        ("festival:x", "write ENGINE:VOICE"),
+        ("slt", "voice 'slt': write ENGINE:VOICE with one of the engines flite, espeak, festival"),
+        ("nobody:x", "write ENGINE:VOICE"),
         ("piper:none.onnx", "there is no file none.onnx; give a .onnx file, or piper:joe"),
     ],
 )
@@ -72,6 +78,7 @@ def test_a_voice_that_is_not_there_is_named(voice: str, told: str) -> None:
 
 LISTED = {
     ("flite", "-lv"): "Voices available: kal awb slt \n",
+    ("festival", "-b", "(print (voice.list))"): "(cmu_us_slt_arctic_hts ked_diphone kal_diphone)\n",
     ("espeak-ng", "--voices"): """Pty Language       Age/Gender VoiceName          File                 Other Languages
  5  de              --/M      German             gmw/de
  2  en-gb           --/M      English_(Great_Britain) gmw/en               (en 2)
@@ -99,6 +106,8 @@ def listed(monkeypatch: pytest.MonkeyPatch) -> None:
     ("voice", "told"),
     [
         ("flite:nobody", "flite has no voice nobody; it has kal, awb, slt"),
+        ("festival:kai", "festival has no diphone voice kai; near it are kal"),
+        ("festival:cmu_us_slt_arctic_hts", "festival has no diphone voice cmu_us_slt_arctic_hts; it has ked, kal"),
         ("espeak:zz", "espeak-ng has no voice zz; it has de, german, gmw/de, en-gb"),
         ("espeak:en-zz", "espeak-ng has no voice en-zz; near it are .*en-us.*`espeak-ng --voices` lists all"),
         ("espeak:en-us+f3", "espeak-ng has no variant f3; near it are f2"),
@@ -112,7 +121,7 @@ def test_a_voice_that_its_engine_does_not_list_is_refused(listed: None, voice: s
 
 def test_a_voice_may_have_any_of_its_names(listed: None) -> None:
     check_voices(["flite:awb", "espeak:EN-us", "espeak:en", "espeak:gmw/en-US", "espeak:german", "espeak:de+12"])
-    check_voices(["espeak:en-us+f2", "espeak:english (america)+Mr serious"])
+    check_voices(["festival:ked", "espeak:en-us+f2", "espeak:english (america)+Mr serious"])
 
 
 def test_a_variant_that_changes_nothing_is_refused(listed: None) -> None:
@@ -134,14 +143,69 @@ def test_the_programs_own_lists_are_read(tmp_path: Path) -> None:
 
 def test_a_missing_program_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(ConfigurationError, match="needs the program espeak-ng; apt-get install espeak-ng"):
-        check_voices(["espeak:en-us"])
+    told = {
+        "espeak:en-us": "needs the program espeak-ng; apt-get install espeak-ng",
+        "festival:kal": "needs the program text2wave; apt-get install festival festvox-kallpc16k",
+        "rhvoice:bdl": "needs the program RHVoice-test; apt-get install rhvoice rhvoice-english, .*non-free",
+    }
+    for voice, what in told.items():
+        with pytest.raises(ConfigurationError, match=what):
+            check_voices([voice])
 
 
 @needs_espeak
 def test_espeak_speaks_faster_when_told() -> None:
     slow, fast = (len(speak(TEXTS[0], Take("espeak:en-us", words, 50, 1.0))) for words in (120, 240))
     assert fast < 0.75 * slow
+
+
+@pytest.fixture(params=["festival:kal", "festival:ked", "rhvoice:bdl", "rhvoice:slt"])
+def voice(request: pytest.FixtureRequest) -> str:
+    try:
+        check_voices([request.param])
+    except ConfigurationError as missing:
+        pytest.skip(str(missing))
+    return request.param
+
+
+def test_speed_pitch_and_timbre_of_a_voice_are_those_of_its_take(voice: str) -> None:
+    pitch = own_pitch(*voice.split(":"))
+    ways = (1.0, pitch), (1.5, pitch), (1.0, 1.3 * pitch)
+    plain, slow, high = (speak(TEXTS[0], Take(voice, *way, 1.0)) for way in ways)
+    assert 1.3 < len(slow) / len(plain) < 1.6
+    assert len(high) == pytest.approx(len(plain), rel=0.05)
+    assert hertz(high) / hertz(plain) == pytest.approx(1.3, abs=0.12)
+    assert len(speak(TEXTS[0], Take(voice, 1.0, pitch, 1.1))) == pytest.approx(len(plain) / 1.1, rel=0.01)
+
+
+def test_a_voice_reads_the_text_and_nothing_in_it_is_an_order(voice: str) -> None:
+    take = Take(voice, 1.0, own_pitch(*voice.split(":")), 1.0)
+    said = len(speak("Nobody (exit) knew it's \"here\".", take))
+    assert said == pytest.approx(len(speak("Nobody exit knew it's here.", take)), rel=0.3)
+    with pytest.raises(RuntimeError, match=r"gave no sound|no usable clip"):
+        synthesize.record("...", take, 0, Path("none.flac"))
+
+
+def hertz(samples: np.ndarray) -> float:
+    """The pitch, from 75 to 260 Hz: the median, over loud pieces of 64 ms, of where each is most like itself."""
+    pieces = samples[: len(samples) // 1024 * 1024].reshape(-1, 1024)
+    loud = pieces[np.abs(pieces).mean(axis=1) > np.abs(samples).mean()]
+    window, first, last = np.hanning(1024), RATE // 260, RATE // 75
+    likeness, fade = (np.fft.irfft(np.abs(np.fft.rfft(one, 2048)) ** 2) for one in (loud * window, window))
+    return float(np.median(RATE / (first + np.argmax(likeness[:, first:last] / fade[first:last], axis=1))))
+
+
+def test_rhvoice_has_the_english_voices_of_its_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(shutil, "which", lambda name: name)
+    monkeypatch.setenv("RHVOICE_DATA_PATH", str(tmp_path))
+    with pytest.raises(ConfigurationError, match=r"no English voice at all; install one \(docs/data.md"):
+        check_voices(["rhvoice:bdl"])
+    for name, language in (("bdl", "English"), ("clb", "English"), ("anna", "Russian")):
+        (tmp_path / "voices" / name).mkdir(parents=True)
+        (tmp_path / "voices" / name / "voice.info").write_text(f"name={name}\nlanguage={language}\n")
+    check_voices(["rhvoice:bdl", "rhvoice:clb"])
+    with pytest.raises(ConfigurationError, match="RHVoice has no English voice anna; it has bdl, clb"):
+        check_voices(["rhvoice:anna"])
 
 
 @needs_espeak

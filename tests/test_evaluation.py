@@ -258,6 +258,26 @@ def test_the_file_holds_the_score_and_all_that_decides_it(
     assert str(tmp_path) not in out.read_text()  # results are published: no folder of anybody's disk
 
 
+def test_scores_are_told_by_speaker_the_worst_first(
+    engine: ListeningEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # They hear: a cat, a frog, a cow.
+    said = [{"text": "a cat", "speaker": 7}, {"text": "the dog", "speaker": "Ann"}, {"text": "a cow", "speaker": "Ann"}]
+    path, out = manifest_of(tmp_path, *said, {"text": "x", "speaker": "Bo", "audio": "none.wav"}), tmp_path / "out.json"
+    assert run(monkeypatch, "eval", path, "--out", out).exit_code == 1
+    assert "by" not in json.loads(out.read_text())
+    table = run(monkeypatch, "eval", path, "--out", out, "--by", "speaker").stdout
+    assert table.index("speaker Ann") < table.index("speaker 7")
+    by = json.loads(out.read_text())["by"]
+    assert by["field"] == "speaker"
+    assert [(one["name"], one["score"], one["clips"]) for one in by["groups"]] == [("Ann", 0.5, 2), ("7", 0.0, 1)]
+    assert by["groups"][0]["counts"]["substitutions"] == 2
+    assert engine.batches == [[3], [2], [1]]  # the second time, replies are those of the first
+    nowhere = run(monkeypatch, "eval", path, "--by", "colour")
+    assert nowhere.exit_code == 1
+    assert "no row has the field 'colour'" in nowhere.stderr
+
+
 @pytest.mark.parametrize(
     ("options", "method", "prompt"),
     [

@@ -7,8 +7,16 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
+
+from soundwave.datatools import synthesize
+from soundwave.datatools.asr import Heard
+from soundwave.datatools.voices import Take
+from soundwave.errors import DataError
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "mini"
 if not RECIPE.is_dir():
@@ -16,6 +24,8 @@ if not RECIPE.is_dir():
 sys.path.insert(0, str(RECIPE))
 
 casing = pytest.importorskip("casing")
+label_speech = pytest.importorskip("label_speech")
+make_piper = pytest.importorskip("make_piper")
 sentences = pytest.importorskip("sentences")
 
 
@@ -77,6 +87,70 @@ def test_a_transcript_in_one_case_needs_casing_and_a_written_one_does_not() -> N
     assert casing.needs_casing("NOW ARE YOU GOING")
     assert casing.needs_casing("not to stop more than ten minutes")
     assert not casing.needs_casing("Please call Stella.")
+
+
+class Whisper:
+    """Hears given texts, one a call, and notes the length and the beams of each."""
+
+    def __init__(self, *texts: str, logprob: float = -0.2) -> None:
+        self.texts, self.logprob, self.calls = list(texts), logprob, []
+
+    def __call__(self, samples: np.ndarray, beams: int) -> Heard:
+        self.calls.append((len(samples), beams))
+        return Heard(self.texts.pop(0), self.logprob)
+
+
+def labelled(tmp_path: Path, text: str | None, whisper: Whisper, most: float | None = None) -> Any:
+    soundfile.write(tmp_path / "a.wav", np.zeros(16_000), 16_000)
+    row = {"text": text, "audio": "a.wav"}
+    return label_speech.label(row, tmp_path / "a.wav", whisper, casing.Truecase([]), -0.6, most)
+
+
+def test_a_clip_without_text_gets_the_words_that_two_decodings_agree_on(tmp_path: Path) -> None:
+    whisper = Whisper(" It's late, go home", "it is late; go home.")
+    made = labelled(tmp_path, None, whisper)
+    assert (made["text"], made["transcript"]) == ("It's late, go home.", "it's late go home")
+    (whole, greedy), (slower, beams) = whisper.calls
+    assert (whole, greedy, beams) == (16_000, 1, 5)
+    assert slower == pytest.approx(16_000 / 0.95, abs=40)
+    assert labelled(tmp_path, None, Whisper("It's late.", "It's great.")) is None
+    assert labelled(tmp_path, None, Whisper("It's late.", "It's late.", logprob=-0.7)) is None
+    assert labelled(tmp_path, None, Whisper("...")) is None  # nothing was heard: it is not asked again
+
+
+def test_a_clip_in_which_too_many_other_words_are_heard_is_dropped(tmp_path: Path) -> None:
+    text = "the dog ran home"
+    assert labelled(tmp_path, text, Whisper("The cat sat home."), most=0.5)["wer"] == 0.5
+    assert labelled(tmp_path, text, Whisper("The cat sat there."), most=0.5) is None
+    assert labelled(tmp_path, text, Whisper("Well, the dog ran home and did not come."), most=0.5) is None
+    written = labelled(tmp_path, "The dog ran home", Whisper("The dog ran home."), most=0.5)
+    assert (written["text"], written["labels"], written["wer"]) == ("The dog ran home.", "source", 0.0)
+    unasked = Whisper()
+    assert "wer" not in labelled(tmp_path, "The dog ran home", unasked)
+    assert not unasked.calls  # what is written needs nobody to hear it
+
+
+def test_piper_says_each_text_as_the_manifest_tells() -> None:
+    row = {"text": "He left.", "speaker": "joe0.92", "kind": "prose", "audio": "00000.ogg", "duration": 1.2}
+    line = make_piper.line_of(row, "m:1")
+    assert line.take == Take("piper:joe", 1.0, 67.0, 0.92)
+    assert (line.text, line.fields) == ("He left.", {"kind": "prose"})
+    for wrong in ({"speaker": "slt0.92"}, {"text": ""}):
+        with pytest.raises(DataError, match=r"m:1: give a text and a speaker such as joe0\.92"):
+            make_piper.line_of(row | wrong, "m:1")
+
+
+def test_a_line_with_a_take_of_its_own_is_spoken_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spoken_so = []
+
+    def speak(text: str, take: Take, seed: int) -> np.ndarray:
+        spoken_so.append(take)
+        return np.full(16_000, 0.1, dtype=np.float32)
+
+    monkeypatch.setattr(synthesize, "speak", speak)
+    own = Take("piper:joe", 1.0, 67.0, 0.92)
+    synthesize.synthesise([synthesize.Line("He left.", take=own)], tmp_path, ["flite:slt"])
+    assert spoken_so == [own]
 
 
 DRAWN = [

@@ -41,9 +41,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     questions = [{**row, "text": f"{row['transcript']}?", "kind": "question"} for row in rows[:4]]
     for row in questions:
         del row["transcript"]  # as in train-piper
-    for name, held in (("train-piper", [*questions, {**rows[4], "kind": "prose"}]), ("dev-librispeech", rows[:3])):
-        shutil.copytree(speech / "train-read", speech / name)
-        tiny_runs.manifest_of(speech / name, held)
+    for place, held in (
+        (work / "synth" / "piper", [*questions, {**rows[4], "kind": "prose"}]), (speech / "dev-librispeech", rows[:3]),
+    ):
+        shutil.copytree(speech / "train-read", place)
+        tiny_runs.manifest_of(place, held)
     shutil.copytree(speech / "train-read", speech / "dev-questions")
     asked = [{**row, "answers": ["cat"], "text_llm_reply": "A cat. And a"} for row in rows[:2]]
     tiny_runs.manifest_of(speech / "dev-questions", asked)

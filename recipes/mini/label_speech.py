@@ -3,9 +3,11 @@ r"""Write transcripts as people write them: for clips without text, and for text
     python recipes/mini/label_speech.py --speech speech/train-read --texts texts --whisper whisper-base-ct2 \
         --out labels/train-read.jsonl
 
-- A clip without text gets what Whisper hears (faster-whisper, greedy); unsure ones are dropped.
+- A clip without text gets what Whisper hears (faster-whisper, greedy), where it is sure and hears the same words again
+  in a slower copy with five beams; others are dropped.
 - A clip whose text is all in one case keeps its words; Whisper's capitals and punctuation are laid over them.
 - A clip with written text keeps it, with a capital first and a stop at the end.
+- With --max-wer Whisper hears every clip, and one of which it hears too many other words is dropped.
 
 Each line: `text` as written, `transcript` as spoken (lower case; null where digits or signs hide it), and the
 source's fields.
@@ -24,41 +26,15 @@ from typing import Any
 from casing import Truecase, needs_casing, with_casing, words_of
 from sentences import SOURCES, tidy
 
+from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.datatools.asr import Heard, Hearing, hearing
+from soundwave.datatools.voices import resample
+from soundwave.text.metrics import normalise, word_errors
 from soundwave.text.normalizer import normalise_transcript
 
+SLOWER, BEAMS = 0.95, 5  # how a clip without text is heard again
 KEPT = ("duration", "speaker", "language", "licence", "gender")
 PROGRESS_EVERY = 200
-
-
-class Whisper:
-    """Greedy faster-whisper that spells numbers as words."""
-
-    def __init__(self, folder: Path, threads: int) -> None:
-        from faster_whisper import WhisperModel
-
-        self._model = WhisperModel(str(folder), device="cpu", compute_type="int8", cpu_threads=threads)
-        vocabulary: dict[str, int] = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"][
-            "vocab"
-        ]
-        self._digits = [
-            -1,
-            *(number for token, number in vocabulary.items() if any(c in "0123456789%$£&" for c in token)),
-        ]
-
-    def __call__(self, audio: Path) -> tuple[str, float]:
-        """The text of a clip of at most 30 s, and the mean log-probability of its tokens (0 is sure, -1 is poor)."""
-        segments, _ = self._model.transcribe(
-            str(audio),
-            language="en",
-            beam_size=1,
-            temperature=0.0,
-            without_timestamps=True,
-            condition_on_previous_text=False,
-            suppress_tokens=self._digits,
-        )
-        found = list(segments)
-        text = " ".join(segment.text.strip() for segment in found)
-        return text, min((segment.avg_logprob for segment in found), default=0.0)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -74,6 +50,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--min-logprob", type=float, default=-0.6, help="drop what Whisper is less sure of (%(default)s)"
     )
+    parser.add_argument(
+        "--max-wer", type=float, help="drop clips in whose text Whisper gets more words wrong, as 0.5 (default: none)"
+    )
     parser.add_argument("--threads", type=int, default=1, help="CPU threads of Whisper (%(default)s)")
     parser.add_argument(
         "--exclude", type=Path, nargs="*", default=[], help="manifests whose texts must not appear (test sets)"
@@ -83,6 +62,8 @@ def parse_arguments() -> argparse.Namespace:
         str(p) for p in [arguments.speech / "manifest.jsonl", arguments.texts, *arguments.exclude] if not p.exists()
     ]:
         parser.error(f"not found: {', '.join(missing)}")
+    if arguments.max_wer is not None and (arguments.max_wer < 0 or arguments.whisper is None):
+        parser.error(f"--max-wer {arguments.max_wer:g}: give a number from 0, and --whisper, which hears the clips")
     return arguments
 
 
@@ -97,32 +78,43 @@ def prose(folder: Path) -> list[str]:
 
 
 def label(
-    row: dict[str, Any], audio: Path, whisper: Whisper | None, truecase: Truecase, least: float
+    row: dict[str, Any], audio: Path, whisper: Hearing | None, truecase: Truecase, least: float, most: float | None
 ) -> dict[str, Any] | None:
-    """The new fields of one clip, or `None` where it cannot be labelled."""
+    """The new fields of one clip, or `None` where it cannot be labelled or is not what its text says."""
     text = row.get("text")
     if text is None:
-        if whisper is None:
+        heard = heard_twice(audio, whisper, least) if whisper else None
+        if heard is None:
             return None
-        heard, sure = whisper(audio)
-        if sure < least or not words_of(heard):
+        written, sure = tidy(heard.text, "prose"), round(heard.logprob, 3)
+        return {"text": written, "transcript": normalise_transcript(written), "labels": "whisper-base", "logprob": sure}
+    cased = not needs_casing(text)
+    heard = whisper(load_audio(audio), 1) if whisper and (most is not None or not cased) else None
+    checked = {}
+    if heard and most is not None:
+        wer = word_errors([text], [heard.text]).rate
+        if wer > most:
             return None
-        written = tidy(heard, "prose")
-        return {
-            "text": written,
-            "transcript": normalise_transcript(written),
-            "labels": "whisper-base",
-            "logprob": round(sure, 3),
-        }
-    if needs_casing(text):
-        heard = whisper(audio)[0] if whisper else ""
-        written, agreement = with_casing(text, heard, truecase)
-        spoken = " ".join(words_of(text))
-        if whisper is None:
-            return {"text": written, "transcript": spoken, "labels": "truecased"}
-        return {"text": written, "transcript": spoken, "labels": "aligned", "agreement": round(agreement, 3)}
-    written = tidy(text.rstrip(" )'"), "prose")
-    return {"text": written, "transcript": normalise_transcript(text), "labels": "source"}
+        checked = {"wer": round(wer, 3)}
+    if cased:
+        written = tidy(text.rstrip(" )'"), "prose")
+        return {"text": written, "transcript": normalise_transcript(text), "labels": "source", **checked}
+    written, agreement = with_casing(text, heard.text if heard else "", truecase)
+    labels = {"labels": "aligned", "agreement": round(agreement, 3)} if heard else {"labels": "truecased"}
+    return {"text": written, "transcript": " ".join(words_of(text)), **labels, **checked}
+
+
+def heard_twice(audio: Path, whisper: Hearing, least: float) -> Heard | None:
+    """What Whisper hears in a clip; `None` where it is not sure, or hears other words in a slower copy with more beams.
+
+    Two decodings of the same samples share their mistakes; a slower copy has frames of its own.
+    """
+    samples = load_audio(audio)
+    first = whisper(samples, 1)
+    if first.logprob < least or not words_of(first.text):
+        return None
+    again = whisper(resample(samples, round(SAMPLE_RATE * SLOWER)), BEAMS)
+    return first if normalise(first.text) == normalise(again.text) else None
 
 
 def main() -> None:
@@ -134,14 +126,15 @@ def main() -> None:
     )
     rows = [json.loads(line) for line in (arguments.speech / "manifest.jsonl").read_text(encoding="utf-8").splitlines()]
     # What needs no recogniser comes first, so that training can begin on it.
-    rows.sort(key=lambda row: row.get("text") is None or needs_casing(row["text"]))
+    if arguments.max_wer is None:
+        rows.sort(key=lambda row: row.get("text") is None or needs_casing(row["text"]))
     excluded = {
         " ".join(words_of(json.loads(line)["text"] or ""))
         for path in arguments.exclude
         for line in path.read_text(encoding="utf-8").splitlines()
     }
     truecase = Truecase(prose(arguments.texts))
-    whisper = Whisper(arguments.whisper, arguments.threads) if arguments.whisper else None
+    whisper = hearing(arguments.whisper, threads=arguments.threads) if arguments.whisper else None
     began, dropped = time.monotonic(), 0
     with out.open("a", encoding="utf-8") as lines:
         for number, row in enumerate(rows, 1):
@@ -149,7 +142,7 @@ def main() -> None:
             name = os.path.relpath(audio, out.parent)
             if name in done:
                 continue
-            fields = label(row, audio, whisper, truecase, arguments.min_logprob)
+            fields = label(row, audio, whisper, truecase, arguments.min_logprob, arguments.max_wer)
             if fields is None or fields["transcript"] in excluded:
                 dropped += 1
                 print(f"dropped: {row['audio']}", file=sys.stderr, flush=True)

@@ -27,7 +27,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder for the clips and manifest.jsonl")
     parser.add_argument("--hours", type=float, required=True, help="stop when there is this much audio")
     parser.add_argument(
-        "--voices", required=True, help="comma-separated: flite:slt, espeak:en-us+f2, piper:joe, piper:VOICE.onnx"
+        "--voices", required=True, help="comma-separated, as for soundwave data synth: flite:slt, espeak:en-us+f2, …"
     )
     parser.add_argument(
         "--shares", default="prose=0.8,question=0.12,command=0.08", help="share of each kind of text (%(default)s)"
@@ -40,6 +40,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--max-words", type=int, default=22, help="longest sentence (%(default)s)")
     parser.add_argument("--max-question-words", type=int, default=14, help="longest question (%(default)s)")
+    parser.add_argument("--jobs", type=int, default=1, help="clips that are made at once (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="fixes texts, voices, speeds and pitches (%(default)s)")
     arguments = parser.parse_args()
     try:
@@ -86,7 +87,8 @@ def main() -> None:
         print(f"dropped: {clip.line.text!r} by {clip.take.speaker}: {error}", file=sys.stderr, flush=True)
 
     made = synthesise(
-        lines, arguments.out, voices, hours=arguments.hours, seed=arguments.seed, progress=told, on_dropped=dropped
+        lines, arguments.out, voices, hours=arguments.hours, seed=arguments.seed, jobs=arguments.jobs, progress=told,
+        on_dropped=dropped,
     )
     counts = f"{made.clips} clips made now, {made.before} before, {made.dropped} dropped"
     print(f"{arguments.out.name}: done, {made.seconds / 3600:.2f} h, {counts}", flush=True)

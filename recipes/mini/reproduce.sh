@@ -8,7 +8,10 @@
 #           train-speechocean   speechocean762 (OpenSLR 101), training half
 #           train-words         Speech Commands
 #           train-many-speakers-untranscribed   one LibriSpeech training clip for each of 251 speakers, without text
-#           train-piper         made with piper from TEXTS (the CC0 voice joe)
+#           train-librispeech   LibriSpeech train-clean-5 and 110 other clips of it; upper case
+#           train-common-voice  Common Voice, as people record themselves; CC0
+#           train-single-speakers   "kathleen" and VCTK's p239
+#           train-piper         texts, and how piper (the CC0 voice joe) says each: the sounds are made here
 #           sounds-esc10        ESC-10: folds 1 to 4 for training, fold 5 for scores
 #           dev-librispeech, dev-nonnative, dev-common-voice, dev-questions   for scores only, never for training
 # TEXTS   .jsonl.gz files: Common Voice sentences, LibriTTS and LJ Speech texts, Harvard sentences, TriviaQA and
@@ -24,18 +27,21 @@
 # MORE=1 before it trains stages I and II further, on 17 hours more of made speech (stage1-more.yaml, stage2-more.yaml),
 # beside the shipped model.
 #
-# Needs: pip install -e '.[train,eval]', and the Debian packages flite and espeak-ng.
-# On two cores of a 2024 processor with bfloat16: about 25 minutes of synthesis, 25 of labels and answers, 15 of encoder
+# Needs: pip install -e '.[train,eval]', and the Debian packages flite, espeak-ng, festival, festvox-kallpc16k and
+# festvox-kdlpc16k; RHVoice's voices are made where its program is installed (docs/data.md).
+# The speech that no stage reads yet is made when the scores are done: WORK/synth/festival, WORK/synth/rhvoice,
+# WORK/labels/train-librispeech.jsonl, -common-voice, -single-speakers.
+# On two cores of a 2024 processor with bfloat16: about 55 minutes of synthesis, 25 of labels and answers, 15 of encoder
 # features, 75 of training, 20 of scores. On a GPU it has not been run. An estimate for one GPU: synthesis, labels and answers
-# stay with the CPU (50); features and scores take minutes; so small a model's steps are bound by starting kernels, at a
+# stay with the CPU (80); features and scores take minutes; so small a model's steps are bound by starting kernels, at a
 # tenth of a second (assumed) its 3,400 take 6 minutes: about an hour.
 set -euo pipefail
-if [ $# -ne 3 ]; then sed -n '2,31p' "$0" | cut -c3-; exit 2; fi
+if [ $# -ne 3 ]; then sed -n '2,37p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
 SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
 export SPEECH TEXTS WORK
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-for tool in soundwave flite espeak-ng; do
+for tool in soundwave flite espeak-ng text2wave; do
     command -v "$tool" >/dev/null || { echo "$tool is not installed; see the head of $0" >&2; exit 1; }
 done
 
@@ -53,9 +59,10 @@ if [ "$SCALE" != 1 ]; then
 fi
 mkdir -p "$scores"
 
-dev=("$SPEECH"/dev-{librispeech,questions,nonnative}/manifest.jsonl)
+dev=("$SPEECH"/dev-{librispeech,questions,nonnative,common-voice}/manifest.jsonl)
 speak() { python "$here/make_speech.py" --texts "$TEXTS" --exclude "${dev[@]}" "$@"; }
 made=("$SPEECH/train-piper/manifest.jsonl")
+python "$here/make_piper.py" --texts "${made[0]}" --out "$WORK/synth/piper" --jobs 2
 speak --out "$WORK/synth/flite-a" --hours "$(hours 5)" --voices flite:awb,flite:rms,flite:slt --seed 1 --already "${made[@]}"
 made+=("$WORK/synth/flite-a/manifest.jsonl")
 espeak_voices=espeak:en-us,espeak:en-gb,espeak:en-us+m1,espeak:en-us+m3,espeak:en-us+f1,espeak:en-us+f2
@@ -84,7 +91,7 @@ label train-many-speakers-untranscribed --whisper "$whisper"
 label train-read --whisper "$whisper"
 label train-speechocean
 answer() { python "$here/answer_questions.py" "${@:2}" --out "$WORK/answers/$1.jsonl"; }
-answer questions "$SPEECH/train-piper/manifest.jsonl" "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --limit "$(count 1000)"
+answer questions "$WORK/synth/piper/manifest.jsonl" "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --limit "$(count 1000)"
 for voices in piper flite espeak; do
     answer $voices-questions "$WORK/synth/$voices-questions/manifest.jsonl" --limit "$(count 600)"
 done
@@ -105,3 +112,17 @@ train 3 150
 python "$here/ship.py" "$WORK/runs/stage3/final" --out "$shipped"
 [ -s "$shipped/ngram.npz" ] || "$here/ngram.sh" "$TEXTS" "$shipped/ngram.npz"
 "$here/score.sh" "$SPEECH" "$shipped" "$scores" "$WORK"
+
+# More speech, for the next stage I: more people, and other voices. Common Voice's texts are those of whoever spoke, by
+# whoever spoke: a clip in which Whisper hears more than half of the words otherwise says something else, or nothing.
+label train-single-speakers
+label train-librispeech --whisper "$whisper" --threads 2
+label train-common-voice --whisper "$whisper" --threads 2 --max-wer 0.5
+speak --out "$WORK/synth/festival" --hours "$(hours 1.5)" --seed 9 --jobs 2 --voices festival:kal,festival:ked --already "${made[@]}"
+made+=("$WORK/synth/festival/manifest.jsonl")
+if command -v RHVoice-test >/dev/null; then
+    speak --out "$WORK/synth/rhvoice" --hours "$(hours 3)" --seed 10 --jobs 2 --voices rhvoice:bdl,rhvoice:clb,rhvoice:slt \
+        --already "${made[@]}"
+else
+    echo "RHVoice is not installed: WORK/synth/rhvoice is not made" >&2
+fi

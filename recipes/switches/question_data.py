@@ -22,15 +22,15 @@ OWN, GIVEN, DEV = "own.jsonl", "given.jsonl", "dev.jsonl"
 
 
 def make(folder: Path, questions: int = QUESTIONS) -> None:
-    """Writes own.jsonl, given.jsonl and dev.jsonl into a folder, from $SPEECH, $TEXTS and, where it has some, $WORK."""
+    """Writes own.jsonl, given.jsonl and dev.jsonl into a folder, from $SPEECH, $TEXTS and $WORK."""
     if all((folder / name).is_file() for name in (OWN, GIVEN, DEV)):
         return
     speech, texts, work = (Path(os.environ[name]) for name in ("SPEECH", "TEXTS", "WORK"))
     folder.mkdir(parents=True, exist_ok=True)
     given = given_answers(texts)
     spoken = [
-        row | {"audio": str(speech / "train-piper" / row["audio"])}
-        for row in rows_of(speech / "train-piper" / "manifest.jsonl")
+        row | {"audio": str(work / "synth" / "piper" / row["audio"])}
+        for row in rows_of(work / "synth" / "piper" / "manifest.jsonl")
         if row.get("kind") == "question" and plain(row["text"]) in given
     ][:questions]
     known = {row["transcript"]: row["text"] for row in rows_of(work / "answers" / "questions.jsonl")}

@@ -40,6 +40,9 @@ def evaluate(
     via: ViaOption = "auto",
     llm: LlmOption = None,
     cascade: CascadeOption = None,
+    by: Annotated[
+        str | None, typer.Option(metavar="FIELD", help="Score each value of this field of the rows too, as speaker.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the score and all that decides it.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the result of another evaluation.")] = False,
     as_json: JsonOption = False,
@@ -57,7 +60,7 @@ def evaluate(
     asking = chosen.ask_with(None if prompt is None else text_argument("--prompt", prompt), max_new_tokens, via, llm)
     is_address = model.startswith(("http://", "https://"))
     _check_system(is_address, cascade, task, via, llm)
-    lines = clips.read_clips(manifests, chosen.needs, limit, language)
+    lines = clips.read_clips(manifests, chosen.needs, limit, language, by)
     earlier = _earlier_result(out, overwrite)
     engine: Any = served.Served(model) if is_address else load(model, device, dtype, quiet)
     settings = engine.settings if is_address else provenance.settings_of(engine)
@@ -75,7 +78,7 @@ def evaluate(
         done = runner.evaluate(
             chain or engine, chosen, lines, asking, notebook, batch_size=batch_size, progress=progress
         )
-    result |= report.report(done, engine, lines, settings, batch_size=batch_size, arguments=sys.argv[1:])
+    result |= report.report(done, engine, lines, settings, batch_size=batch_size, arguments=sys.argv[1:], by=by)
     if out:
         report.write_result(out, result)
     print_json(result) if as_json else print_table(report.table(result))

@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +22,25 @@ from soundwave.files import JsonLines, hash_json
 Recogniser = Callable[[np.ndarray], str]  # (samples,) float32 at 16 kHz to text
 
 
+@dataclass(frozen=True)
+class Heard:
+    """What a recogniser made of a clip, and the mean log-probability of its tokens: 0 is sure, -1 is poor."""
+
+    text: str
+    logprob: float
+
+
+Hearing = Callable[[np.ndarray, int], Heard]  # (samples,) float32 at 16 kHz, and how many beams search
+
+
 def whisper(folder: Path, language: str | None = "en", threads: int = 1) -> Recogniser:
-    """Greedy Whisper from a CTranslate2 folder, on the CPU in int8; it spells numbers as words, as transcripts do.
+    """Greedy Whisper, as `hearing` has it."""
+    hear = hearing(folder, language, threads)
+    return lambda samples: hear(samples, 1).text
+
+
+def hearing(folder: Path, language: str | None = "en", threads: int = 1) -> Hearing:
+    """Whisper from a CTranslate2 folder, on the CPU in int8; it spells numbers as words, as transcripts do.
 
     Raises:
         DataError: the folder holds no such model, or faster-whisper is not installed.
@@ -40,14 +58,16 @@ def whisper(folder: Path, language: str | None = "en", threads: int = 1) -> Reco
     vocabulary = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["vocab"]
     digits = [number for token, number in vocabulary.items() if any(c in "0123456789%$£&" for c in token)]
 
-    def recognise(samples: np.ndarray) -> str:
-        segments, _ = model.transcribe(
-            samples, language=language, beam_size=1, temperature=0.0, without_timestamps=True,
+    def hear(samples: np.ndarray, beams: int) -> Heard:
+        found, _ = model.transcribe(
+            samples, language=language, beam_size=beams, temperature=0.0, without_timestamps=True,
             condition_on_previous_text=False, suppress_tokens=[-1, *digits],  # -1: Whisper's own list
         )
-        return " ".join(segment.text.strip() for segment in segments)
+        segments = list(found)
+        sure = min((segment.avg_logprob for segment in segments), default=0.0)
+        return Heard(" ".join(segment.text.strip() for segment in segments), sure)
 
-    return recognise
+    return hear
 
 
 @contextmanager

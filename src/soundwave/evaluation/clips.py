@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -53,6 +54,7 @@ class Clip:
         duration: in seconds, as the manifest says.
         labels: those of `LABELS` that the row has.
         language: what decides how texts are compared; None: English.
+        group: what the row says of itself in the field that the report groups by; None: nothing, or nothing was asked.
     """
 
     manifest: Manifest
@@ -63,6 +65,7 @@ class Clip:
     duration: float | None = None
     labels: dict[str, str] = field(default_factory=dict)
     language: str | None = None
+    group: str | None = None
 
     @property
     def where(self) -> str:
@@ -111,7 +114,7 @@ class Clip:
 
 def read_clips(
     manifests: Sequence[str | os.PathLike[str]], needs: Sequence[str], limit: int | None = None,
-    language: str | None = None,
+    language: str | None = None, by: str | None = None,
 ) -> list[Clip]:
     """The rows of several manifests.
 
@@ -120,18 +123,22 @@ def read_clips(
         needs: which of `audio`, `text`, `answers` and `LABELS` every row must have, or `no text`: nobody may speak.
         limit: at most so many rows of each manifest, its first ones.
         language: of the rows that state none.
+        by: a field of the rows whose value becomes each clip's `group`.
 
     Raises:
-        DataError: A manifest cannot be read or has no rows, or a row is not what the task needs.
+        DataError: A manifest cannot be read or has no rows, a row is not what the task needs, or none has the field.
     """
-    return [clip for path in manifests for clip in islice(_clips(os.fspath(path), needs, language), limit)]
+    clips = [clip for path in manifests for clip in islice(_clips(os.fspath(path), needs, language, by), limit)]
+    if by is not None and all(clip.group is None for clip in clips):
+        raise DataError(f"{', '.join(map(str, manifests))}: no row has the field {by!r}; group by one that rows have.")
+    return clips
 
 
-def _clips(path: str, needs: Sequence[str], language: str | None) -> Iterator[Clip]:
+def _clips(path: str, needs: Sequence[str], language: str | None, by: str | None) -> Iterator[Clip]:
     manifest: Manifest | None = None
     for row in read_rows(path):
         manifest = manifest or _manifest(path)  # once it is known to be one
-        clip = _clip(row, manifest, language)
+        clip = _clip(row, manifest, language, by)
         _check(clip, needs)
         yield clip
 
@@ -146,7 +153,7 @@ def _manifest(path: str) -> Manifest:
     return Manifest("/".join(place.resolve().parts[-2:]) if place.exists() else path, content, path)
 
 
-def _clip(row: Row, manifest: Manifest, language: str | None) -> Clip:
+def _clip(row: Row, manifest: Manifest, language: str | None, by: str | None) -> Clip:
     example = row.example or without_text(row)
     if example is None and (FORMATS.keys() & row.fields.keys() or not isinstance(row.fields.get("text"), str)):
         raise DataError(f"{row.where}: {row.problem}")
@@ -162,7 +169,12 @@ def _clip(row: Row, manifest: Manifest, language: str | None) -> Clip:
         manifest, row.position, example.audios[0] if example and example.audios else None,
         row.fields["text"] if example is None else _text_of(row, example), tuple(answers),
         example.duration if example else None, labels, stated if isinstance(stated, str) else language,
+        None if by is None else _group(extras.get(by, row.fields.get(by))),
     )
+
+
+def _group(value: Any) -> str | None:
+    return str(value) if isinstance(value, str | int | float) else None
 
 
 def _text_of(row: Row, example: Example) -> str | None:

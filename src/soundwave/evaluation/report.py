@@ -21,7 +21,7 @@ from soundwave.text.metrics import error_measure, normaliser_name
 
 def report(
     evaluation: Evaluation, engine: Engine | Served, clips: Sequence[Clip], settings: Mapping[str, Any], *,
-    batch_size: int, arguments: Sequence[str],
+    batch_size: int, arguments: Sequence[str], by: str | None = None,
 ) -> dict[str, Any]:
     """The score with all that decides it.
 
@@ -33,6 +33,7 @@ def report(
             `WhisperCascade.settings`.
         batch_size: clips that were asked at once.
         arguments: of the command line, after `soundwave`.
+        by: the field that gave the clips their groups, if any; then each group's score is told, the worst first.
     """
     task, asking, about = evaluation.task, evaluation.asking, engine.describe()
     installed = versions()
@@ -47,6 +48,7 @@ def report(
             for failure in evaluation.failures
         ],
         "manifests": _by_manifest(evaluation, clips),
+        **({} if by is None else {"by": {"field": by, "groups": _by_group(evaluation)}}),
         "prompt": _prompt(evaluation, engine),
         "cascade": settings.get("cascade"),
         "decoding": {
@@ -116,7 +118,7 @@ def write_result(path: Path, result: Mapping[str, Any]) -> None:
 
 
 def table(result: Mapping[str, Any]) -> Table:
-    """One line for each manifest and, of several, one for all."""
+    """One line for each manifest and, of several, one for all; then one for each group, if there are any."""
     shown = Table(title=f"{result['model']['name']} · {result['task']} · {result['measure']}")
     shown.add_column("manifest")
     also = list(result["also"])
@@ -126,6 +128,8 @@ def table(result: Mapping[str, Any]) -> Table:
     rows = [(one["name"], one) for one in result["manifests"]]
     if len(rows) > 1:
         rows.append(("all", result))
+    if "by" in result:
+        rows += [(f"{result['by']['field']} {one['name']}", one) for one in result["by"]["groups"]]
     for name, row in rows:
         figures = [_percent(row["score"]), *(_percent(row["also"].get(key)) for key in also)]
         counts = [str(row["counts"].get(key, "")) for key in counted]
@@ -163,6 +167,15 @@ def _by_manifest(evaluation: Evaluation, clips: Sequence[Clip]) -> list[dict[str
         | _scored(evaluation, [one for one in evaluation.predictions if one.clip.manifest == manifest])
         for manifest in manifests
     ]
+
+
+def _by_group(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Clips whose rows do not have the field are a group too, whose name is null."""
+    held: dict[str | None, list[Prediction]] = {}
+    for prediction in evaluation.predictions:
+        held.setdefault(prediction.clip.group, []).append(prediction)
+    groups = [{"name": name} | _scored(evaluation, predictions) for name, predictions in held.items()]
+    return sorted(groups, key=lambda group: group["score"], reverse=evaluation.task.lower_is_better)
 
 
 def _speed(evaluation: Evaluation) -> dict[str, float | int | None]:

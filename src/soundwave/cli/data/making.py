@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 def synth(
     texts: Annotated[list[Path], typer.Argument(metavar="TEXTS...", help=".txt: one a line; or JSON lines.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="Folder for the clips and manifest.jsonl.")],
-    voices: Annotated[str, typer.Option(help="Comma-separated: flite:slt, espeak:en-us+f2, piper:joe, piper:X.onnx.")],
+    voices: Annotated[
+        str, typer.Option(help="Comma-separated: flite:slt, espeak:en-us+f2, festival:kal, rhvoice:bdl, piper:joe.")
+    ],
     field: Annotated[str, typer.Option(help="The field of JSON lines that holds the text.")] = "text",
     hours: Annotated[float | None, typer.Option(min=0.0, help="Stop when there is this much audio.")] = None,
     takes: Annotated[int, typer.Option(min=1, help="Say each text so often, each time otherwise.")] = 1,
@@ -35,8 +37,8 @@ def synth(
 ) -> None:
     """Make speech from texts with free synthesisers.
 
-    They are piper, flite and espeak-ng. The same command again goes on where it was stopped. With piper, clips
-    repeat only in one run from the start with one job.
+    They are piper, flite, espeak-ng, festival and RHVoice. The same command again goes on where it was stopped. With
+    piper, clips repeat only in one run from the start with one job.
     """
     from soundwave.datatools import synthesize as synthesis
     from soundwave.datatools.voices import Ranges, check_variants, check_voices
