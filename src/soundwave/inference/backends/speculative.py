@@ -85,7 +85,7 @@ class Drafter:
 def _mended(run: Sequence[int], likely: Sequence[int]) -> list[int]:
     """The rest of a run behind a wrong word, with what the LLM would change from where it agrees again.
 
-    Where it agrees with less than two thirds of the rest, its guesses follow from the wrong word, and the run stays as it is.
+    Where it agrees with less than two thirds of the rest, its guesses follow from the wrong word: it stays.
     """
     agreeing = [i for i, token in enumerate(run) if likely[i] == token]
     if 3 * len(agreeing) < 2 * len(run) or not agreeing:
