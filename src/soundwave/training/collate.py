@@ -33,7 +33,6 @@ class Batch:
     Attributes:
         names: the examples' names.
         encoder_frames: (N, 2 F, E) float32, as stored; None where the speech was made from text.
-        aligned_frames: (N, F, D) float32, of such speech.
         frame_mask: (N, F) True where an aligned frame exists.
         ctc: per clip its classes, None where unknown.
         input_ids, attention_mask, labels: (R, L).
@@ -41,11 +40,11 @@ class Batch:
             for those rows that have one; None where there is no teacher.
         typed_rows: (R',) their rows, ascending.
         masking: (N, 2 F, E) float32 factors of what the alignment adapter reads; None: `encoder_frames` are masked.
+        aligned_frames: (N, F, D) float32, of speech that was made from text.
     """
 
     names: list[str]
     encoder_frames: Tensor | None = None
-    aligned_frames: Tensor | None = None
     frame_mask: Tensor | None = None
     ctc: list[list[int] | None] = field(default_factory=list)
     input_ids: Tensor | None = None
@@ -56,6 +55,7 @@ class Batch:
     typed_labels: Tensor | None = None
     typed_rows: Tensor | None = None
     masking: Tensor | None = None
+    aligned_frames: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
