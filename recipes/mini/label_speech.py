@@ -106,8 +106,8 @@ def label(
 def heard_twice(audio: Path, whisper: Hearing, least: float) -> Heard | None:
     """What Whisper hears in a clip; `None` where it is not sure, or hears other words with more beams.
 
-    Of 24 clips of train-librispeech the two agree on 18, with 2.9 % of their words wrong instead of 4.4. A copy that is a
-    twentieth slower as the second hearing was no better: 17 clips, 3.6 %.
+    Of 24 clips of train-librispeech the two agree on 18, with 2.9 % of their words wrong instead of 4.4. A copy that is
+    a twentieth slower as the second hearing was no better: 17 clips, 3.6 %.
     """
     samples = load_audio(audio)
     first = whisper(samples, 1)
