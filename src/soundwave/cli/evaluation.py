@@ -82,10 +82,14 @@ def evaluate(
     if out:
         report.write_result(out, result)
     print_json(result) if as_json else print_table(report.table(result))
-    for failure in result["failed"]:
+    _tell_failures(result["failed"], len(lines))
+
+
+def _tell_failures(failed: list[dict[str, str]], count: int) -> None:
+    for failure in failed:
         say_error(f"{failure['audio']}: {failure['reason']}")
-    if done.failures:
-        say_error(f"{len(done.failures)} of {len(lines)} clips could not be used; the score leaves them out")
+    if failed:
+        say_error(f"{len(failed)} of {count} clips could not be used; the score leaves them out")
         raise typer.Exit(1)
 
 
