@@ -24,7 +24,7 @@ from soundwave.doctor import Finding
 from soundwave.inference.options import AskOptions
 
 COMMAND = Path(sys.executable).with_name("soundwave")
-HELP_SECONDS = 0.3
+HELP_SECONDS = 0.6
 pytestmark = pytest.mark.usefixtures("recordings")
 
 
