@@ -41,7 +41,7 @@ number=0
 while read -r prompt; do
     number=$((number + 1))
     soundwave data answer "$said/about.jsonl" "$said/asked-$number.jsonl" --prompt "$prompt" --read-prompt \
-        --limit "$(count 300)"
+        --limit "$(count 300)" </dev/null
 done <<'PROMPTS'
 What is this about?
 Summarise what the person says in one sentence.
