@@ -108,7 +108,7 @@ rehearse() {
     # The first call is killed after its first checkpoint; the second one goes on.
     if [ ! -d "$step" ]; then
         set -m
-        elsewhere train "${MINUTES:-2}" "$folder/out" &
+        elsewhere train 60 "$folder/out" &
         while [ ! -d "$step" ] && kill -0 $! 2>/dev/null; do sleep 0.2; done
         kill -KILL -- -$! 2>/dev/null || true
         wait $! || true

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from ship import LIMIT_BYTES, ship
+from ship import LIMIT_BYTES, MINI, ship
 
 from soundwave.errors import SoundwaveError
 from soundwave.training.checkpoint import list_checkpoints
@@ -137,6 +137,8 @@ def collect(out: Path, folder: Path) -> None:
         whole.seek(0)
         with tarfile.open(fileobj=whole) as tar:
             tar.extractall(folder, filter="data")
+    for final in folder.glob(f"*/{FINAL_FOLDER}"):
+        shutil.copy(MINI / "ngram.npz", final)  # the search's, which training does not change
     print(f"{folder}: {', '.join(sorted(path.name for path in folder.iterdir()))}")
 
 
