@@ -32,7 +32,8 @@ TEXT_ONLY = [
     for said in ("Hi", "Who is the person?", "Say so", "A cat?")
 ]
 STEPS = 6
-SHARED = ("alignment", "shrinking", "instruction", "frame", "skipped")  # runs that have to be equal
+LEARNING_ENCODER = {"encoder_upper_layers": 1, "encoder_training": "lora", "encoder_layer_sum": True}
+SHARED = ("alignment", "shrinking", "instruction", "frame", "encoder", "skipped")  # runs that have to be equal
 
 
 def in_processes(count: int, recipes: list[Recipe], folder: Path, seconds: int = 240) -> list[int]:
@@ -93,6 +94,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         "alignment": alignment, "shrinking": shrinking,
         "instruction": dataclasses.replace(shrinking, stage="instruction", batches_per_step=4),
         "frame": dataclasses.replace(alignment, model=alignment.model | {"alignment_attention": "frame"}),
+        "encoder": dataclasses.replace(shrinking, model=LEARNING_ENCODER, features=str(folder / "below")),
         "skipped": spoilt, "stopped": dataclasses.replace(spoilt, on_nan="stop"),
         "few": dataclasses.replace(alignment, batch_seconds=99.0, max_batch_size=99),
     }

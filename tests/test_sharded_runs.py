@@ -16,7 +16,7 @@ import pytest
 import tiny_runs
 import torch
 import yaml
-from test_processes import TEXT_ONLY, in_processes
+from test_processes import LEARNING_ENCODER, TEXT_ONLY, in_processes
 from tiny_runs import losses, weights
 
 from soundwave.errors import ConfigurationError
@@ -74,7 +74,10 @@ def straight(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Recipe]:
         alignment, stage="shrinking", start_from=str(folder / "alignment" / "final"), mixture="dynamic",
         train=[*alignment.train, DataSource(str(text), task="text")], output_dir=str(folder / "shrinking"),
     )
-    recipes = {"alignment": alignment, "shrinking": shrinking, "projection": projection}
+    encoder = dataclasses.replace(
+        shrinking, model=LEARNING_ENCODER, features=str(folder / "below"), output_dir=str(folder / "encoder")
+    )
+    recipes = {"alignment": alignment, "shrinking": shrinking, "projection": projection, "encoder": encoder}
     for recipe in recipes.values():
         train(recipe)
     return recipes
@@ -99,7 +102,7 @@ def assert_same(one: Recipe, other: Recipe) -> None:
     assert (changes > 1e-4).float().mean() < 0.01  # AdamW's first steps are signs: gradients of zero fall either way
 
 
-@pytest.mark.parametrize("run", ["alignment", "shrinking", "projection"])
+@pytest.mark.parametrize("run", ["alignment", "shrinking", "projection", "encoder"])
 def test_sharing_processes_have_the_losses_and_weights_of_one(straight: dict[str, Recipe], way: str, run: str) -> None:
     assert_same(straight[run], trained(straight[run], way))
 
