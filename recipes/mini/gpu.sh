@@ -67,7 +67,7 @@ unpack() {
 
 there() {  # where parcels were unpacked, nothing else is asked
     [ -d "$PLACE/site" ] || { echo "$PLACE/site is not there: unpack all parcels of PARCELS/wheels first" >&2; exit 1; }
-    export SPEECH=$PLACE/speech WORK=$PLACE/work SOUNDWAVE_CACHE=$PLACE/models SOUNDWAVE_WHEELS=$PLACE/parts
+    export SPEECH=$PLACE/speech WORK=$PLACE/made SOUNDWAVE_CACHE=$PLACE/models SOUNDWAVE_WHEELS=$PLACE/parts
     export PYTHONPATH=$PLACE/site:$root/src HF_HUB_OFFLINE=1 PYTHONUNBUFFERED=1
 }
 
@@ -102,7 +102,7 @@ rehearse() {
             SET="${SET:-batch_seconds=60 max_batch_size=16 reading_processes=2 save_steps=1 logging_steps=1 eval_steps=1000}" \
             bash "$here/gpu.sh" "$@"
     }
-    local parcel step=$folder/place/work/runs/gpu-stage1/checkpoints/step-000001
+    local parcel step=$folder/place/made/runs/gpu-stage1/checkpoints/step-000001
     for parcel in "$folder"/parcels/{wheels,data}/*; do elsewhere unpack "$parcel"; done
     elsewhere unpack "$parcel"
     # The first call is killed after its first checkpoint; the second one goes on.

@@ -85,10 +85,10 @@ class Drafter:
 def _mended(run: Sequence[int], likely: Sequence[int]) -> list[int]:
     """The rest of a run behind a wrong word, with what the LLM would change from where it agrees again.
 
-    Where it agrees with less than two thirds of the rest, its guesses follow from the wrong word: it stays.
+    Where it agrees with less than four fifths of the rest, its guesses follow from the wrong word: it stays.
     """
     agreeing = [i for i, token in enumerate(run) if likely[i] == token]
-    if 3 * len(agreeing) < 2 * len(run) or not agreeing:
+    if 5 * len(agreeing) < 4 * len(run) or not agreeing:
         return list(run)
     start = agreeing[0]
     mended = list(run[start:])
