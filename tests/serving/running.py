@@ -23,7 +23,7 @@ from soundwave.inference.results import Chunk, Reply, Segment, Timings, Transcri
 from soundwave.inference.stretches import Listening
 from soundwave.inference_config import InferenceConfig
 from soundwave.serving.app import create_app
-from soundwave.serving.keys import Keys
+from soundwave.serving.entrance.keys import Keys
 from soundwave.serving.options import ServerOptions
 from soundwave.serving.server import Server, address_of, bound_socket
 from soundwave.serving.service import Service

@@ -15,9 +15,10 @@ import pytest
 from running import KEY, Running, ScriptedEngine, input_audio, running, wav
 
 from soundwave.errors import ConfigurationError
-from soundwave.serving import guard, server
+from soundwave.serving import server
 from soundwave.serving.app import create_app
-from soundwave.serving.keys import Keys, read_keys
+from soundwave.serving.entrance import guard
+from soundwave.serving.entrance.keys import Keys, read_keys
 from soundwave.serving.options import ServerOptions
 
 CHAT = "/v1/chat/completions"

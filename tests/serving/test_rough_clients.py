@@ -14,7 +14,7 @@ import pytest
 from running import Running, ScriptedEngine, running, wav
 from test_serve_verb import served
 
-from soundwave.serving import streams
+from soundwave.serving.routes import streams
 
 CHAT = "/v1/chat/completions"
 ASK: dict[str, Any] = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}

@@ -18,10 +18,10 @@ import pytest
 from recordings import tone, wav
 
 from soundwave.audio import SAMPLE_RATE
+from soundwave.serving.entrance.fetching import Fetcher, is_public
+from soundwave.serving.entrance.sources import FORMATS, AudioSources
 from soundwave.serving.errors import ApiError
-from soundwave.serving.fetching import Fetcher, is_public
 from soundwave.serving.options import ServerOptions
-from soundwave.serving.sources import FORMATS, AudioSources
 
 CLIP = wav((tone(SAMPLE_RATE) * 32_767).astype(np.int16), SAMPLE_RATE)
 TEXT = base64.b64encode(CLIP).decode()
@@ -222,7 +222,7 @@ def fetched(host: Host, path: str, monkeypatch: pytest.MonkeyPatch, **limits: An
 
     async def run() -> bytes:
         async with host.serving() as port:
-            monkeypatch.setattr("soundwave.serving.fetching.HTTPS_PORT", port)
+            monkeypatch.setattr("soundwave.serving.entrance.fetching.HTTPS_PORT", port)
 
             async def resolve(name: str, port: int) -> list[str]:
                 return ["127.0.0.1"]

@@ -21,7 +21,7 @@ from saying import SAID, SayingEngine
 from soundwave.audio import SAMPLE_RATE
 from soundwave.inference.engine import Engine
 from soundwave.inference_config import InferenceConfig
-from soundwave.serving.context_words import expected_in
+from soundwave.serving.routes.context_words import expected_in
 
 CLIP = wav((tiny.sound(2.0) * 32_767).astype(np.int16), SAMPLE_RATE)
 

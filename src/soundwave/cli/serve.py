@@ -23,7 +23,7 @@ def serve(
     """
     from soundwave.serving import logs
     from soundwave.serving.app import create_app
-    from soundwave.serving.keys import read_keys
+    from soundwave.serving.entrance.keys import read_keys
     from soundwave.serving.server import Server, address_of, bound_socket
 
     keys = read_keys(options)

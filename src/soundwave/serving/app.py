@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
-from soundwave.serving import chat, errors, realtime, status, transcriptions
-from soundwave.serving.description import REFUSALS, VERSION, describe
-from soundwave.serving.guard import Guard
-from soundwave.serving.keys import Keys
+from soundwave.serving import errors
+from soundwave.serving.entrance.guard import Guard
+from soundwave.serving.entrance.keys import Keys
 from soundwave.serving.options import ServerOptions
+from soundwave.serving.routes import chat, realtime, status, transcriptions
+from soundwave.serving.routes.description import REFUSALS, VERSION, describe
 from soundwave.serving.service import Service
 
 if TYPE_CHECKING:

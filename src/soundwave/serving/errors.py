@@ -15,7 +15,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.exceptions import HTTPException
 
 from soundwave.errors import AudioError, AudioTooLongError, ConfigurationError, SoundwaveError
-from soundwave.serving.validation import said_of
+from soundwave.serving.fields.validation import said_of
 
 INVALID = "invalid_request_error"
 TYPES = {

@@ -22,8 +22,8 @@ from starlette.requests import HTTPConnection
 
 from soundwave.audio import SAMPLE_RATE, load_audio
 from soundwave.errors import SoundwaveError
+from soundwave.serving.entrance.keys import Keys, check_exposure
 from soundwave.serving.errors import ApiError, api_error, busy
-from soundwave.serving.keys import Keys, check_exposure
 from soundwave.serving.metrics import Metrics
 from soundwave.serving.options import ServerOptions
 from soundwave.serving.scheduler import FairQueue

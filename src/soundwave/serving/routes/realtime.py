@@ -19,12 +19,12 @@ from fastapi.exceptions import RequestValidationError
 from soundwave.errors import SoundwaveError
 from soundwave.inference.captions import Event, LiveSession
 from soundwave.serving.errors import ApiError, api_error
-from soundwave.serving.realtime_events import Captions, error_event
-from soundwave.serving.schema_realtime import Commit, SessionOptions, SessionUpdate, event_id_of, message_of, samples_of
+from soundwave.serving.fields.realtime import Commit, SessionOptions, SessionUpdate, event_id_of, message_of, samples_of
+from soundwave.serving.routes.realtime_events import Captions, error_event
+from soundwave.serving.routes.sound_buffer import SoundBuffer
+from soundwave.serving.routes.transcriptions import spoken_language
 from soundwave.serving.service import Service, note, stopping
 from soundwave.serving.slots import Slot
-from soundwave.serving.sound_buffer import SoundBuffer
-from soundwave.serving.transcriptions import spoken_language
 
 SUBPROTOCOL = "realtime"  # OpenAI's clients in browsers ask for it
 MOST_WAITING_SECONDS = 30.0  # of sound that is read and not computed yet

@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse, PlainTextResponse
 
-from soundwave.serving.answers import Model, ModelList, State
+from soundwave.serving.routes.answers import Model, ModelList, State
 from soundwave.serving.service import Service, stopping
 
 

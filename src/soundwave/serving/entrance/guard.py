@@ -15,8 +15,8 @@ from starlette.datastructures import Headers
 from starlette.requests import HTTPConnection
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from soundwave.serving.entrance.keys import sent_key
 from soundwave.serving.errors import ApiError, api_error, busy, response_of
-from soundwave.serving.keys import sent_key
 from soundwave.serving.logs import LOGGER
 from soundwave.serving.service import Service, facts, stopping
 

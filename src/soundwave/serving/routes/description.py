@@ -7,7 +7,7 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
-from soundwave.serving.answers import ErrorAnswer
+from soundwave.serving.routes.answers import ErrorAnswer
 
 VERSION = "1"  # of the dialect
 _TOLD = {

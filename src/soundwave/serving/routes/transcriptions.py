@@ -18,13 +18,13 @@ from soundwave.inference.options import TranscribeOptions
 from soundwave.inference.results import Transcript
 from soundwave.inference.stretches import Listening
 from soundwave.inference.subtitles import TranscriptFormat, format_transcript, whisper_json
-from soundwave.serving.answers import Transcription, Translation
-from soundwave.serving.context_words import expected_in
 from soundwave.serving.errors import ApiError, api_error
-from soundwave.serving.schema_audio import MOST_TERMS, TranscriptionRequest, TranslationRequest
+from soundwave.serving.fields.audio import MOST_TERMS, TranscriptionRequest, TranslationRequest
+from soundwave.serving.routes.answers import Transcription, Translation
+from soundwave.serving.routes.context_words import expected_in
+from soundwave.serving.routes.streams import EventStream
 from soundwave.serving.service import Service, note
 from soundwave.serving.slots import Slot
-from soundwave.serving.streams import EventStream
 
 TEXTS: dict[str, tuple[TranscriptFormat, str]] = {"srt": ("srt", "application/x-subrip"), "vtt": ("vtt", "text/vtt")}
 A_TEXT = {"schema": {"type": "string"}}

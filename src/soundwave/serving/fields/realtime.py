@@ -16,8 +16,8 @@ from soundwave.audio.arrays import ALLOWED_RATES
 from soundwave.errors import shown
 from soundwave.inference.options import ListenOptions
 from soundwave.serving.errors import ApiError
-from soundwave.serving.schema import Body, declared
-from soundwave.serving.schema_audio import Terms
+from soundwave.serving.fields.audio import Terms
+from soundwave.serving.fields.chat import Body, declared
 
 BYTES_OF_A_SAMPLE = 2
 

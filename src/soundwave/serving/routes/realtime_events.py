@@ -7,7 +7,7 @@ from typing import Any
 from soundwave.inference.captions import Event, Final, Partial
 from soundwave.inference.results import Transcript
 from soundwave.serving.errors import ApiError, error_body
-from soundwave.serving.transcriptions import usage_of, verbose_json
+from soundwave.serving.routes.transcriptions import usage_of, verbose_json
 
 
 class Captions:

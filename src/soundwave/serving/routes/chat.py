@@ -13,13 +13,13 @@ from fastapi.responses import JSONResponse
 
 from soundwave.inference.options import LARGEST_SEED, GenerationOptions
 from soundwave.inference.results import Chunk, Reply
-from soundwave.serving.answers import ChatCompletion
+from soundwave.serving.entrance.sources import AudioSources
 from soundwave.serving.errors import ApiError
-from soundwave.serving.schema import ChatRequest
+from soundwave.serving.fields.chat import ChatRequest
+from soundwave.serving.routes.answers import ChatCompletion
+from soundwave.serving.routes.streams import EventStream
 from soundwave.serving.service import Service, note
 from soundwave.serving.slots import Slot
-from soundwave.serving.sources import AudioSources
-from soundwave.serving.streams import EventStream
 
 STREAM: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer, or its events."}

@@ -10,7 +10,7 @@ from pydantic import ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandl
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from soundwave.inference.options import TranscribeOptions
-from soundwave.serving.schema import NOT_HONOURED, Body, Text, declared
+from soundwave.serving.fields.chat import NOT_HONOURED, Body, Text, declared
 
 LONGEST_TERMS = 10_000  # characters
 MOST_TERMS = 200

@@ -10,7 +10,7 @@ from typing import Any
 from fastapi.exceptions import RequestValidationError
 
 from soundwave.errors import shown
-from soundwave.serving.schema import NOT_HONOURED, Body, not_honoured
+from soundwave.serving.fields.chat import NOT_HONOURED, Body, not_honoured
 
 SHOWN_OF_TEXT = 200  # characters; `shown` would write out all 25 MB of a recording first
 NO_OBJECT = ("model_attributes_type", "model_type", "dict_type")

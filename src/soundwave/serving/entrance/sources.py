@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from soundwave.errors import shown
+from soundwave.serving.entrance.fetching import TOO_LARGE, Fetcher
 from soundwave.serving.errors import ApiError
-from soundwave.serving.fetching import TOO_LARGE, Fetcher
 from soundwave.serving.options import ServerOptions
 
 FORMATS = ("wav", "mp3", "flac", "ogg", "opus", "m4a", "webm")

@@ -1,0 +1,1 @@
+"""What each address does, and how its answers are sent."""
