@@ -1,4 +1,4 @@
-"""A trained folder to the folder that is shipped: float16, and checked against the size limit.
+"""A trained folder to the folder that is shipped: matrices in 8 bits, the rest in float16; checked against the size limit.
 
     python recipes/mini/ship.py runs/stage3/final --out models/soundwave-mini
 """
@@ -10,9 +10,11 @@ import json
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 
+from soundwave.checkpoints.eight_bit import pack
+from soundwave.checkpoints.native import TRAINED_FILE
+from soundwave.checkpoints.weights import read_tensors
 from soundwave.inference_config import InferenceConfig
 
 LIMIT_BYTES = 25_000_000  # the repository keeps every version of the weights
@@ -32,7 +34,7 @@ def main() -> None:
 
 
 def ship(trained: Path, out: Path) -> int:
-    """Writes a trained folder anew in float16, with mini's prompts; returns the bytes of its weights."""
+    """Writes a trained folder anew, smaller and with mini's prompts; returns the bytes of its weights."""
     out.mkdir(parents=True, exist_ok=True)
     config = json.loads((trained / "config.json").read_text())
     config["text_config"].pop("_name_or_path", None)  # where the part lay on the machine that trained it
@@ -43,7 +45,7 @@ def ship(trained: Path, out: Path) -> int:
         target = out / file.relative_to(trained)
         target.parent.mkdir(parents=True, exist_ok=True)
         if file.suffix == ".safetensors":
-            save_file(halved(file), target, metadata={"format": "pt"})
+            save_file(packed(file), target, metadata={"format": "pt"})
             target.chmod(0o644)  # safetensors makes files that only their owner can read
             size += target.stat().st_size
         elif file.name == "adapter_config.json":
@@ -52,19 +54,19 @@ def ship(trained: Path, out: Path) -> int:
     return size
 
 
-def halved(file: Path) -> dict[str, torch.Tensor]:
-    """The file's tensors in float16.
+def packed(file: Path) -> dict[str, torch.Tensor]:
+    """The file's tensors: matrices of what is not LoRA, which PEFT reads, in 8 bits; the rest in float16.
 
     Raises:
         SystemExit: a value does not fit float16.
     """
     tensors = {}
-    with safe_open(file, framework="pt") as stored:
-        for name in stored.keys():  # noqa: SIM118 - safe_open has no iterator
-            value = stored.get_tensor(name)
-            tensors[name] = value.half() if value.is_floating_point() else value
-            if not torch.isfinite(tensors[name]).all():
-                raise SystemExit(f"{file}: {name} does not fit float16.")
+    for name, value in read_tensors([file]):
+        half = value.half() if value.is_floating_point() else value
+        if not torch.isfinite(half).all():
+            raise SystemExit(f"{file}: {name} does not fit float16.")
+        is_matrix = file.name == TRAINED_FILE and name.endswith(".weight") and half.dim() == 2
+        tensors |= pack(name, value) if is_matrix else {name: half}
     return tensors
 
 

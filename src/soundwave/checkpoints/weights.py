@@ -14,6 +14,7 @@ from accelerate.utils import set_module_tensor_to_device
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from soundwave.checkpoints.eight_bit import SCALE_ENDING, unpack
 from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import CheckpointError
 from soundwave.inference_config import read_json
@@ -92,8 +93,10 @@ def weight_files(folder: Path) -> list[Path]:
 def read_tensors(files: list[Path], rename: Rename | None = None) -> Iterator[tuple[str, Tensor]]:
     """Every (name, tensor) of the files, each read when it is asked for; those that `rename` drops are not read.
 
+    Matrices that are stored in 8 bits (`eight_bit.py`) come as float32.
+
     Raises:
-        CheckpointError: a file is not intact safetensors.
+        CheckpointError: a file is not intact safetensors, or a matrix of 8 bits does not fit its scale.
     """
     for file in files:
         for name, shape in read_shapes([file]).items():
@@ -101,11 +104,23 @@ def read_tensors(files: list[Path], rename: Rename | None = None) -> Iterator[tu
                 continue
             # Opened anew for each tensor: an open file keeps every page that was read in memory, a second copy.
             with opened(file) as tensors:
-                yield name, tensors.get_tensor(name)
+                value = tensors.get_tensor(name)
+                packed = name + SCALE_ENDING in tensors.keys()  # noqa: SIM118 - safe_open has no `in`
+                scale = tensors.get_tensor(name + SCALE_ENDING) if packed else None
+                yield name, value if scale is None and value.dtype != torch.int8 else _unpacked(file, name, value, scale)
+
+
+def _unpacked(file: Path, name: str, matrix: Tensor, scale: Tensor | None) -> Tensor:
+    if scale is None:
+        raise CheckpointError(f"{file} holds {name} as int8 without its scale, {name}{SCALE_ENDING}; download it again.")
+    try:
+        return unpack(matrix, scale)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: {name} cannot be read: {error}; download it again.") from error
 
 
 def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor by name, in the files' order; no values are read.
+    """The shape of every tensor by name, in the files' order, but for scales of 8 bits; no values are read.
 
     Raises:
         CheckpointError: a file is not intact safetensors.
@@ -113,8 +128,10 @@ def read_shapes(files: list[Path]) -> dict[str, tuple[int, ...]]:
     shapes: dict[str, tuple[int, ...]] = {}
     for file in files:
         with opened(file) as tensors:
+            names = set(tensors.keys())
             for name in tensors.keys():  # noqa: SIM118 - safe_open has no iterator
-                shapes[name] = tuple(tensors.get_slice(name).get_shape())
+                if not (name.endswith(SCALE_ENDING) and name.removesuffix(SCALE_ENDING) in names):
+                    shapes[name] = tuple(tensors.get_slice(name).get_shape())
     return shapes
 
 
