@@ -1,4 +1,4 @@
-"""A trained folder to the folder that is shipped: matrices in 8 bits, the rest in float16; checked against the size limit.
+"""A trained folder to the folder that is shipped: matrices in 8 bits, the rest in float16; not above the size limit.
 
     python recipes/mini/ship.py runs/stage3/final --out models/soundwave-mini
 """

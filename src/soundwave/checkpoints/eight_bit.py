@@ -1,7 +1,7 @@
 """Matrices of stored weights in 8 bits: half the file of float16. A model that is read has them in its own type again.
 
-Only storage: each row of a matrix is int8 times one float32, the row's largest absolute value over 127 ("absmax"), which lies
-beside it under the matrix's name and `SCALE_ENDING`. Nothing computes with the integers.
+Only storage: each row of a matrix is int8 times one float32, the row's largest absolute value over 127 ("absmax"). That
+scale lies beside it, under the matrix's name and `SCALE_ENDING`. Nothing computes with the integers.
 """
 
 from __future__ import annotations

@@ -104,17 +104,19 @@ def read_tensors(files: list[Path], rename: Rename | None = None) -> Iterator[tu
                 continue
             # Opened anew for each tensor: an open file keeps every page that was read in memory, a second copy.
             with opened(file) as tensors:
-                value = tensors.get_tensor(name)
-                packed = name + SCALE_ENDING in tensors.keys()  # noqa: SIM118 - safe_open has no `in`
-                scale = tensors.get_tensor(name + SCALE_ENDING) if packed else None
-                yield name, value if scale is None and value.dtype != torch.int8 else _unpacked(file, name, value, scale)
+                yield name, _value(tensors, file, name)
 
 
-def _unpacked(file: Path, name: str, matrix: Tensor, scale: Tensor | None) -> Tensor:
-    if scale is None:
-        raise CheckpointError(f"{file} holds {name} as int8 without its scale, {name}{SCALE_ENDING}; download it again.")
+def _value(tensors: Any, file: Path, name: str) -> Tensor:
+    value: Tensor = tensors.get_tensor(name)
+    scale = name + SCALE_ENDING
+    packed = scale in tensors.keys()  # noqa: SIM118 - safe_open has no `in`
+    if not packed and value.dtype != torch.int8:
+        return value
+    if not packed:
+        raise CheckpointError(f"{file} holds {name} as int8 without its scale, {scale}; download it again.")
     try:
-        return unpack(matrix, scale)
+        return unpack(value, tensors.get_tensor(scale))
     except ValueError as error:
         raise CheckpointError(f"{file}: {name} cannot be read: {error}; download it again.") from error
 
