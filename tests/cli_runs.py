@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -66,4 +67,11 @@ def start(
     code = AS_A_PROCESS.format(arguments=engine)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE), *sys.path]), **(env or {})}
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
-    return subprocess.Popen([sys.executable, "-c", code, *arguments], env=environment, **streams)
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=environment, preexec_fn=_heeds_ctrl_c, **streams
+    )
+
+
+def _heeds_ctrl_c() -> None:
+    """As a shell starts a command in the foreground; what runs in the background ignores it, and so do its children."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
