@@ -70,6 +70,20 @@ def test_an_epoch_depends_on_seed_and_number_only(rows: tuple[Path, list[dict[st
     assert {item.prompt for item in drawn} == {"What?", "Write."}
 
 
+@pytest.mark.parametrize(
+    ("seconds", "heard"), [(26.9, {0.9, 1.0, 1.1}), (29.0, {1.0, 1.1}), (32.0, {1.1}), (None, {0.9, 1.0, 1.1})]
+)
+def test_no_speed_makes_a_clip_longer_than_the_encoder_hears(
+    rows: tuple[Path, list[dict[str, Any]]], seconds: float | None, heard: set[float]
+) -> None:
+    folder, (first, *_) = rows
+    one = source(folder, [first | {"duration": seconds}], "long.jsonl", repeat=40, speeds=[0.9, 1.0, 1.1])
+    assert {clip.speed for item in one.items(1, 0) for clip in item.clips} == heard
+    assert {clip.speed for clip, _ in clips_of([one])} == heard
+    one.keep_stored(store_of(folder / "long", one))  # it is not left out for the speeds at which it is too long
+    assert len(one.examples) == 1
+
+
 @pytest.mark.parametrize("seed", range(4))
 def test_batches_hold_every_item_once_within_the_limits(rows: tuple[Path, list[dict[str, Any]]], seed: int) -> None:
     items = source(*rows, repeat=5).items(seed, 0)

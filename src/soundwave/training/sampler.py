@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 
 from soundwave.data.example import AudioSpan, Example
 from soundwave.data.manifests import read_manifest
+from soundwave.data.probe import MAX_SECONDS
 from soundwave.data.units import UnitBank
 from soundwave.errors import DataError
 from soundwave.text.ctc_tokenizer import CtcTokenizer
@@ -108,7 +109,7 @@ class Source:
             return
         kept = [
             i for i, example in enumerate(self.examples)
-            if all(store.holds(clip) for audio in example.audios for clip in self.versions(audio))
+            if all(store.holds(clip) for audio in example.audios for clip in self.versions(example, audio))
         ]
         if not kept:
             raise DataError(f"{self.source.manifest}: no example is left; its audio is unreadable or over 30 s long.")
@@ -181,10 +182,10 @@ class Source:
         said = Said(self.bank, tuple(tokens), seed)
         return Item(example.where, (), tokens, prompt, example, self.bank.seconds(tokens), self.source.kl, said)
 
-    def versions(self, audio: AudioSpan) -> Iterator[Clip]:
-        """Every clip that a stretch of audio can be asked for as: at each speed, in each take that a store holds."""
+    def versions(self, example: Example, audio: AudioSpan) -> Iterator[Clip]:
+        """Every clip that an example's audio can be asked for as: at each speed, in each take that a store holds."""
         takes = ("",) if self.effects is None else self.effects.takes
-        for speed in self.source.speeds:
+        for speed in speeds_of(example, self.source):
             for take in takes:
                 yield Clip(audio.path, audio.start, audio.end, speed, self.effects, take)
 
@@ -201,7 +202,9 @@ def item_of(
         effects: what may happen to the waveform.
         take: decides what does, unless a store holds certain takes only.
     """
-    speed = draw.choice(source.speeds)
+    speed, possible = draw.choice(source.speeds), speeds_of(example, source)
+    if speed not in possible:
+        speed = min(possible)
     prompt = draw.choice(source.prompts) if source.prompts else None
     if effects is None:
         take = ""
@@ -210,6 +213,18 @@ def item_of(
     clips = tuple(Clip(a.path, a.start, a.end, speed, effects, take, example.where) for a in example.audios)
     seconds = (example.duration or 10.0 * len(clips)) / speed if clips else 0.0  # max_batch_size alone bounds text
     return Item(example.where, clips, ctc, prompt, example, seconds, source.kl)
+
+
+def speeds_of(example: Example, source: DataSource) -> list[float]:
+    """The speeds of a source at which an example is not too long; all of them where none is short enough.
+
+    Example:
+        >>> speeds_of(Example([], (AudioSpan("a.wav"),), duration=29.0), DataSource("a", speeds=[0.9, 1.0, 1.1]))
+        [1.0, 1.1]
+    """
+    if example.duration is None or len(example.audios) != 1:
+        return source.speeds
+    return [speed for speed in source.speeds if example.duration / speed <= MAX_SECONDS] or source.speeds
 
 
 def ctc_target(example: Example, ctc: CtcTokenizer) -> list[int] | None:
@@ -249,7 +264,7 @@ def clips_of(sources: Sequence[Source]) -> Iterator[tuple[Clip, float]]:
     for source in sources:
         for example in source.examples if source.bank is None else ():
             for audio in example.audios:
-                for clip in source.versions(audio):
+                for clip in source.versions(example, audio):
                     yield clip, (example.duration or 10.0) / clip.speed
 
 
