@@ -82,6 +82,27 @@ def test_a_name_of_the_catalog_is_a_start(tmp_path: Path, monkeypatch: pytest.Mo
     assert sources.language_model_source == first.language_model
 
 
+@pytest.mark.parametrize("whole", [False, True], ids=["trained", "whole"])
+def test_stage_one_leaves_the_lora_of_a_model_as_it_is(whole: bool, tmp_path: Path) -> None:
+    first = tiny_runs.recipe(tmp_path, max_steps=2)
+    two = dataclasses.replace(
+        first, stage="shrinking", start_from=str(train(first)), output_dir=str(tmp_path / "two"),
+        audio_tower=None, language_model=None, ctc_vocabulary_size=None, model={},
+    )
+    start = train(two)
+    if whole:
+        start = export(str(start), tmp_path / "whole", "float32")
+    again = dataclasses.replace(
+        two, stage="alignment", start_from=str(start), output_dir=str(tmp_path / "again"), features=None
+    )
+    before, after = (load_checkpoint(folder, "cpu", torch.float32)[0] for folder in (start, train(again)))
+    assert after.has_lora
+    assert not torch.equal(after.alignment.project.weight, before.alignment.project.weight)
+    kept = dict(after.language_model.named_parameters())
+    assert kept.keys() == dict(before.language_model.named_parameters()).keys()
+    assert all(torch.equal(value, kept[name]) for name, value in before.language_model.named_parameters())
+
+
 def test_a_hub_id_is_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     released = tiny.released_folder(tmp_path / "released")
     monkeypatch.setattr(catalog, "_hub_folder", lambda name, **_: released)

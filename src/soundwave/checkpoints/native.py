@@ -7,6 +7,7 @@ names what supplies the encoder and the LLM: a catalog part, a hub id, or a whol
 from __future__ import annotations
 
 import copy
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -242,7 +243,7 @@ def _part(source: str, prefix: str) -> _Source:
 
 def save_trained(
     model: SoundwaveForConditionalGeneration, folder: Path, dtype: torch.dtype = torch.float16,
-    inference: InferenceConfig | None = None,
+    inference: InferenceConfig | None = None, lora: Path | None = None,
 ) -> None:
     """Writes the configurations, the adapters and the LoRA: what this project trains, not its frozen parts.
 
@@ -251,16 +252,19 @@ def save_trained(
         folder: made when missing.
         dtype: of floating-point weights; those that are narrower stay so.
         inference: the model's prompts; None: the defaults.
+        lora: the PEFT folder of a LoRA that is not in memory and goes along as it is.
     """
     folder.mkdir(parents=True, exist_ok=True)
     config = copy.deepcopy(model.config)
-    config.lora = model.has_lora
+    config.lora = model.has_lora or lora is not None
     config.save_pretrained(folder)
     (inference or InferenceConfig()).write(folder)
     with atomic_file(folder / TRAINED_FILE) as draft:
         save_file(dict(_trained(model, dtype)), draft, metadata={"format": "pt"})
     if model.has_lora:
         save_lora(model, folder / LORA_FOLDER)
+    elif lora is not None:
+        shutil.copytree(lora, folder / LORA_FOLDER, dirs_exist_ok=True)
 
 
 def _trained(model: SoundwaveForConditionalGeneration, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:
