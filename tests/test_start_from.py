@@ -19,6 +19,7 @@ from soundwave.errors import CheckpointError, ConfigurationError
 from soundwave.evaluation.provenance import weights_of
 from soundwave.export.huggingface import export
 from soundwave.inference.engine import Engine
+from soundwave.inference_config import InferenceConfig
 from soundwave.training import build
 from soundwave.training.loop import train
 from soundwave.training.recipe import Recipe
@@ -101,6 +102,17 @@ def test_stage_one_leaves_the_lora_of_a_model_as_it_is(whole: bool, tmp_path: Pa
     kept = dict(after.language_model.named_parameters())
     assert kept.keys() == dict(before.language_model.named_parameters()).keys()
     assert all(torch.equal(value, kept[name]) for name, value in before.language_model.named_parameters())
+
+
+@pytest.mark.parametrize("stage", ["alignment", "instruction"])
+def test_a_tuned_mini_finds_words_by_the_same_search(stage: str, tmp_path: Path) -> None:
+    first = tiny_runs.recipe(tmp_path, max_steps=1)
+    start = train(first)
+    (start / "ngram.npz").write_bytes(b"counted")
+    InferenceConfig.of({"transcribe": {"ngram": "ngram.npz"}}).write(start)
+    final = train(tuned(tmp_path, str(start), stage=stage, features=first.features))
+    assert InferenceConfig.read(final).transcribe.ngram == "ngram.npz"
+    assert (final / "ngram.npz").read_bytes() == b"counted"
 
 
 def test_a_hub_id_is_a_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

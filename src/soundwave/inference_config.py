@@ -161,6 +161,12 @@ class TranscribeConfig:
                 )
 
 
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that the search needs, all in the model's folder."""
+        return [name for name in (self.ngram, self.words) if name is not None]
+
+
 @dataclass(frozen=True)
 class InferenceConfig:
     """A model's prompts, and how it uses its LLM.

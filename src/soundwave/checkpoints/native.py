@@ -243,7 +243,7 @@ def _part(source: str, prefix: str) -> _Source:
 
 def save_trained(
     model: SoundwaveForConditionalGeneration, folder: Path, dtype: torch.dtype = torch.float16,
-    inference: InferenceConfig | None = None, lora: Path | None = None,
+    inference: InferenceConfig | None = None, start: Path | None = None,
 ) -> None:
     """Writes the configurations, the adapters and the LoRA: what this project trains, not its frozen parts.
 
@@ -252,19 +252,30 @@ def save_trained(
         folder: made when missing.
         dtype: of floating-point weights; those that are narrower stay so.
         inference: the model's prompts; None: the defaults.
-        lora: the PEFT folder of a LoRA that is not in memory and goes along as it is.
+        start: the folder that training began from, whose files of the search go along, and its LoRA where none is in
+            memory.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    config = copy.deepcopy(model.config)
-    config.lora = model.has_lora or lora is not None
+    config, inference = copy.deepcopy(model.config), inference or InferenceConfig()
+    kept = start is not None and not model.has_lora and (start / LORA_FOLDER).is_dir()
+    config.lora = model.has_lora or kept
     config.save_pretrained(folder)
-    (inference or InferenceConfig()).write(folder)
+    inference.write(folder)
     with atomic_file(folder / TRAINED_FILE) as draft:
         save_file(dict(_trained(model, dtype)), draft, metadata={"format": "pt"})
     if model.has_lora:
         save_lora(model, folder / LORA_FOLDER)
-    elif lora is not None:
-        shutil.copytree(lora, folder / LORA_FOLDER, dirs_exist_ok=True)
+    if start is not None:
+        copy_search(inference, start, folder)
+        if kept:
+            shutil.copytree(start / LORA_FOLDER, folder / LORA_FOLDER, dirs_exist_ok=True)
+
+
+def copy_search(inference: InferenceConfig, source: Path, target: Path) -> None:
+    """Copies the files that a model's search needs from its folder, as far as they are there, to another."""
+    for name in inference.transcribe.files:
+        if (source / name).is_file():
+            shutil.copyfile(source / name, target / name)
 
 
 def _trained(model: SoundwaveForConditionalGeneration, dtype: torch.dtype) -> Iterator[tuple[str, Tensor]]:

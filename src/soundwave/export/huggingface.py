@@ -5,7 +5,6 @@ A trained folder names the public parts it stands on; an exported one holds them
 
 from __future__ import annotations
 
-import shutil
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from soundwave.checkpoints.catalog import resolve_model
 from soundwave.checkpoints.folder import read_config
 from soundwave.checkpoints.loading import load_checkpoint
 from soundwave.checkpoints.lora import fold_lora, load_lora
-from soundwave.checkpoints.native import resolve_part
+from soundwave.checkpoints.native import copy_search, resolve_part
 from soundwave.checkpoints.weights import opened, weight_files
 from soundwave.errors import ConfigurationError
 from soundwave.files import atomic_folder
@@ -57,9 +56,7 @@ def export(model: str, out: Path, dtype: str = "auto", merge: bool = False, lora
                 fold_lora(loaded)
         loaded.save_pretrained(draft)
         processor.save_pretrained(draft)
-        for name in (processor.inference.transcribe.ngram, processor.inference.transcribe.words):
-            if name is not None and (folder / name).is_file():
-                shutil.copyfile(folder / name, draft / name)
+        copy_search(processor.inference, folder, draft)
     return out
 
 

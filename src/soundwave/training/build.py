@@ -157,12 +157,6 @@ def start_folder(recipe: Recipe) -> Path | None:
     return resolve_model(start)
 
 
-def lora_left_alone(recipe: Recipe) -> Path | None:
-    """The PEFT folder of `start_from`, if it has one, which a stage without the LLM passes on as it is."""
-    start = start_folder(recipe)
-    return None if start is None or not (start / LORA_FOLDER).is_dir() else start / LORA_FOLDER
-
-
 def _lasting_name(recipe: Recipe) -> str:
     """What a trained folder calls the whole model it stands on; a path holds wherever the next command runs."""
     start = recipe.start_from or ""

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from soundwave.checkpoints.native import save_trained
 from soundwave.errors import ConfigurationError, TrainingError
-from soundwave.training.build import lora_left_alone, lora_of, start_folder
+from soundwave.training.build import lora_of, start_folder
 from soundwave.training.checkpoint import (
     checkpoint_at,
     list_checkpoints,
@@ -280,7 +280,7 @@ def finish(run: Run) -> Path:
     def write() -> None:
         try:
             save_trained(
-                run.prepared.model, final, torch.float32, run.prepared.processor.inference, lora_left_alone(run.recipe)
+                run.prepared.model, final, torch.float32, run.prepared.processor.inference, start_folder(run.recipe)
             )
         except (OSError, SafetensorError) as error:
             raise TrainingError(
