@@ -109,7 +109,8 @@ train 1 2600
 if [ "${MORE:-}" = 1 ]; then train 1-more 1600; train 2-more 650; fi
 train 2 650
 train 3 150
-python "$here/ship.py" "$WORK/runs/stage3/final" --out "$shipped"
+train 1-human 1400
+python "$here/ship.py" "$WORK/runs/stage1-human/final" --out "$shipped"
 [ -s "$shipped/ngram.npz" ] || "$here/ngram.sh" "$TEXTS" "$shipped/ngram.npz"
 "$here/score.sh" "$SPEECH" "$shipped" "$scores" "$WORK"
 
