@@ -220,7 +220,7 @@ def test_stored_features_hold_a_clip_in_each_take(tmp_path: Path) -> None:
     recipe.train[0].speeds = [1.0, 1.1]
     prepared = prepare(noisy, torch.device("cpu"), "no", main=False)
     source = prepared.train[0]
-    clips = list(source.versions(source.examples[0].audios[0]))
+    clips = list(source.versions(source.examples[0]))
     assert len({clip.key() for clip in clips}) == 6
     before, after = len(clean.collator.store.index), len(prepared.collator.store.index)  # type: ignore[attr-defined]
     assert after - before == 8 * 6

@@ -32,7 +32,7 @@ def right(name: str, what: str = "right") -> str:
 ROWS = {
     "**`transcribe`, word error rate**": lambda: f"**{percent('dev-librispeech-transcribe')}**",
     "without the language model (`transcribe --no-llm`)": lambda: percent("dev-librispeech-no-llm"),
-    "the greedy CTC path, after stage I / after all stages": lambda: (
+    "the greedy CTC path, after the first stage I / as it is": lambda: (
         f"{AFTER_STAGE_1} / {percent('dev-librispeech-ctc')}"
     ),
     "`transcribe` on accents and children": lambda: percent("dev-nonnative-transcribe"),

@@ -32,11 +32,12 @@
 # The speech that no stage reads yet is made when the scores are done: WORK/synth/festival, WORK/synth/rhvoice,
 # WORK/labels/train-librispeech.jsonl, -common-voice, -single-speakers.
 # On two cores of a 2024 processor with bfloat16: about 55 minutes of synthesis, 25 of labels and answers, 15 of encoder
-# features, 75 of training, 20 of scores. On a GPU it has not been run. An estimate for one GPU: synthesis, labels and answers
+# features, 75 of training, 90 of stage I on people's speech, 20 of scores. On a GPU it has not been run. An estimate for one
+# GPU: synthesis, labels and answers
 # stay with the CPU (80); features and scores take minutes; so small a model's steps are bound by starting kernels, at a
-# tenth of a second (assumed) its 3,400 take 6 minutes: about an hour.
+# tenth of a second (assumed) its 4,800 take 8 minutes: about an hour.
 set -euo pipefail
-if [ $# -ne 3 ]; then sed -n '2,37p' "$0" | cut -c3-; exit 2; fi
+if [ $# -ne 3 ]; then sed -n '2,38p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
 SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
 export SPEECH TEXTS WORK

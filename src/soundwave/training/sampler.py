@@ -15,10 +15,10 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, product
 from typing import Any, Generic, TypeVar
 
-from soundwave.data.example import AudioSpan, Example
+from soundwave.data.example import Example
 from soundwave.data.manifests import read_manifest
 from soundwave.data.probe import MAX_SECONDS
 from soundwave.data.units import UnitBank
@@ -109,7 +109,7 @@ class Source:
             return
         kept = [
             i for i, example in enumerate(self.examples)
-            if all(store.holds(clip) for audio in example.audios for clip in self.versions(example, audio))
+            if all(store.holds(clip) for clip in self.versions(example))
         ]
         if not kept:
             raise DataError(f"{self.source.manifest}: no example is left; its audio is unreadable or over 30 s long.")
@@ -182,12 +182,11 @@ class Source:
         said = Said(self.bank, tuple(tokens), seed)
         return Item(example.where, (), tokens, prompt, example, self.bank.seconds(tokens), self.source.kl, said)
 
-    def versions(self, example: Example, audio: AudioSpan) -> Iterator[Clip]:
+    def versions(self, example: Example) -> Iterator[Clip]:
         """Every clip that an example's audio can be asked for as: at each speed, in each take that a store holds."""
         takes = ("",) if self.effects is None else self.effects.takes
-        for speed in speeds_of(example, self.source):
-            for take in takes:
-                yield Clip(audio.path, audio.start, audio.end, speed, self.effects, take)
+        for audio, speed, take in product(example.audios, speeds_of(example, self.source), takes):
+            yield Clip(audio.path, audio.start, audio.end, speed, self.effects, take)
 
 
 def item_of(
@@ -216,12 +215,7 @@ def item_of(
 
 
 def speeds_of(example: Example, source: DataSource) -> list[float]:
-    """The speeds of a source at which an example is not too long; all of them where none is short enough.
-
-    Example:
-        >>> speeds_of(Example([], (AudioSpan("a.wav"),), duration=29.0), DataSource("a", speeds=[0.9, 1.0, 1.1]))
-        [1.0, 1.1]
-    """
+    """The speeds of a source at which an example is not too long; all of them where none is short enough."""
     if example.duration is None or len(example.audios) != 1:
         return source.speeds
     return [speed for speed in source.speeds if example.duration / speed <= MAX_SECONDS] or source.speeds
@@ -263,9 +257,8 @@ def clips_of(sources: Sequence[Source]) -> Iterator[tuple[Clip, float]]:
     """Every clip that the sources can ask for, at every speed and take, with its duration in seconds."""
     for source in sources:
         for example in source.examples if source.bank is None else ():
-            for audio in example.audios:
-                for clip in source.versions(example, audio):
-                    yield clip, (example.duration or 10.0) / clip.speed
+            for clip in source.versions(example):
+                yield clip, (example.duration or 10.0) / clip.speed
 
 
 # The mixture
