@@ -165,6 +165,18 @@ def test_replies_that_are_kept_are_those_of_the_same_rows_and_settings_and_a_tor
     assert Notebook(None, {}).read([first]) == []
 
 
+def test_a_result_that_replaces_another_has_only_its_own_replies_beside_it(folder: Path) -> None:
+    (clip,) = read_clips([manifest(folder, {"audio": "a.wav", "text": "a"})], NEEDS)
+    kept = folder / "replaced.jsonl"
+    for model in (1, 2):
+        with closing(Notebook(kept, {"model": model}, alone=True)) as notebook:
+            assert notebook.read([clip]) == []
+            notebook.add([Prediction(clip, 3.0, {"reply": str(model)})])
+    with closing(Notebook(kept, {"model": 2}, alone=True)) as notebook:  # one that was stopped goes on
+        assert [one.reply for one in notebook.read([clip])] == ["2"]
+    assert len(kept.read_text().splitlines()) == 1
+
+
 # --- what a check finds
 
 

@@ -67,7 +67,7 @@ def evaluate(
     chain = None if cascade is None else systems.WhisperCascade(engine, cascade)
     settings |= {} if chain is None else {"cascade": chain.settings}
     kept = out.with_name(out.name + ".predictions.jsonl") if out else None
-    notebook = runner.Notebook(kept, {"task": task.value, **as_plain(asking), **settings})
+    notebook = runner.Notebook(kept, {"task": task.value, **as_plain(asking), **settings}, alone=overwrite)
     result: dict[str, Any] = {"settings": notebook.settings, "limit": limit, "language": language}
     if earlier is not None and not _is_same(earlier, result, sorted({line.manifest.sha256 for line in lines})):
         raise ConfigurationError(

@@ -56,11 +56,12 @@ class Notebook:
 
     Args:
         path: the file; None: replies are kept nowhere.
-        settings: all that decides a reply. Lines with other settings are left alone.
+        settings: all that decides a reply.
+        alone: whether lines with other settings are taken out of the file; else they are left as they are.
     """
 
-    def __init__(self, path: Path | None, settings: Mapping[str, Any]):
-        self.path = path
+    def __init__(self, path: Path | None, settings: Mapping[str, Any], alone: bool = False):
+        self.path, self.alone = path, alone
         self.settings = hash_json(settings)[:16]
         self._lines: JsonLines | None = None
 
@@ -101,8 +102,11 @@ class Notebook:
     def _opened(self) -> JsonLines:
         if self._lines is None:
             assert self.path is not None
-            self._lines = JsonLines(self.path)
+            self._lines = JsonLines(self.path, self._is_ours if self.alone else None)
         return self._lines
+
+    def _is_ours(self, row: Mapping[str, Any]) -> bool:
+        return row.get("settings") == self.settings
 
     def _key(self, clip: Clip) -> tuple[str, str, int]:
         return self.settings, clip.manifest.sha256, clip.line
