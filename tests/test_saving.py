@@ -179,6 +179,14 @@ def test_only_what_was_trained_is_written(parts: tuple[Path, Path], tmp_path: Pa
     ]
 
 
+def test_what_goes_along_is_not_lost_silently_where_the_model_before_is_gone(
+    parts: tuple[Path, Path], tmp_path: Path
+) -> None:
+    model, _ = over(parts, tmp_path / "first")
+    with pytest.raises(FileNotFoundError, match="the model that training began from is gone"):
+        save_trained(model, tmp_path / "second", start=tmp_path / "nowhere")
+
+
 def test_a_whole_model_can_be_made_of_a_trained_one(parts: tuple[Path, Path], tmp_path: Path) -> None:
     model, processor = over(parts, tmp_path / "trained")
     model.save_pretrained(tmp_path / "whole")

@@ -160,7 +160,6 @@ class TranscribeConfig:
                     f"transcribe.{name} is {file!r}; give the name of a file in the model's own folder, without a path."
                 )
 
-
     @property
     def files(self) -> list[str]:
         """Names of the files that the search needs, all in the model's folder."""

@@ -7,6 +7,7 @@ names what supplies the encoder and the LLM: a catalog part, a hub id, or a whol
 from __future__ import annotations
 
 import copy
+import errno
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -254,7 +255,12 @@ def save_trained(
         inference: the model's prompts; None: the defaults.
         start: the folder that training began from, whose files of the search go along, and its LoRA where none is in
             memory.
+
+    Raises:
+        OSError: something cannot be written, or `start` is gone.
     """
+    if start is not None and not start.is_dir():
+        raise FileNotFoundError(errno.ENOENT, "the model that training began from is gone; put it back", str(start))
     folder.mkdir(parents=True, exist_ok=True)
     config, inference = copy.deepcopy(model.config), inference or InferenceConfig()
     kept = start is not None and not model.has_lora and (start / LORA_FOLDER).is_dir()

@@ -24,6 +24,7 @@ from filelock import FileLock
 from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 from soundwave.audio import SAMPLE_RATE, load_audio
+from soundwave.data.probe import MAX_SECONDS
 from soundwave.errors import AudioError, ConfigurationError, SoundwaveError, TrainingError
 from soundwave.files import write_text
 from soundwave.model.whisper import encode_window
@@ -73,7 +74,7 @@ class Clip:
             AudioError: unreadable, or over 30 s after the cut.
         """
         try:
-            limit = None if self.end is not None else 30.0  # a longer cut is refused when its log-mel is made
+            limit = None if self.end is not None else MAX_SECONDS  # a longer cut is refused when its log-mel is made
             cut = load_audio(self.path, max_seconds=limit, start=self.start or 0.0, end=self.end)
         except AudioError as error:
             if not self.path.startswith("data:"):

@@ -100,7 +100,8 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
         import_wandb()
     accelerator = start_processes(recipe)
     precision = accelerator.mixed_precision
-    recipe = replace(recipe, mixed_precision=precision, lora=lora_of(recipe, start_folder(recipe)))
+    earlier = start_folder(recipe)
+    recipe = replace(recipe, mixed_precision=precision, lora=lora_of(recipe, earlier))
     if resume and list_checkpoints(Path(recipe.output_dir) / CHECKPOINTS):
         check_changes(recipe, RunProgress(accelerator.is_main_process).say)
     torch.manual_seed(recipe.seed)
@@ -112,7 +113,7 @@ def train(recipe: Recipe, dry_run: bool = False, resume: bool = True) -> Path:
     with alone_in(accelerator, run.folder):
         start(run, resume)
         fit(run)
-        return finish(run)
+        return finish(run, earlier)
 
 
 def try_batches(run: Run) -> None:
@@ -265,8 +266,13 @@ def save(run: Run) -> None:
     in_main_process(run.accelerator, partial(save_checkpoint, folder, state, run.position, best))
 
 
-def finish(run: Run) -> Path:
-    """Writes what was trained, at the last step or where it was best; returns its folder."""
+def finish(run: Run, earlier: Path | None) -> Path:
+    """Writes what was trained, at the last step or where it was best; returns its folder.
+
+    Args:
+        run: at its end.
+        earlier: the folder of the model that it began from.
+    """
     final = run.folder / FINAL_FOLDER
     best = gathered(run.accelerator, [best_step(run)])[0]
     if best is not None and best != run.position.step:
@@ -279,9 +285,7 @@ def finish(run: Run) -> Path:
 
     def write() -> None:
         try:
-            save_trained(
-                run.prepared.model, final, torch.float32, run.prepared.processor.inference, start_folder(run.recipe)
-            )
+            save_trained(run.prepared.model, final, torch.float32, run.prepared.processor.inference, earlier)
         except (OSError, SafetensorError) as error:
             raise TrainingError(
                 f"{final} could not be written ({error}); free some space and start the same command again: "

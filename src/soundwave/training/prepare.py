@@ -15,6 +15,7 @@ from filelock import FileLock
 from soundwave.checkpoints.native import load_processor
 from soundwave.configuration import SoundwaveConfig
 from soundwave.data.manifests import check_audio_files
+from soundwave.data.probe import MAX_SECONDS
 from soundwave.data.shards import is_sharded
 from soundwave.data.units import UnitBank
 from soundwave.errors import ConfigurationError, DataError, SoundwaveError, TrainingError
@@ -31,8 +32,6 @@ from soundwave.training.resume import keep_recipe
 from soundwave.training.sampler import Source, clips_of
 from soundwave.training.stages import Stage, learns, mark_trained
 from soundwave.training.streaming import Stream
-
-MAX_SECONDS = 30.0
 
 
 @dataclass

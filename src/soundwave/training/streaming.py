@@ -23,6 +23,7 @@ from accelerate import Accelerator
 
 from soundwave.data.example import Example
 from soundwave.data.manifests import read_manifest
+from soundwave.data.probe import MAX_SECONDS
 from soundwave.data.readers import parse_row
 from soundwave.data.shards import Shard, find_shards, is_sharded, read_shard
 from soundwave.errors import ConfigurationError, DataError, TrainingError
@@ -34,8 +35,6 @@ from soundwave.training.distributed import gathered
 from soundwave.training.recipe import DataSource, Recipe
 from soundwave.training.reporting import Skipped
 from soundwave.training.sampler import Item, Place, Share, batches, ctc_target, item_of, shares, task_probabilities
-
-LONGEST = 30.0  # seconds that the encoder hears
 
 
 @dataclass
@@ -289,14 +288,14 @@ class _Lane:
         stream, recipe = self.stream, self.stream.recipe
         draw = random.Random(f"{recipe.seed}/{self.number}/{self.next_chunk}/stream")
         items: list[Item] = []
-        # An item is dropped where its speed makes it too long, so a buffer counts draws: that many are always found.
+        # An item is dropped where it is too long at any speed, so a buffer counts draws: that many are always found.
         for number in range(recipe.stream_buffer_size):
             (chosen,) = draw.choices(range(len(stream.sources)), self._weights())
             example, self.places[chosen] = next(self.readers[chosen])
             self.drawn += 1
             source, take = stream.sources[chosen].source, f"{recipe.seed}/{self.number}/{self.next_chunk}/{number}"
             item = item_of(example, ctc_target(example, stream.ctc), source, draw, stream.effects, take)
-            if item.seconds <= LONGEST:
+            if item.seconds <= MAX_SECONDS:
                 items.append(item)
         self.next_chunk += 1
         return items, LaneState(self.next_chunk, 0, self.drawn, [list(place) for place in self.places])
@@ -349,7 +348,7 @@ class _Lane:
 
     def _usable(self, example: Example) -> bool:
         """Whether the stage can learn from it: not too long, and in stage I with words to align."""
-        short = (example.duration or 0.0) <= LONGEST
+        short = (example.duration or 0.0) <= MAX_SECONDS
         return short and (self.stream.with_text or ctc_target(example, self.stream.ctc) is not None)
 
 
