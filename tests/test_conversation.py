@@ -13,6 +13,7 @@ from test_long_questions import ANSWER, LONG, OPTIONS, WORDS, engine_reading, re
 from soundwave.errors import AudioError, AudioTooLongError, ConfigurationError
 from soundwave.inference.conversation import READINGS_KEPT
 from soundwave.inference.engine import Engine
+from soundwave.inference.prompts import as_written
 from soundwave.inference.results import Chunk
 from soundwave.inference_config import InferenceConfig
 
@@ -86,11 +87,12 @@ def test_embeddings_of_several_recordings_stand_in_their_places(engine: Engine) 
 
 
 def test_words_stand_in_place_of_recordings_apart_from_what_is_typed(engine: Engine) -> None:
-    one, other = (engine.transcribe(sound).text for sound in (SOUND, OTHER))
+    said = [engine.transcribe(sound).text for sound in (SOUND, OTHER)]
+    one, other = map(as_written, said)
     messages = [user(SOUND, "Who?"), tiny.assistant("No."), user("And here?", OTHER, SOUND)]
     typed = [user(f"{one}\n\nWho?"), tiny.assistant("No."), user(f"And here?\n\n{other}\n\n{one}")]
     reply, expected = engine.chat(messages, **GREEDY), engine.chat(typed, **GREEDY)
-    assert (reply.via, reply.transcript) == ("transcript", f"{other} {one}")
+    assert (reply.via, reply.transcript) == ("transcript", f"{said[1]} {said[0]}")
     assert reply.token_ids == expected.token_ids
     assert reply.usage.prompt_tokens == expected.usage.prompt_tokens
     again = engine.chat([*messages, tiny.assistant("A"), user("B")], **GREEDY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,27 @@ def test_every_point_is_a_run_and_stands_in_the_file(
     assert out.with_suffix(".png").stat().st_size > 1000
     monkeypatch.setattr(curve, "train", lambda recipe: pytest.fail("it was done already"))
     run(monkeypatch, "--hours", 0.0005, 0.001, "--out", out, "--recipe", recipe)
+
+
+def test_peoples_speech_and_made_speech_are_told_apart(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = yaml.safe_load(recipe.read_text())
+    monkeypatch.setenv("WORK", str(tmp_path))
+    made = shutil.copytree(Path(values["train"][0]["manifest"]).parent, tmp_path / "synth" / "voice")
+    values["train"].append(values["train"][0] | {"manifest": str(made / "manifest.jsonl")})
+    recipe.write_text(yaml.safe_dump(values))
+    heard: list[list[str]] = []
+    monkeypatch.setattr(curve, "measured", lambda recipe, *_: heard.append(
+        [Path(source.manifest).parent.name for source in recipe.train]) or {"ctc_wer": 0.5})  # fmt: skip
+    for speech in ("human", "made", "all"):
+        run(monkeypatch, "--hours", 0.0005, "--speech", speech, "--seeds", 1, 2, "--out", tmp_path / "curve",
+            "--recipe", recipe)  # fmt: skip
+    assert heard == [["data"], ["data"], ["voice"], ["voice"], ["data", "voice"], ["data", "voice"]]
+    points = json.loads((tmp_path / "curve.json").read_text())["points"]
+    assert [(point["speech"], point["seed"]) for point in points] == [
+        (speech, seed) for speech in ("all", "human", "made") for seed in (1, 2)
+    ]
 
 
 def test_more_hours_than_there_are_is_an_error(

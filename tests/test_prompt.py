@@ -11,6 +11,7 @@ import tiny
 
 from soundwave.configuration import AUDIO_TOKEN
 from soundwave.errors import ConfigurationError
+from soundwave.inference.prompts import as_written
 from soundwave.text.prompt import RELEASED_AUDIO_TOKEN, Turn, render_turns, tokenize_turns, turns_of
 
 AUDIO = {"type": "audio", "path": "a.wav"}
@@ -279,3 +280,14 @@ def test_threads_never_read_what_another_wrote_as_control_tokens(chat: Any) -> N
 
     with ThreadPoolExecutor(6) as pool:
         assert all(pool.map(again, range(600)))
+
+
+@pytest.mark.parametrize(
+    ("words", "written"),
+    [
+        ("where is london", "Where is london?"), ("so i said that i'm here", "So I said that I'm here."),
+        ("Is it so?", "Is it so?"), ("Yes.", "Yes."), ("wo ist er", "Wo ist er."), ("", ""),
+    ],
+)
+def test_words_are_written_as_people_write_them_and_what_is_written_stays(words: str, written: str) -> None:
+    assert as_written(words) == written

@@ -57,6 +57,14 @@ def test_what_would_make_it_another_run_is_refused_all_at_once_and_nothing_is_wr
     assert [row["step"] for row in tiny_runs.losses(stopped.output_dir)] == [1, 2, 3, 4, 5, 6]
 
 
+def test_a_part_that_was_at_rest_cannot_begin_to_learn_midway(stopped: Recipe) -> None:
+    still = dataclasses.replace(stopped, encoder_learning_rate_scale=0.0)
+    assert "encoder_learning_rate_scale from 1.0 to 0.5" in said(stopped, encoder_learning_rate_scale=0.5)
+    for before, now in ((still, 0.5), (stopped, 0.0)):
+        with pytest.raises(TrainingError, match=r"changed since: encoder_learning_rate_scale from"):
+            said(before, encoder_learning_rate_scale=now)
+
+
 def test_a_longer_run_at_another_rate_goes_on_and_says_so(
     stopped: Recipe, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -259,6 +259,31 @@ def test_a_bank_of_another_alignment_adapter_is_refused(stage1: Path, tmp_path: 
         train(recipe)
 
 
+def test_what_the_encoder_has_learned_is_part_of_what_a_bank_knows(stage1: Path, tmp_path: Path) -> None:
+    further = {"start_from": str(stage1 / "run" / "final"), "audio_tower": None, "language_model": None}
+    learned = train(dataclasses.replace(
+        tiny_runs.recipe(stage1, max_steps=2), output_dir=str(tmp_path / "learned"), features=None,
+        ctc_vocabulary_size=None, model={"encoder_upper_layers": 1, "encoder_training": "full"}, **further,
+    ))
+    clips = stage1 / "data" / "clips.jsonl"
+    made = tiny_data.run("units", clips, "--model", learned, "--out", tmp_path / "bank", "--max-error", 9)
+    assert made.exit_code == 0, made.output
+    recipe = simulated(stage1, tmp_path / "run", "shrinking", start_from=str(learned), features=None, max_steps=1)
+    recipe.train[0].simulate = str(tmp_path / "bank")
+    with pytest.raises(ConfigurationError, match="set encoder_learning_rate_scale to 0"):
+        train(recipe)
+    at_rest = dataclasses.replace(recipe, encoder_learning_rate_scale=0.0)
+    before, after = load_file(learned / "adapters.safetensors"), tiny_runs.weights(train(at_rest))
+    own = [name for name in before if name.startswith(("audio_tower.", "alignment."))]
+    assert any(name.startswith("audio_tower.") for name in own)
+    assert all(torch.equal(before[name], after[name]) for name in own)
+
+    name = next(name for name in own if name.endswith("fc1.bias"))
+    save_file(before | {name: before[name] + 1e-3}, learned / "adapters.safetensors")
+    with pytest.raises(DataError, match=r"made with another alignment adapter"):
+        train(dataclasses.replace(at_rest, output_dir=str(tmp_path / "other")))
+
+
 def test_texts_without_a_bank_are_refused_with_what_to_set(stage1: Path, tmp_path: Path) -> None:
     recipe = simulated(stage1, tmp_path)
     recipe.train[0].simulate = None

@@ -319,11 +319,19 @@ def test_a_switch_that_a_later_stage_changes_is_checked_too(three_stages: Any, t
 
 def test_the_alignment_adapter_can_learn_more_slowly_or_not_at_all(three_stages: Any, tmp_path: Path) -> None:
     (_, one), (recipe, two) = three_stages[:2]
-    still = train(dataclasses.replace(recipe, alignment_learning_rate_scale=0.0, output_dir=str(tmp_path / "run")))
+    at_rest = dataclasses.replace(recipe, alignment_learning_rate_scale=0.0, output_dir=str(tmp_path / "run"))
+    assert not any(name.startswith("alignment.") for name in prepare(at_rest, CPU, "no", main=False).trained)
+    still = train(at_rest)
     before = {name: value for name, value in weights(one).items() if name.startswith("alignment.")}
     after = {name: value for name, value in weights(still).items() if name.startswith("alignment.")}
     assert largest_change(before, after) == 0
     assert largest_change(weights(two), weights(still), "shrinking.") > 0
+
+
+def test_a_run_that_would_train_nothing_is_refused(tmp_path: Path) -> None:
+    recipe = tiny_runs.recipe(tmp_path, alignment_learning_rate_scale=0.0)
+    with pytest.raises(ConfigurationError, match="has nothing to train: a learning rate scale of 0"):
+        train(recipe)
 
 
 def test_a_later_stage_can_begin_to_join_what_ctc_spells(three_stages: Any) -> None:

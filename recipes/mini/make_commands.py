@@ -21,6 +21,8 @@ from casing import WORD, Truecase
 from num2words import num2words
 from sentences import PLAIN, UNREADABLE, manifest_texts, tidy
 
+from soundwave.data.example import WRITTEN
+from soundwave.data.manifests import write_rows
 from soundwave.datatools.synthesize import Line, Made, synthesise
 from soundwave.datatools.voices import check_voices
 from soundwave.files import claim_folder
@@ -55,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dev-voices", default=DEV_VOICES, help="(%(default)s)")
     parser.add_argument("--heard", type=Path, nargs="*", default=[], help="manifests of other training speech")
     parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="manifests whose texts are not spoken")
+    parser.add_argument("--said", type=Path, help="also write all training sentences, each once, for a bank of units")
     parser.add_argument("--seed", type=int, default=11, help="fixes sentences, voices, speeds (%(default)s)")
     return parser.parse_args()
 
@@ -144,6 +147,15 @@ def split(
     return lines
 
 
+def say(lines: Iterable[Line], path: Path) -> None:
+    """Writes sentences, each once, as rows whose words stand in the place of a recording."""
+    rows = {
+        line.text: {"audio": f"{WRITTEN}{' '.join(words_of(line.text))}", "text": line.text, **line.fields}
+        for line in lines
+    }
+    print(f"{write_rows(path, rows.values())} texts to say in {path}")
+
+
 def digest(lines: Iterable[Line]) -> str:
     """Names a plan: a folder that was begun with another one is not gone on with, since its clips count by place."""
     return hashlib.sha256("\n".join(line.text for line in lines).encode()).hexdigest()[:16]
@@ -165,10 +177,12 @@ def main() -> None:
     spelling = Spelling(
         prose_of(arguments.texts, EVERYDAY), (text for name in OTHERS for text in prose_of(arguments.texts, name))
     )
-    train, dev = split(
-        read_commands(arguments.texts / SOURCE, spelling), arguments.train, arguments.dev, arguments.seed,
-        heard=manifest_texts(arguments.heard), excluded=manifest_texts(arguments.exclude),
-    )
+    commands = read_commands(arguments.texts / SOURCE, spelling)
+    known = {"heard": list(manifest_texts(arguments.heard)), "excluded": list(manifest_texts(arguments.exclude))}
+    train, dev = split(commands, arguments.train, arguments.dev, arguments.seed, **known)
+    if arguments.said:
+        every = len(commands) * max(map(len, commands.values()))  # each sentence of the largest intent, and so of all
+        say(split(commands, every, arguments.dev, arguments.seed, **known)[0], arguments.said)
     plan = digest([*train, *dev])
     claim_folder(arguments.out, {"lines": plan, "train_voices": voices["train"], "dev_voices": voices["dev"]})
     for name, lines, seed in (("train", train, arguments.seed), ("dev", dev, arguments.seed + 1)):

@@ -14,11 +14,11 @@ import json
 import random
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from make_commands import DEV_VOICES, digest
+from make_commands import DEV_VOICES, digest, say, words_of
 from sentences import PLAIN, UNREADABLE, manifest_texts, tidy
 
 from soundwave.datatools.synthesize import Line, Made, synthesise
@@ -32,6 +32,7 @@ TRAIN_VOICES = (
     "espeak:en-gb+m2,espeak:en-us+f4"
 )
 FEWEST_WORDS, MOST_WORDS = 3, 8
+SAID = 12000
 POOL = 2.0  # sentences are drawn from so many times as many of the commonest ones, for some breadth
 GERMAN = re.compile(r"[A-ZÄÖÜa-zäöüß ,.!?-]+")
 
@@ -55,6 +56,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--dev-voices", default=DEV_VOICES, help="(%(default)s)")
     parser.add_argument("--heard", type=Path, nargs="*", default=[], help="manifests of other training speech")
     parser.add_argument("--exclude", type=Path, nargs="*", default=[], help="manifests whose texts are not spoken")
+    parser.add_argument("--said", type=Path, help=f"also write {SAID} more training sentences, for a bank of units")
     parser.add_argument("--seed", type=int, default=12, help="fixes sentences, voices, speeds (%(default)s)")
     return parser.parse_args()
 
@@ -108,6 +110,16 @@ def split(
     return [_line(pair) for pair in spoken], [_line(pair) for pair in held]
 
 
+def apart(pairs: Iterable[Pair], held: Iterable[Line], unwanted: Container[tuple[str, ...]]) -> list[Line]:
+    """All sentences that share neither their English nor their German with held-out ones."""
+    english = {words_of(line.text) for line in held}
+    german = {text for line in held for text in line.fields["answers"]}
+    return [
+        _line(pair) for pair in pairs
+        if pair.words not in english and pair.words not in unwanted and german.isdisjoint(pair.german)
+    ]
+
+
 def _line(pair: Pair) -> Line:
     fields = {"translation": pair.german[0], "answers": list(pair.german), "kind": "translation", "language": "en"}
     return Line(pair.english, {**fields, "source": SOURCE, "licence": "texts CC BY 2.0 FR (Tatoeba)"})
@@ -121,10 +133,12 @@ def main() -> None:
     arguments = parse_arguments()
     voices = {"train": arguments.train_voices.split(","), "dev": arguments.dev_voices.split(",")}
     check_voices([*voices["train"], *voices["dev"]])
+    pairs, unwanted = read_pairs(arguments.texts / SOURCE), set(manifest_texts(arguments.exclude))
     train, dev = split(
-        read_pairs(arguments.texts / SOURCE), arguments.train, arguments.dev, arguments.seed,
-        heard=manifest_texts(arguments.heard), excluded=manifest_texts(arguments.exclude),
+        pairs, arguments.train, arguments.dev, arguments.seed, heard=manifest_texts(arguments.heard), excluded=unwanted
     )
+    if arguments.said:
+        say(apart(pairs, dev, unwanted)[:SAID], arguments.said)
     plan = digest([*train, *dev])
     claim_folder(arguments.out, {"lines": plan, "train_voices": voices["train"], "dev_voices": voices["dev"]})
     for name, lines, seed in (("train", train, arguments.seed), ("dev", dev, arguments.seed + 1)):

@@ -24,20 +24,12 @@
 # SCALE=0.01 before the command rehearses it: a hundredth of the speech, of the clips that are scored and of the steps,
 # in WORK alone; all parts run, in about ten minutes, and the model is good for nothing.
 #
-# MORE=1 before it trains stages I and II further, on 17 hours more of made speech (stage1-more.yaml, stage2-more.yaml),
-# beside the shipped model.
-#
 # Needs: pip install -e '.[train,eval]', and the Debian packages flite, espeak-ng, festival, festvox-kallpc16k and
-# festvox-kdlpc16k; RHVoice's voices are made where its program is installed (docs/data.md).
-# The speech that no stage reads yet is made when the scores are done: WORK/synth/festival, WORK/synth/rhvoice,
-# WORK/labels/train-librispeech.jsonl, -common-voice, -single-speakers.
-# On two cores of a 2024 processor with bfloat16: about 55 minutes of synthesis, 25 of labels and answers, 15 of encoder
-# features, 75 of training, 90 of stage I on people's speech, 20 of scores. On a GPU it has not been run. An estimate for one
-# GPU: synthesis, labels and answers
-# stay with the CPU (80); features and scores take minutes; so small a model's steps are bound by starting kernels, at a
-# tenth of a second (assumed) its 4,800 take 8 minutes: about an hour.
+# festvox-kdlpc16k.
+# On two cores of a 2024 processor with bfloat16: about 60 minutes of synthesis, 25 of labels, answers and units, 15 of encoder
+# features, 45 of stage I, 145 of stage I on people's speech, 45 of stages II and III, 20 of scores.
 set -euo pipefail
-if [ $# -ne 3 ]; then sed -n '2,38p' "$0" | cut -c3-; exit 2; fi
+if [ $# -ne 3 ]; then sed -n '2,30p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
 SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
 export SPEECH TEXTS WORK
@@ -75,30 +67,23 @@ asked() { speak --shares prose=0.3,question=0.7 --already "${made[@]}" --out "$W
 asked flite --hours "$(hours 5)" --seed 3 --voices flite:awb,flite:rms,flite:slt
 asked espeak --hours "$(hours 2.5)" --seed 4 --voices "$espeak_voices"
 asked piper --hours "$(hours 5)" --seed 5 --voices piper:joe
+speak --out "$WORK/synth/festival" --hours "$(hours 1.5)" --seed 9 --jobs 2 --voices festival:kal,festival:ked \
+    --shares prose=0.3,question=0.7 --already "${made[@]}"
 "$here/tasks.sh" "$SPEECH" "$TEXTS" "$WORK"  # spoken commands, sounds, translation
-if [ "${MORE:-}" = 1 ]; then
-    more() { speak --shares prose=0.6,question=0.4 --already "${made[@]}" --out "$WORK/synth/$1-b" "${@:2}"; made+=("$WORK/synth/$1-b/manifest.jsonl"); }
-    more flite --hours "$(hours 9)" --seed 6 --voices flite:awb,flite:rms,flite:slt
-    more espeak --hours "$(hours 4)" --seed 7 --voices "$espeak_voices"
-    more piper --hours "$(hours 4)" --seed 8 --voices piper:joe
-fi
 [ -s "$WORK/synth/nothing/manifest.jsonl" ] || python "$here/make_noise.py" --out "$WORK/synth/nothing" --clips "$(count 250)"
 
-# Casing and punctuation from Whisper base where it agrees with the words; words themselves for the untranscribed clips.
+# Words of the clips that have no text: those that two decodings of Whisper base agree on. The others have theirs, and get
+# the capitals of written English.
 whisper="$WORK/whisper-base-ct2"
 [ -s "$whisper/model.bin" ] || python "$here/whisper_folder.py" --out "$whisper"
 label() { python "$here/label_speech.py" --speech "$SPEECH/$1" --texts "$TEXTS" --exclude "${dev[@]}" --out "$WORK/labels/$1.jsonl" "${@:2}"; }
-label train-many-speakers-untranscribed --whisper "$whisper"
-label train-read --whisper "$whisper"
-label train-speechocean
-answer() { python "$here/answer_questions.py" "${@:2}" --out "$WORK/answers/$1.jsonl"; }
-answer questions "$WORK/synth/piper/manifest.jsonl" "$WORK"/synth/{flite-a,espeak}/manifest.jsonl --limit "$(count 1000)"
-for voices in piper flite espeak; do
-    answer $voices-questions "$WORK/synth/$voices-questions/manifest.jsonl" --limit "$(count 600)"
-done
-for asked in questions {piper,flite,espeak}-questions; do
-    soundwave data instruct --overwrite "$WORK/answers/$asked.jsonl" "$WORK/answers/spoken-$asked.jsonl" --task question \
-        --label-field text --formats transcript --takes 2 --standard-share 0.5
+label train-many-speakers-untranscribed --whisper "$whisper" --threads 2
+for people in read speechocean librispeech common-voice single-speakers; do label "train-$people"; done
+for voices in piper flite; do
+    python "$here/answer_questions.py" "$WORK/synth/$voices-questions/manifest.jsonl" --limit "$(count 600)" \
+        --out "$WORK/answers/$voices-questions.jsonl"
+    soundwave data instruct --overwrite "$WORK/answers/$voices-questions.jsonl" "$WORK/answers/spoken-$voices-questions.jsonl" \
+        --task question --label-field text --formats transcript --takes 2 --standard-share 0.5
 done
 
 train() {
@@ -107,24 +92,10 @@ train() {
     soundwave train "$here/stage$1.yaml" "${fewer[@]}"
 }
 train 1 2600
-if [ "${MORE:-}" = 1 ]; then train 1-more 1600; train 2-more 650; fi
+train 1-human 2200
+"$here/said.sh" "$SPEECH" "$TEXTS" "$WORK"
 train 2 650
-train 3 150
-train 1-human 1400
-python "$here/ship.py" "$WORK/runs/stage1-human/final" --out "$shipped"
+train 3 400
+python "$here/ship.py" "$WORK/runs/stage3/final" --out "$shipped"
 [ -s "$shipped/ngram.npz" ] || "$here/ngram.sh" "$TEXTS" "$shipped/ngram.npz"
 "$here/score.sh" "$SPEECH" "$shipped" "$scores" "$WORK"
-
-# More speech, for the next stage I: more people, and other voices. Common Voice's texts are those of whoever spoke, by
-# whoever spoke: a clip in which Whisper hears more than half of the words otherwise says something else, or nothing.
-label train-single-speakers
-label train-librispeech --whisper "$whisper" --threads 2
-label train-common-voice --whisper "$whisper" --threads 2 --max-wer 0.5
-speak --out "$WORK/synth/festival" --hours "$(hours 1.5)" --seed 9 --jobs 2 --voices festival:kal,festival:ked --already "${made[@]}"
-made+=("$WORK/synth/festival/manifest.jsonl")
-if command -v RHVoice-test >/dev/null; then
-    speak --out "$WORK/synth/rhvoice" --hours "$(hours 3)" --seed 10 --jobs 2 --voices rhvoice:bdl,rhvoice:clb,rhvoice:slt \
-        --already "${made[@]}"
-else
-    echo "RHVoice is not installed: WORK/synth/rhvoice is not made" >&2
-fi

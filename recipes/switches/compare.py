@@ -73,15 +73,24 @@ CHANGES: dict[str, list[list[str]]] = {
     "convolution": [
         [], ["model.alignment_attention=frame"], ["model.alignment_whitening=true"], ["optimizer=adamw"],
     ],
+    "further": [
+        [], ["model.encoder_layer_sum=true", "model.encoder_upper_layers=6"],
+        ["model.encoder_training=lora", "model.encoder_upper_layers=2"],
+        ["model.encoder_training=lora", "model.encoder_upper_layers=6"],
+        ["model.encoder_training=full", "model.encoder_upper_layers=2", "encoder_learning_rate_scale=0.05"],
+        ["model.encoder_training=full", "model.encoder_upper_layers=3", "encoder_learning_rate_scale=0.05"],
+        ["ctc_label_smoothing=0.1"], ["intermediate_ctc_weight=0.3"], ["ema_decay=0.95"],
+        ["time_masks=4", "time_mask_frames=16"], ["model.alignment_dropout=0.1"],
+    ],
 }  # fmt: skip
 RECIPE_OF = {"positions": "alignment"}  # the others have one of their own name
 USUAL = ["alignment", "vocabulary", "shrinking", "targets"]
-FROM_STAGE_1 = ("shrinking", "targets")
+FROM_STAGE_1 = ("shrinking", "targets", "further")
 ANSWER_TOKENS = 32
 HELD_OUT = {
     "alignment": "dev-librispeech, 200 clips", "vocabulary": "dev-librispeech, 200 clips",
     "positions": "dev-librispeech, 200 clips", "convolution": "dev-librispeech, 200 clips",
-    "whitened": "dev-librispeech, 200 clips",
+    "whitened": "dev-librispeech, 200 clips", "further": "dev-librispeech, 200 clips",
     "shrinking": "dev-questions' transcripts, 92 clips",
     "targets": "what the LLM itself answers to the 92 dev-questions in writing; answered: their known answers",
 }

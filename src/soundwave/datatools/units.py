@@ -24,9 +24,8 @@ from soundwave.data.manifests import Progress, read_manifest
 from soundwave.data.probe import samples_of
 from soundwave.data.units import writing_bank
 from soundwave.errors import AudioError, DataError
-from soundwave.model.adapters import alignment_mark
 from soundwave.model.shrink import collapse
-from soundwave.model.speech_encoder import SpeechEncoder
+from soundwave.model.speech_encoder import SpeechEncoder, alignment_mark
 from soundwave.model.whisper import encode_window
 from soundwave.processing import SoundwaveProcessor
 from soundwave.text.ctc_tokenizer import CtcTokenizer
@@ -64,7 +63,7 @@ def make_bank(
     Args:
         manifests: rows with one recording and a transcript; others are passed over.
         out: the bank's folder, new or empty.
-        encoder: in evaluation mode; its alignment adapter in float32.
+        encoder: in evaluation mode; in float32.
         processor: the model's.
         hours: stop at this much speech; clips come in random order.
         feature_dropout: the share of the encoder's channels that are set to zero, others in each clip, as in training.
@@ -84,7 +83,7 @@ def make_bank(
     random.Random(seed).shuffle(examples)
     starts = [number for number, piece in enumerate(ctc.pieces) if piece.startswith(" ")]
     done, said, heard_as = Banked(), list[str](), list[str]()
-    mark = alignment_mark(encoder.alignment, config)
+    mark = alignment_mark(encoder.state_dict().items(), config)
     width = config.text_config.hidden_size
     with writing_bank(out, mark, width, config.seconds_per_frame, starts, overwrite) as bank:
         for number, example in enumerate(examples, 1):

@@ -23,6 +23,7 @@ from soundwave.audio import AudioInput
 from soundwave.errors import AudioTooLongError, ConfigurationError, SoundwaveError
 from soundwave.inference.backends.protocol import Decoder, Prompt
 from soundwave.inference.options import AskOptions, AudioOptions, TranscribeOptions
+from soundwave.inference.prompts import as_written
 from soundwave.inference.stretches import LONGEST_SECONDS, Listening, opened
 from soundwave.inference.turns import Turn, TurnMaker, as_array
 from soundwave.processing import audio_of_part
@@ -193,7 +194,7 @@ def _check(messages: Sequence[Message]) -> None:
 
 def _written(messages: Sequence[Message], readings: Sequence[Reading]) -> list[Message]:
     """The messages with the words of recordings in their places, apart from what is typed by an empty line."""
-    words = iter([reading.words for reading in readings])
+    words = iter([as_written(reading.words) for reading in readings])
     spoken = [[next(words) if part is None else part for part in message.parts] for message in messages]
     return [
         replace(message, parts=("\n\n".join(filter(None, parts)),))

@@ -17,10 +17,23 @@ from soundwave.processing import SoundwaveProcessor
 from soundwave.text.prompt import Turn
 from soundwave.text.tokenizing import token_ids
 
-ALONE_CAPITAL = re.compile(r"\bi\b")  # English; a draft that is wrong costs time only
+ALONE_CAPITAL = re.compile(r"\bi\b")  # English, as ASKING is; other languages are left as they are, but for the mark
 ASKING = frozenset(
     ["who", "what", "where", "when", "why", "how", "which", "is", "are", "do", "does", "did", "can", "could", "will"]
 )
+
+
+def as_written(words: str) -> str:
+    """Words as people write them: a capital, "I", a mark at the end. A text that has these is left as it is.
+
+    CTC and its search know no marks, and a language model reads "where is london" as something less than a question.
+    """
+    if not words:
+        return words
+    written = words[0].upper() + ALONE_CAPITAL.sub("I", words[1:])
+    if written[-1].isalnum():
+        written += "?" if words.split()[0].lower() in ASKING else "."
+    return written
 
 
 class PromptBuilder:
@@ -60,8 +73,9 @@ class PromptBuilder:
         return Prompt((*segments, ids[start:]), bool(recordings) or self.inference.text_only == "adapted")
 
     def transcript(self, words: str, prompt: str | None) -> Prompt:
-        """The words of a recording and what to do with them; without a prompt they are the turn themselves."""
-        return self.text(words if prompt is None else f"{words}\n\n{prompt}")
+        """The words of a recording, as written, and what to do with them; without a prompt they are the whole turn."""
+        said = as_written(words)
+        return self.text(said if prompt is None else f"{said}\n\n{prompt}")
 
     def typed(self, texts: list[str]) -> tuple[Prompt, list[list[int]]]:
         """What the chat format writes before a person's text, and for each text its tokens and the end of its turn."""
@@ -77,10 +91,8 @@ class PromptBuilder:
         """
         if not words:
             return []
-        tokenizer, prefix = self.processor.tokenizer, "".join(self.inference.transcript_prefixes[:1])
-        written = prefix + words[0].upper() + ALONE_CAPITAL.sub("I", words[1:])
-        if written[-1].isalnum():
-            written += "?" if words.split()[0].lower() in ASKING else "."
+        tokenizer = self.processor.tokenizer
+        written = "".join(self.inference.transcript_prefixes[:1]) + as_written(words)
         end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
         return [*token_ids(tokenizer, written), *end]
 

@@ -7,7 +7,6 @@ They hold weights and nothing else: no request state, no text, no loss. All mask
 
 from __future__ import annotations
 
-import hashlib
 import math
 from dataclasses import dataclass
 
@@ -165,18 +164,6 @@ class AlignmentAdapter(nn.Module):
         blank = direction @ F.normalize(self.ctc_blank, dim=0).to(direction.dtype)
         scale = self.ctc_scale.exp()
         return torch.cat([tokens * scale, (blank * scale + self.ctc_blank_bias)[..., None]], dim=-1)
-
-
-def alignment_mark(adapter: AlignmentAdapter, config: SoundwaveConfig) -> str:
-    """A short text that changes with what an alignment adapter computes, and with what its CTC classes mean.
-
-    A CTC head that is a copy of the LLM's embeddings is no part of it: it is never trained, and kept in any precision.
-    """
-    digest = hashlib.sha256(repr(config.ctc_vocabulary).encode())
-    for name, tensor in sorted(adapter.state_dict().items()):
-        if "ctc_projection" not in name:
-            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 INITIAL_LOOK_BACK_SCALE = 0.05  # beside LLM embeddings, whose elements are about 0.1: a correction at first

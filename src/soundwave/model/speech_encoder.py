@@ -9,8 +9,11 @@ embeddings. Knows no text, no files, and keeps nothing of a request.
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +22,24 @@ from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from soundwave.configuration import SoundwaveConfig
 from soundwave.model.adapters import AlignmentAdapter, ShrinkingAdapter
 from soundwave.model.shrink import Runs
-from soundwave.model.whisper import encode_window, make_tower
+from soundwave.model.whisper import encode_window, is_own, make_tower
+
+
+def alignment_mark(tensors: Iterable[tuple[str, Tensor]], config: SoundwaveConfig) -> str:
+    """A short text that changes with what aligned frames are made by, and with what their CTC classes mean.
+
+    That is the alignment adapter, and what the encoder has learned. A CTC head that is a copy of the LLM's embeddings
+    is no part of it: it is never trained, and kept in any precision.
+
+    Args:
+        tensors: a model's, by full name, in float32 or what they are stored in; others of it do not matter.
+        config: the model's.
+    """
+    digest = hashlib.sha256(repr(config.ctc_vocabulary).encode())
+    for name, tensor in sorted(tensors, key=itemgetter(0)):
+        if (name.startswith("alignment.") and "ctc_projection" not in name) or is_own(config, name):
+            digest.update(name.encode() + tensor.detach().float().cpu().numpy().tobytes())
+    return digest.hexdigest()[:16]
 
 
 @dataclass(frozen=True)

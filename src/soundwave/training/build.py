@@ -29,10 +29,10 @@ from soundwave.checkpoints.weights import empty_model, fill
 from soundwave.configuration import SoundwaveConfig, split_model_settings
 from soundwave.errors import CheckpointError, ConfigurationError
 from soundwave.inference_config import InferenceConfig
-from soundwave.model.adapters import AlignmentAdapter, alignment_mark
 from soundwave.model.linear import use_onednn
 from soundwave.model.lora import CONFIG_NAME, DEFAULT, lora_layers
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
+from soundwave.model.speech_encoder import alignment_mark
 from soundwave.model.whisper import keep_lower, keep_upper
 from soundwave.text.ctc_tokenizer import build_vocabulary, merge_table
 from soundwave.training.recipe import LoraRecipe, Recipe
@@ -274,15 +274,11 @@ def _start_tensors(start: Path, config: SoundwaveConfig) -> Iterator[tuple[str, 
 
 
 def start_mark(recipe: Recipe, config: SoundwaveConfig) -> str | None:
-    """The mark of the alignment adapter that the run starts from; None where it is a fresh one."""
+    """The mark of the aligned frames that the run starts from; None where it is a fresh one."""
     start = start_folder(recipe)
     if start is None:
         return None
-    tensors = {name.removeprefix("alignment."): tensor for name, tensor in adapter_tensors(start)}
-    adapter = AlignmentAdapter(config)
-    own = adapter.state_dict()
-    adapter.load_state_dict({name: tensors[name].float() for name in own if name in tensors}, strict=False)
-    return alignment_mark(adapter, config)
+    return alignment_mark(adapter_tensors(start), config)
 
 
 def _adapters_only(name: str, tensor: torch.Tensor) -> list[tuple[str, torch.Tensor]]:

@@ -30,7 +30,7 @@ from soundwave.training.recipe import Recipe
 from soundwave.training.reporting import RunProgress, Skipped
 from soundwave.training.resume import keep_recipe
 from soundwave.training.sampler import Source, clips_of
-from soundwave.training.stages import Stage, learns, mark_trained
+from soundwave.training.stages import ALIGNS, ENCODES, Stage, learns, mark_trained
 from soundwave.training.streaming import Stream
 
 
@@ -108,7 +108,7 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     stream = None
     if any(is_sharded(source.manifest) for source in recipe.train):
         stream = Stream(recipe, ctc, effects, stage.next_token, skipped)
-    banks = _banks(recipe, config)
+    banks = _banks(recipe, stage, config)
     train_sources = [
         Source(source, ctc, effects, number, banks.get(source.simulate))
         for number, source in enumerate(recipe.train if stream is None else [])
@@ -129,7 +129,11 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     if config.ctc_merges:
         assert config.ctc_vocabulary is not None
         model.shrinking.merges.copy_(torch.tensor(merge_table(processor.tokenizer, config.ctc_vocabulary)))
-    trained = mark_trained(model, stage)
+    trained = mark_trained(model, stage, parts_at_rest(recipe))
+    if not trained:
+        raise ConfigurationError(
+            f"The stage {stage.name} has nothing to train: a learning rate scale of 0 leaves a part as it is."
+        )
     collator = Collator(
         store, processor, recipe, stage.next_token, stream is not None, skipped.name, config.encoder_upper_layers > 0
     )
@@ -139,14 +143,27 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     )
 
 
-def _banks(recipe: Recipe, config: SoundwaveConfig) -> dict[str | None, UnitBank]:
+def parts_at_rest(recipe: Recipe) -> tuple[str, ...]:
+    """Prefixes of the parts that a stage would train, and a scale of 0 leaves as they are."""
+    scales = {ALIGNS: recipe.alignment_learning_rate_scale, ENCODES: recipe.encoder_learning_rate_scale}
+    return tuple(part for part, scale in scales.items() if scale == 0)
+
+
+def _banks(recipe: Recipe, stage: Stage, config: SoundwaveConfig) -> dict[str | None, UnitBank]:
     """Every bank that a source is said with, opened once, by its folder.
 
     Raises:
+        ConfigurationError: the stage would train what makes these frames.
         DataError: one holds frames of another alignment adapter than the run's own: they mean something else.
     """
     folders = {source.simulate for source in [*recipe.train, *recipe.evaluation]}
     banks: dict[str | None, UnitBank] = {folder: UnitBank(Path(folder)) for folder in folders if folder is not None}
+    encoder_learns = config.encoder_training != "none" or config.encoder_layer_sum
+    if banks and learns(stage) and encoder_learns and recipe.encoder_learning_rate_scale:
+        raise ConfigurationError(
+            f"{next(iter(banks))} holds what the encoder's upper layers make of speech as they are, but the stage "
+            f"{stage.name} trains them; set encoder_learning_rate_scale to 0."
+        )
     mark, start_from = start_mark(recipe, config) if banks else None, recipe.start_from
     for folder, bank in banks.items():
         if bank.adapter != mark:

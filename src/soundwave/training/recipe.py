@@ -94,10 +94,11 @@ class Recipe:
     learning_rate: float = setting(1e-4, above=0, resume=True, help="highest rate")
     alignment_learning_rate_scale: float = setting(
         1.0, least=0, resume=True,
-        help="of the alignment adapter; below 1 stage II keeps what stage I learned, at 0 it does not learn",
+        help="of the alignment adapter; below 1 stage II keeps what stage I learned, at 0 it stays as it is",
     )
     encoder_learning_rate_scale: float = setting(
-        1.0, least=0, resume=True, help="of what the encoder's upper layers learn (encoder_training)"
+        1.0, least=0, resume=True,
+        help="of what the encoder's upper layers learn (encoder_training); at 0 they stay as they are",
     )
     weight_decay: float = setting(0.1, least=0, resume=True, help="of all that is trained")
     adam_beta1: float = setting(0.9, least=0, below=1, resume=True, help="of the mean gradient")

@@ -27,6 +27,7 @@ FREE = tuple(one.name for one in fields(Recipe) if one.metadata.get("resume"))  
 PLACES = {  # options that may hold a path
     one.name for kind in (Recipe, DataSource, NoiseAugmentation) for one in fields(kind) if one.metadata.get("path")
 }
+RESTING_AT_ZERO = ("alignment_learning_rate_scale", "encoder_learning_rate_scale")
 ONE_KIND = ("auto", "adamw", "adamw_fused")  # optimizers with the same moments
 LONGEST_SHOWN = 200  # characters of a value in a message
 DELETE_IT = "delete it, and the same command goes on without comparing recipes."
@@ -46,6 +47,8 @@ class Change:
     @property
     def harmless(self) -> bool:
         """Whether the run can go on with it."""
+        if self.option in RESTING_AT_ZERO and (self.before == 0) != (self.now == 0):
+            return False  # the optimizer would lack a part's moments
         if self.option.partition("[")[0] in FREE:
             return True
         if self.option == "optimizer":

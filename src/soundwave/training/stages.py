@@ -30,6 +30,7 @@ class Stage:
 
 
 ALIGNS = "alignment."
+ENCODES = "audio_tower."
 ALIGNMENT = Stage("alignment", (ALIGNS,), lora=False, next_token=False, ctc=True)
 SHRINKING = Stage("shrinking", (ALIGNS, "shrinking."), lora=True, next_token=True, ctc=True)
 INSTRUCTION = Stage("instruction", ("shrinking.",), lora=True, next_token=True, ctc=False)
@@ -71,12 +72,21 @@ def has_effect(config: SoundwaveConfig, parameter: str) -> bool:
     return not (unused and (".q_proj." in parameter or ".k_proj." in parameter))
 
 
-def mark_trained(model: SoundwaveForConditionalGeneration, stage: Stage) -> list[str]:
-    """Sets `requires_grad` for a stage and returns the names of what it trains."""
+def mark_trained(
+    model: SoundwaveForConditionalGeneration, stage: Stage, at_rest: tuple[str, ...] = ()
+) -> list[str]:
+    """Sets `requires_grad` for a stage and returns the names of what it trains.
+
+    Args:
+        model: the model.
+        stage: the stage.
+        at_rest: prefixes of parts that the stage would train, and a recipe leaves as they are.
+    """
     names = []
     for name, parameter in model.named_parameters():
         wanted = is_trained(stage, name) and has_effect(model.config, name)
         wanted |= learns(stage) and is_own(model.config, name)
+        wanted &= not name.startswith(at_rest)
         parameter.requires_grad_(wanted and not parameter.is_meta)
         if parameter.requires_grad:
             names.append(name)
