@@ -27,7 +27,7 @@
 # Needs: pip install -e '.[train,eval]', and the Debian packages flite, espeak-ng, festival, festvox-kallpc16k and
 # festvox-kdlpc16k.
 # On two cores of a 2024 processor with bfloat16: about 60 minutes of synthesis, 25 of labels, answers and units, 15 of encoder
-# features, 45 of stage I, 145 of stage I on people's speech, 45 of stages II and III, 20 of scores.
+# features, 45 of stage I, 145 of stage I on people's speech, 40 of stages II and III, 20 of scores.
 set -euo pipefail
 if [ $# -ne 3 ]; then sed -n '2,30p' "$0" | cut -c3-; exit 2; fi
 mkdir -p "$3"
@@ -92,10 +92,12 @@ train() {
     soundwave train "$here/stage$1.yaml" "${fewer[@]}"
 }
 train 1 2600
-train 1-human 2200
+train 1-human 1400
+train 1-again 800
+python "$here/average.py" "$WORK"/runs/stage1-{human,again}/final --out "$WORK/runs/stage1-mean/final"
 "$here/said.sh" "$SPEECH" "$TEXTS" "$WORK"
-train 2 650
-train 3 400
+train 2 500
+train 3 300
 python "$here/ship.py" "$WORK/runs/stage3/final" --out "$shipped"
 [ -s "$shipped/ngram.npz" ] || "$here/ngram.sh" "$TEXTS" "$shipped/ngram.npz"
 "$here/score.sh" "$SPEECH" "$shipped" "$scores" "$WORK"

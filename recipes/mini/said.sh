@@ -4,7 +4,7 @@
 #   recipes/mini/said.sh SPEECH TEXTS WORK
 #
 # A part of reproduce.sh, after stage I and tasks.sh, with the same arguments. Needs no synthesiser. Makes
-#   WORK/bank    units of speech as stage I's adapter hears it (2 GB at most)
+#   WORK/bank    units of speech as stage I's adapter hears it (3 h, 0.3 GB)
 #   WORK/said    texts to say, and what the language model itself replies to them
 # The bank is of stage I's own speech, of which an adapter makes hardly an error unless it hears worse (docs/simulated.md):
 # hence DROPOUT. BANK="MANIFEST..." names other speech for it; DROPOUT=0 where stage I was not trained on that.
@@ -21,8 +21,8 @@ mkdir -p "$said"
 bank=("$SPEECH"/train-{librispeech,common-voice}/manifest.jsonl "$WORK"/synth/{piper,flite}-questions/manifest.jsonl)
 if [ ! -s "$WORK/bank/bank.json" ]; then
     # shellcheck disable=SC2086
-    soundwave data units ${BANK:-"${bank[@]}"} --model "$WORK/runs/stage1-human/final" --out "$WORK/bank" \
-        --hours "$(awk -v s="$SCALE" 'BEGIN { print 6 * s }')" --feature-dropout "${DROPOUT:-0.25}" --quiet
+    soundwave data units ${BANK:-"${bank[@]}"} --model "$WORK/runs/stage1-mean/final" --out "$WORK/bank" \
+        --hours "$(awk -v s="$SCALE" 'BEGIN { print 3 * s }')" --feature-dropout "${DROPOUT:-0.25}" --quiet
 fi
 dev=("$SPEECH"/dev-*/manifest.jsonl "$WORK"/tasks/{commands,translation}/dev/manifest.jsonl)
 say() { python "$here/say_texts.py" --texts "$TEXTS" --exclude "${dev[@]}" --out "$said/$1.jsonl" --count "$(count "$2")" "${@:3}"; }
@@ -41,7 +41,7 @@ number=0
 while read -r prompt; do
     number=$((number + 1))
     soundwave data answer "$said/about.jsonl" "$said/asked-$number.jsonl" --prompt "$prompt" --read-prompt \
-        --limit "$(count 100)" </dev/null
+        --limit "$(count 60)" </dev/null
 done <<'PROMPTS'
 What is this about?
 Summarise what the person says in one sentence.

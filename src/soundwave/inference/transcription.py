@@ -24,7 +24,7 @@ from soundwave.inference.options import GenerationOptions, TranscribeOptions
 from soundwave.inference.prompts import PromptBuilder
 from soundwave.inference.results import Source, Speech, Transcript, transcript_of
 from soundwave.inference.word_times import WordTimer
-from soundwave.inference_config import InferenceConfig
+from soundwave.inference_config import BeamSearchOptions, InferenceConfig, RescoringOptions
 from soundwave.text.ctc_tokenizer import CtcTokenizer
 
 # A transcript needs about 4 tokens a second; three times that, and a start, bounds a loop without cutting real speech.
@@ -48,6 +48,24 @@ def differing(first: list[int], other: list[int], read_on: int | None) -> tuple[
         same += 1
     left_out = 0 if read_on is None else max(0, same - read_on)
     return first[: len(first) - left_out], other[: len(other) - left_out]
+
+
+def weighed(
+    hypotheses: Sequence[Hypothesis], gains: Sequence[float], search: BeamSearchOptions, again: RescoringOptions
+) -> list[float]:
+    """The scores of texts that a search found, with the weights that hold where the LLM has read them.
+
+    Args:
+        hypotheses: the texts.
+        gains: from `Transcriber.gains`.
+        search: the weights that are in their scores.
+        again: those that take their place.
+    """
+    return [
+        one.score + (again.language_weight - search.language_weight) * one.language
+        + (again.word_bonus - search.word_bonus) * len(one.words) + again.llm_weight * gain
+        for one, gain in zip(hypotheses, gains, strict=True)
+    ]
 
 
 class Transcriber:
@@ -142,22 +160,21 @@ class Transcriber:
 
         Those that the search finds far less likely are left out.
         """
-        assert self.decoder is not None
         search, again = self.inference.transcribe.search, self.inference.transcribe.rescoring
         hypotheses = [one for one in hypotheses if one.score >= hypotheses[0].score - again.within]
-        if len(hypotheses) == 1:
-            return [(hypotheses[0].text, hypotheses[0].score)]
-        prompt, (first, *others) = self.prompts.typed([one.text for one in hypotheses])
-        pairs = [differing(first, other, again.read_on) for other in others]
-        read = self.decoder.score(prompt, [text for pair in pairs for text in pair])
-        gains = [0.0, *(other - best for best, other in zip(read[::2], read[1::2], strict=True))]
-        scores = [
-            one.score + (again.language_weight - search.language_weight) * one.language
-            + (again.word_bonus - search.word_bonus) * len(one.words) + again.llm_weight * gain
-            for one, gain in zip(hypotheses, gains, strict=True)
-        ]
+        scores = weighed(hypotheses, self.gains([one.text for one in hypotheses]), search, again)
         rated = [(one.text, score) for one, score in zip(hypotheses, scores, strict=True)]
         return sorted(rated, key=lambda pair: -pair[1])
+
+    def gains(self, texts: Sequence[str]) -> list[float]:
+        """How much likelier the LLM finds each text than the first, in nats; it reads them as typed turns."""
+        if len(texts) < 2:
+            return [0.0] * len(texts)
+        assert self.decoder is not None
+        prompt, (first, *others) = self.prompts.typed(list(texts))
+        pairs = [differing(first, other, self.inference.transcribe.rescoring.read_on) for other in others]
+        read = self.decoder.score(prompt, [text for pair in pairs for text in pair])
+        return [0.0, *(other - best for best, other in zip(read[::2], read[1::2], strict=True))]
 
     def _written(self, speeches: Sequence[Speech]) -> list[str]:
         """What the LLM writes, greedily, for each recording; nothing where CTC reads nothing."""
