@@ -97,7 +97,7 @@ train 1-again 800
 python "$here/average.py" "$WORK"/runs/stage1-{human,again}/final --out "$WORK/runs/stage1-mean/final"
 "$here/said.sh" "$SPEECH" "$TEXTS" "$WORK"
 train 2 500
-train 3 300
+train 3 420
 python "$here/ship.py" "$WORK/runs/stage3/final" --out "$shipped"
 [ -s "$shipped/ngram.npz" ] || "$here/ngram.sh" "$TEXTS" "$shipped/ngram.npz"
 "$here/score.sh" "$SPEECH" "$shipped" "$scores" "$WORK"

@@ -32,7 +32,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the runs and their scores")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
-    parser.add_argument("--steps", type=int, nargs=2, default=(500, 300), help="of stage II and III (%(default)s)")
+    parser.add_argument("--steps", type=int, nargs=2, default=(500, 420), help="of stage II and III (%(default)s)")
     parser.add_argument("--start", help="what stage II starts from, instead of what its recipe names")
     parser.add_argument("--questions", default="$SPEECH/dev-questions/manifest.jsonl", help="what is asked in the end")
     arguments = parser.parse_args()
