@@ -16,6 +16,7 @@ from soundwave.errors import AudioTooLongError, ConfigurationError
 from soundwave.inference.backends.fake import FakeDecoder
 from soundwave.inference.backends.protocol import Prompt
 from soundwave.inference.engine import Engine
+from soundwave.inference.prompts import as_written
 from soundwave.inference.stretches import Ended, Failed, Listening, events_of, unshared
 
 ANSWER = "the cat"
@@ -104,7 +105,7 @@ def reading_words(context: int | None) -> Engine:
 
 SPOKEN = run_of_words(60.0, 0, pause=0.5)
 WORDS = (coded(SPOKEN), SAMPLE_RATE)
-LENGTH = len(engine_reading(None)._prompts.transcript(text_of_words(SPOKEN), "what"))
+LENGTH = len(engine_reading(None)._prompts.transcript(as_written(text_of_words(SPOKEN)), "what"))
 
 
 def test_by_way_of_the_transcript_all_its_words_are_read() -> None:
@@ -112,7 +113,7 @@ def test_by_way_of_the_transcript_all_its_words_are_read() -> None:
     reply = engine.ask(WORDS, "what", via="transcript", **OPTIONS)
     assert (reply.transcript, reply.via, reply.text) == (text_of_words(SPOKEN), "transcript", ANSWER)
     (prompt,) = recorder_of(engine).prompts
-    assert f"{reply.transcript}\n\nwhat" in text_of(engine, prompt)
+    assert f"{as_written(text_of_words(SPOKEN))}\n\nwhat" in text_of(engine, prompt)
 
 
 @pytest.mark.parametrize("context", [LENGTH + 7, LENGTH // 2, LENGTH // 3])
@@ -122,7 +123,7 @@ def test_a_transcript_that_is_too_long_is_asked_in_parts_and_their_answers_then(
     *parts, last = recorder_of(engine).prompts
     assert len(parts) >= 2
     said = [text_of(engine, prompt).split("user\n")[-1].split("\n\nwhat")[0] for prompt in parts]
-    assert " ".join(said) == text_of_words(SPOKEN)
+    assert " ".join(said) == as_written(text_of_words(SPOKEN))
     assert all(len(prompt) + 8 <= context for prompt in (*parts, last))
     assert "\n".join([ANSWER] * len(parts)) + "\n\nwhat" in text_of(engine, last)
 

@@ -10,7 +10,7 @@
 # hence DROPOUT. BANK="MANIFEST..." names other speech for it; DROPOUT=0 where stage I was not trained on that.
 # SCALE=0.01 before the command rehearses it with a hundredth of the rows.
 set -euo pipefail
-[ $# -eq 3 ] || { sed -n '2,12p' "$0" | cut -c3-; exit 2; }
+[ $# -eq 3 ] || { sed -n '2,11p' "$0" | cut -c3-; exit 2; }
 SPEECH=$(cd "$1" && pwd) TEXTS=$(cd "$2" && pwd) WORK=$(cd "$3" && pwd)
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 SCALE=${SCALE:-1}

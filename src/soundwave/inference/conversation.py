@@ -112,7 +112,7 @@ class ConversationReader:
         (first, *others), *more = (message.parts for message in messages)
         if via == "transcript" and not more and first is None and len(others) <= 1 and len(readings) == 1:
             text = others[0] if others and others[0] else None
-            return self.turn_maker.fitting(readings[0].words, text, options, decoder, seconds)
+            return self.turn_maker.fitting(as_written(readings[0].words), text, options, decoder, seconds)
         fits = max(0.0, seconds * (len(prompt) + room) / len(prompt))
         raise AudioTooLongError(
             f"The conversation takes {len(prompt)} positions, with {seconds / 60:.1f} minutes of recordings; this "

@@ -73,9 +73,8 @@ class PromptBuilder:
         return Prompt((*segments, ids[start:]), bool(recordings) or self.inference.text_only == "adapted")
 
     def transcript(self, words: str, prompt: str | None) -> Prompt:
-        """The words of a recording, as written, and what to do with them; without a prompt they are the whole turn."""
-        said = as_written(words)
-        return self.text(said if prompt is None else f"{said}\n\n{prompt}")
+        """The words of a recording and what to do with them; without a prompt they are the turn themselves."""
+        return self.text(words if prompt is None else f"{words}\n\n{prompt}")
 
     def typed(self, texts: list[str]) -> tuple[Prompt, list[list[int]]]:
         """What the chat format writes before a person's text, and for each text its tokens and the end of its turn."""

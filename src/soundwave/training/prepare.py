@@ -129,11 +129,7 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     if config.ctc_merges:
         assert config.ctc_vocabulary is not None
         model.shrinking.merges.copy_(torch.tensor(merge_table(processor.tokenizer, config.ctc_vocabulary)))
-    trained = mark_trained(model, stage, parts_at_rest(recipe))
-    if not trained:
-        raise ConfigurationError(
-            f"The stage {stage.name} has nothing to train: a learning rate scale of 0 leaves a part as it is."
-        )
+    trained = _trained(model, recipe, stage)
     collator = Collator(
         store, processor, recipe, stage.next_token, stream is not None, skipped.name, config.encoder_upper_layers > 0
     )
@@ -143,10 +139,19 @@ def prepare(recipe: Recipe, device: torch.device, precision: str, main: bool) ->
     )
 
 
-def parts_at_rest(recipe: Recipe) -> tuple[str, ...]:
-    """Prefixes of the parts that a stage would train, and a scale of 0 leaves as they are."""
+def _trained(model: SoundwaveForConditionalGeneration, recipe: Recipe, stage: Stage) -> list[str]:
+    """The names of what is trained, which alone gets gradients; a scale of 0 leaves a part as it is.
+
+    Raises:
+        ConfigurationError: nothing is.
+    """
     scales = {ALIGNS: recipe.alignment_learning_rate_scale, ENCODES: recipe.encoder_learning_rate_scale}
-    return tuple(part for part, scale in scales.items() if scale == 0)
+    trained = mark_trained(model, stage, tuple(part for part, scale in scales.items() if scale == 0))
+    if not trained:
+        raise ConfigurationError(
+            f"The stage {stage.name} has nothing to train: a learning rate scale of 0 leaves a part as it is."
+        )
+    return trained
 
 
 def _banks(recipe: Recipe, stage: Stage, config: SoundwaveConfig) -> dict[str | None, UnitBank]:
