@@ -86,6 +86,13 @@ def test_embeddings_of_several_recordings_stand_in_their_places(engine: Engine) 
     assert reply.usage.audio_seconds == pytest.approx(1.3 + 2.1 + 1.3)
 
 
+def test_words_of_a_model_that_hears_other_languages_too_are_left_as_they_are() -> None:
+    engine = tiny.engine()
+    for languages, written in ((("en",), "Is it I?"), (("en", "it"), "is it i")):
+        engine._prompts.inference = dataclasses.replace(engine._prompts.inference, languages=languages)  # private
+        assert engine._prompts.written("is it i") == written
+
+
 def test_words_stand_in_place_of_recordings_apart_from_what_is_typed(engine: Engine) -> None:
     said = [engine.transcribe(sound).text for sound in (SOUND, OTHER)]
     one, other = map(as_written, said)

@@ -48,6 +48,7 @@ ROWS = {
         "dev-questions-typed-questions", "same_as_plain_model"
     ),
     "the intent of a spoken command, one of 24 (`--via audio`)": lambda: percent("commands"),
+    "… by way of the transcript": lambda: percent("commands-transcript"),
     "the sound of a recording, one of ten (`--via audio`)": lambda: percent("sounds"),
     "English to German, short sentences (`--via audio`)": lambda: percent("translation").replace("%", "BLEU"),
     "nothing written where nobody speaks": lambda: right("no-speech", "empty"),

@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 from soundwave.checkpoints.native import TRAINED_FILE
 from soundwave.checkpoints.weights import read_tensors
+from soundwave.errors import SoundwaveError
 
 
 def main() -> None:
@@ -24,7 +25,12 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="`final` folders of runs of the same shapes")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     arguments = parser.parse_args()
-    tensors = mean_of(arguments.folders)
+    if arguments.out.exists() and any(arguments.out.samefile(folder) for folder in arguments.folders if folder.exists()):
+        parser.error(f"--out {arguments.out} is one of the folders; name another")
+    try:
+        tensors = mean_of(arguments.folders)
+    except SoundwaveError as error:
+        parser.error(str(error))
     shutil.copytree(arguments.folders[-1], arguments.out, dirs_exist_ok=True)
     save_file(tensors, arguments.out / TRAINED_FILE, metadata={"format": "pt"})
     print(f"{arguments.out}: the mean of {len(arguments.folders)} folders, {len(tensors)} tensors")

@@ -21,6 +21,7 @@ if [ $# -eq 4 ]; then
     WORK=$(cd "$4" && pwd)
     export WORK
     score commands "$WORK/tasks/commands/dev" intent --via audio
+    score commands-transcript "$WORK/tasks/commands/dev" intent --via transcript
     score sounds "$WORK/tasks/sounds/dev" sounds --via audio
     score translation "$WORK/tasks/translation/dev" translate --via audio
 fi

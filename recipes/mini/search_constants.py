@@ -21,6 +21,7 @@ import torch
 from soundwave.cli.display import count_progress
 from soundwave.ctc.beam_search import Hypothesis
 from soundwave.data.manifests import read_manifest
+from soundwave.errors import SoundwaveError
 from soundwave.inference.loading import load
 from soundwave.inference.transcription import Transcriber, weighed
 from soundwave.inference_config import BeamSearchOptions, RescoringOptions
@@ -43,12 +44,21 @@ class Found:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("model", type=Path, help="folder of a model with an n-gram")
+    parser.add_argument("model", help="folder of a model with an n-gram")
     parser.add_argument("--speech", type=Path, required=True, help=f"folder with {' and '.join(SETS)}")
     parser.add_argument("--every", type=int, default=3, help="of so many clips one is read (%(default)s)")
     arguments = parser.parse_args()
-    engine = load(arguments.model, device="cpu")
-    transcriber = engine._transcriber  # constants are no one else's to change
+    if arguments.every < 1:
+        parser.error(f"--every {arguments.every}: give 1 or more")
+    if missing := [name for name in SETS if not (arguments.speech / name / "manifest.jsonl").is_file()]:
+        parser.error(f"--speech {arguments.speech} has no {missing[0]}/manifest.jsonl; it needs {' and '.join(SETS)}")
+    try:
+        engine = load(arguments.model, device="cpu")
+    except SoundwaveError as error:
+        parser.error(str(error))
+    transcriber = engine._transcriber  # private: constants are no one else's to change
+    if not transcriber.has_words:
+        parser.error(f"{arguments.model} has no n-gram, so there is no search; give a model with ngram.npz")
     heard: dict[str, list[tuple[torch.Tensor, str]]] = {}
     for name in SETS:
         clips = list(read_manifest(arguments.speech / name / "manifest.jsonl"))[:: arguments.every]

@@ -23,7 +23,6 @@ from soundwave.audio import AudioInput
 from soundwave.errors import AudioTooLongError, ConfigurationError, SoundwaveError
 from soundwave.inference.backends.protocol import Decoder, Prompt
 from soundwave.inference.options import AskOptions, AudioOptions, TranscribeOptions
-from soundwave.inference.prompts import as_written
 from soundwave.inference.stretches import LONGEST_SECONDS, Listening, opened
 from soundwave.inference.turns import Turn, TurnMaker, as_array
 from soundwave.processing import audio_of_part
@@ -102,7 +101,7 @@ class ConversationReader:
             embeddings = [reading.embeddings for reading in readings if reading.embeddings is not None]
             prompt = self.prompts.conversation(self._asking(messages), embeddings)
         else:
-            prompt = self.prompts.conversation(_written(messages, readings))
+            prompt = self.prompts.conversation(_with_words(messages, [self.prompts.written(reading.words) for reading in readings]))
         seconds = sum(reading.seconds for reading in readings)
         room = self.turn_maker.room(prompt, options, decoder)
         if all(reading.seconds <= LONGEST_SECONDS for reading in readings):
@@ -112,7 +111,7 @@ class ConversationReader:
         (first, *others), *more = (message.parts for message in messages)
         if via == "transcript" and not more and first is None and len(others) <= 1 and len(readings) == 1:
             text = others[0] if others and others[0] else None
-            return self.turn_maker.fitting(as_written(readings[0].words), text, options, decoder, seconds)
+            return self.turn_maker.fitting(self.prompts.written(readings[0].words), text, options, decoder, seconds)
         fits = max(0.0, seconds * (len(prompt) + room) / len(prompt))
         raise AudioTooLongError(
             f"The conversation takes {len(prompt)} positions, with {seconds / 60:.1f} minutes of recordings; this "
@@ -192,9 +191,9 @@ def _check(messages: Sequence[Message]) -> None:
         raise ConfigurationError(f"A message of the role {wrong!r} has a recording; only the user's may have some.")
 
 
-def _written(messages: Sequence[Message], readings: Sequence[Reading]) -> list[Message]:
+def _with_words(messages: Sequence[Message], said: Sequence[str]) -> list[Message]:
     """The messages with the words of recordings in their places, apart from what is typed by an empty line."""
-    words = iter([as_written(reading.words) for reading in readings])
+    words = iter(said)
     spoken = [[next(words) if part is None else part for part in message.parts] for message in messages]
     return [
         replace(message, parts=("\n\n".join(filter(None, parts)),))

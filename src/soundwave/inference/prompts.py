@@ -17,14 +17,14 @@ from soundwave.processing import SoundwaveProcessor
 from soundwave.text.prompt import Turn
 from soundwave.text.tokenizing import token_ids
 
-ALONE_CAPITAL = re.compile(r"\bi\b")  # English, as ASKING is; other languages are left as they are, but for the mark
+ALONE_CAPITAL = re.compile(r"\bi\b")  # English, as ASKING is
 ASKING = frozenset(
     ["who", "what", "where", "when", "why", "how", "which", "is", "are", "do", "does", "did", "can", "could", "will"]
 )
 
 
 def as_written(words: str) -> str:
-    """Words as people write them: a capital, "I", a mark at the end. A text that has these is left as it is.
+    """English words as people write them: a capital, "I", a mark at the end. A text that has these is left as it is.
 
     CTC and its search know no marks, and a language model reads "where is london" as something less than a question.
     """
@@ -71,6 +71,10 @@ class PromptBuilder:
             segments += [ids[start:place], embeddings]
             start = place + 1
         return Prompt((*segments, ids[start:]), bool(recordings) or self.inference.text_only == "adapted")
+
+    def written(self, words: str) -> str:
+        """Words that were found, as people write them; of a model that hears other languages too, as they are."""
+        return as_written(words) if set(self.inference.languages) == {"en"} else words
 
     def transcript(self, words: str, prompt: str | None) -> Prompt:
         """The words of a recording and what to do with them; without a prompt they are the turn themselves."""

@@ -20,7 +20,7 @@ from soundwave.errors import AudioTooLongError, ConfigurationError, SoundwaveErr
 from soundwave.inference.backends.protocol import Decoder, Prompt
 from soundwave.inference.longform import LongTranscriber, Part, joined
 from soundwave.inference.options import AskOptions, AudioOptions, TranscribeOptions
-from soundwave.inference.prompts import PromptBuilder, as_written
+from soundwave.inference.prompts import PromptBuilder
 from soundwave.inference.results import Speech
 from soundwave.inference.speech import SpeechFrontEnd
 from soundwave.inference.stretches import Ended, Failed, Listening, events_of, opened, unshared
@@ -137,7 +137,7 @@ class TurnMaker:
                 draft = self.prompts.draft(speech.ctc_text)
                 return Turn(prompt, "audio", None, speech.duration, len(embeddings), loading, encoding, draft)
             # where nobody speaks nothing is asked, and nothing is answered
-            asked = self.prompts.transcript(as_written(words), request.prompt) if words else None
+            asked = self.prompts.transcript(self.prompts.written(words), request.prompt) if words else None
             draft = self.prompts.draft(words) if request.prompt else []  # else it is a question, which no answer quotes
             return Turn(asked, "transcript", words, speech.duration, 0, loading, encoding, draft)
         except SoundwaveError as error:
@@ -159,7 +159,7 @@ class TurnMaker:
         spent = time.perf_counter() - started
         if not words:
             return Turn(None, "transcript", "", duration, 0, 0.0, spent)
-        fitting = self.fitting(as_written(words), request.prompt, options, decoder, duration)
+        fitting = self.fitting(self.prompts.written(words), request.prompt, options, decoder, duration)
         return Turn(fitting, "transcript", words, duration, 0, 0.0, spent)
 
     def words(self, listening: Listening) -> tuple[str, float]:

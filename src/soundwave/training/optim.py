@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from soundwave.model.whisper import FACTORS
 from soundwave.training.recipe import Recipe
+from soundwave.training.stages import rate_scales
 
 MUON_MOMENTUM = 0.95  # as published
 MUON_SCALE = 4.0  # of the learning rate: an even step may be longer than AdamW's; what mini's stage I was trained with
@@ -67,9 +68,7 @@ def _is_adapter_matrix(name: str, parameter: nn.Parameter) -> bool:
 
 
 def _groups(parameters: dict[str, nn.Parameter], recipe: Recipe, scale: float) -> list[dict]:
-    scales = {
-        "alignment.": recipe.alignment_learning_rate_scale, "audio_tower.": recipe.encoder_learning_rate_scale, "": 1.0,
-    }
+    scales = rate_scales(recipe) | {"": 1.0}
     groups: dict[str, list[nn.Parameter]] = {part: [] for part in scales}
     for name, parameter in parameters.items():
         groups[next(part for part in scales if part in name)].append(parameter)

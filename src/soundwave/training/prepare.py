@@ -30,7 +30,7 @@ from soundwave.training.recipe import Recipe
 from soundwave.training.reporting import RunProgress, Skipped
 from soundwave.training.resume import keep_recipe
 from soundwave.training.sampler import Source, clips_of
-from soundwave.training.stages import ALIGNS, ENCODES, Stage, learns, mark_trained
+from soundwave.training.stages import Stage, learns, mark_trained, rate_scales
 from soundwave.training.streaming import Stream
 
 
@@ -145,8 +145,8 @@ def _trained(model: SoundwaveForConditionalGeneration, recipe: Recipe, stage: St
     Raises:
         ConfigurationError: nothing is.
     """
-    scales = {ALIGNS: recipe.alignment_learning_rate_scale, ENCODES: recipe.encoder_learning_rate_scale}
-    trained = mark_trained(model, stage, tuple(part for part, scale in scales.items() if scale == 0))
+    at_rest = tuple(part for part, scale in rate_scales(recipe).items() if scale == 0)
+    trained = mark_trained(model, stage, at_rest)
     if not trained:
         raise ConfigurationError(
             f"The stage {stage.name} has nothing to train: a learning rate scale of 0 leaves a part as it is."

@@ -8,6 +8,7 @@ from soundwave.configuration import SoundwaveConfig
 from soundwave.errors import ConfigurationError
 from soundwave.model.soundwave import SoundwaveForConditionalGeneration
 from soundwave.model.whisper import is_own
+from soundwave.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,11 @@ def has_effect(config: SoundwaveConfig, parameter: str) -> bool:
     """
     unused = config.alignment_attention == "frame" and parameter.startswith("alignment.layers.")
     return not (unused and (".q_proj." in parameter or ".k_proj." in parameter))
+
+
+def rate_scales(recipe: Recipe) -> dict[str, float]:
+    """Of the parts whose learning rate a recipe scales, by their names' prefix; at 0 a part stays as it is."""
+    return {ALIGNS: recipe.alignment_learning_rate_scale, ENCODES: recipe.encoder_learning_rate_scale}
 
 
 def mark_trained(
