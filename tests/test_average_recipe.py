@@ -58,3 +58,14 @@ def test_folders_of_other_shapes_are_refused_by_name(folders: tuple[Path, Path],
     done = average(folders[0], other, "--out", tmp_path / "mean")
     assert done.returncode == 1
     assert "differ in alignment.project.bias; give folders of the same shapes" in done.stderr
+
+
+def test_what_is_no_folder_and_an_out_that_is_one_are_refused(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    for given, out, told in (
+        ([folders[0], tmp_path / "none"], tmp_path / "mean", "none"), (folders, folders[0], "is one of the folders"),
+    ):
+        done = average(*given, "--out", out)
+        assert done.returncode == 2
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
+    assert not (tmp_path / "mean").exists()

@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("folders", nargs="+", type=Path, help="`final` folders of runs of the same shapes")
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     arguments = parser.parse_args()
-    if arguments.out.exists() and any(arguments.out.samefile(folder) for folder in arguments.folders if folder.exists()):
+    if arguments.out.resolve() in [folder.resolve() for folder in arguments.folders]:
         parser.error(f"--out {arguments.out} is one of the folders; name another")
     try:
         tensors = mean_of(arguments.folders)

@@ -101,7 +101,8 @@ class ConversationReader:
             embeddings = [reading.embeddings for reading in readings if reading.embeddings is not None]
             prompt = self.prompts.conversation(self._asking(messages), embeddings)
         else:
-            prompt = self.prompts.conversation(_with_words(messages, [self.prompts.written(reading.words) for reading in readings]))
+            said = [self.prompts.written(reading.words) for reading in readings]
+            prompt = self.prompts.conversation(_with_words(messages, said))
         seconds = sum(reading.seconds for reading in readings)
         room = self.turn_maker.room(prompt, options, decoder)
         if all(reading.seconds <= LONGEST_SECONDS for reading in readings):
