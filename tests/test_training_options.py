@@ -23,7 +23,8 @@ from soundwave.errors import ConfigurationError, DataError, TrainingError
 from soundwave.training.build import build_model
 from soundwave.training.loop import train
 from soundwave.training.prepare import prepare
-from soundwave.training.recipe import Recipe
+from soundwave.training.recipe import DataSource, Recipe
+from soundwave.training.sampler import batches, epoch_items
 from soundwave.training.stages import SHRINKING
 
 CPU = torch.device("cpu")
@@ -96,11 +97,56 @@ def test_a_clip_that_cannot_be_read_on_the_fly_is_left_out(
         train(dataclasses.replace(recipe, on_bad_audio="stop", output_dir=str(tmp_path / "stop")))
 
 
-def test_a_batch_without_any_audio_is_told(tmp_path: Path) -> None:
-    recipe = tiny_runs.recipe(tmp_path, features=None)
-    for i in range(8):
-        (tmp_path / "data" / f"{i}.wav").write_text("no sound")
-    with pytest.raises(DataError, match=r"No audio of a batch can be read \(.*manifest.jsonl:\d.*\); see what"):
+@pytest.fixture
+def alone(tmp_path: Path) -> tuple[Recipe, list[Path]]:
+    """A run whose batches are a clip each, and the files in their order."""
+    recipe = tiny_runs.recipe(tmp_path, features=None, max_steps=4, max_batch_size=1, save_steps=2, eval_steps=2)
+    recipe.evaluation = recipe.train
+    prepared = prepare(recipe, torch.device("cpu"), "no", main=False)
+    order = batches(epoch_items(prepared.train, recipe, 0), recipe, recipe.seed, 0)
+    return recipe, [Path(item.clips[0].path) for (item,) in order]
+
+
+def test_where_nothing_of_a_batch_can_be_read_the_first_stands_in(
+    alone: tuple[Recipe, list[Path]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, files = alone
+    for lost in files[1:4]:
+        lost.write_text("no sound")
+    train(recipe)
+    told = capsys.readouterr().err
+    assert all(lost.name in told for lost in files[1:4])
+    straight = tiny_runs.losses(recipe.output_dir)
+    assert [row["step"] for row in straight if "loss" in row] == [1, 2, 3, 4]
+    folder = Path(recipe.output_dir)
+    shutil.rmtree(folder / "final")
+    shutil.rmtree(folder / "checkpoints" / "step-000004")
+    train(recipe)
+    again = tiny_runs.losses(recipe.output_dir)
+    for row in (*straight, *again):
+        row.pop("times_real_time", None)
+    assert again == straight
+
+
+@pytest.mark.parametrize("clips_of_a_batch", [1, 3])
+def test_held_out_figures_are_of_what_can_be_read(tmp_path: Path, clips_of_a_batch: int) -> None:
+    recipe = tiny_runs.recipe(tmp_path, features=None, max_steps=2, max_batch_size=clips_of_a_batch)
+    rows = tiny_runs.clips(tmp_path / "data")
+    readable = DataSource(str(tiny_runs.manifest_of(tmp_path / "data", rows[:5] + rows[6:], "readable.jsonl")))
+    (tmp_path / "data" / "5.wav").write_text("no sound")
+    rates = []
+    for held_out in (readable, recipe.train[0]):
+        folder = str(tmp_path / Path(held_out.manifest).stem)
+        train(dataclasses.replace(recipe, train=[readable], evaluation=[held_out], output_dir=folder))
+        rates += [row["eval_data_ctc_wer"] for row in tiny_runs.losses(folder) if "eval_data_ctc_wer" in row]
+    assert len(rates) == 2
+    assert rates[0] == rates[1] > 0
+
+
+def test_a_run_whose_first_batch_cannot_be_read_is_told(alone: tuple[Recipe, list[Path]]) -> None:
+    recipe, files = alone
+    files[0].write_text("no sound")
+    with pytest.raises(DataError, match=r"No audio of the first batch can be read \(.*manifest.jsonl:\d.*\); see what"):
         train(recipe)
 
 

@@ -18,7 +18,7 @@ from soundwave.data.example import Example
 from soundwave.errors import DataError
 from soundwave.model.splice import IGNORED
 from soundwave.processing import SoundwaveProcessor
-from soundwave.training.features import Features
+from soundwave.training.features import Clip, Features
 from soundwave.training.recipe import Recipe
 from soundwave.training.sampler import Item, Said
 
@@ -41,6 +41,7 @@ class Batch:
         typed_rows: (R',) their rows, ascending.
         masking: (N, 2 F, E) float32 factors of what the alignment adapter reads; None: `encoder_frames` are masked.
         aligned_frames: (N, F, D) float32, of speech that was made from text.
+        stands_in: whether it stands where nothing could be read.
     """
 
     names: list[str]
@@ -56,6 +57,7 @@ class Batch:
     typed_rows: Tensor | None = None
     masking: Tensor | None = None
     aligned_frames: Tensor | None = None
+    stands_in: bool = False
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -83,21 +85,30 @@ class Collator:
         self.store, self.processor, self.recipe, self.with_text = store, processor, recipe, with_text
         self.endless, self.on_short, self.above_store = endless, on_short, above_store
         self._tokenized: dict[tuple[str, str | None, bool], tuple[list[int], list[int]]] = {}
+        self._stand_in: list[Item] = []
 
     def __call__(self, items: Sequence[Item], augment_seed: str | None = None) -> Batch:
         """Stacks items; with a seed, encoder frames are masked as the recipe says.
 
+        What cannot be read is left out. Where nothing is left, the first batch that was made stands in: processes wait
+        for each other, so each needs a batch. A run makes its own first batch before all others, also after resuming.
+
         Raises:
-            DataError: no item has audio that can be read.
+            DataError: no item of the first batch has audio that can be read.
         """
-        clips = list(dict.fromkeys(clip for item in items for clip in item.clips))
-        found = zip(clips, self.store.frames(clips), strict=True)
-        read = {clip: frames for clip, frames in found if frames is not None}
-        named = ", ".join(item.name for item in items[:NAMED])
-        items = [item for item in items if all(clip in read for clip in item.clips)]
-        if not items:
-            raise DataError(f"No audio of a batch can be read ({named}); see what was left out above, and correct it.")
-        batch = Batch([item.name for item in items])
+        read = self._read(items)
+        found = [item for item in items if all(clip in read for clip in item.clips)]
+        stands_in = not found
+        if stands_in:
+            if not self._stand_in:
+                named = ", ".join(item.name for item in items[:NAMED])
+                raise DataError(
+                    f"No audio of the first batch can be read ({named}); see what was left out above, and correct it."
+                )
+            read, found = self._read(self._stand_in), self._stand_in
+        self._stand_in = self._stand_in or found
+        items = found
+        batch = Batch([item.name for item in items], stands_in=stands_in)
         frames = [read[clip] for item in items for clip in item.clips]
         if frames:
             self._add_frames(batch, frames, augment_seed)
@@ -110,6 +121,12 @@ class Collator:
         if self.with_text:
             self._add_text(batch, items)
         return batch
+
+    def _read(self, items: Sequence[Item]) -> dict[Clip, np.ndarray]:
+        """Frames of the clips of items, without those that cannot be read."""
+        clips = list(dict.fromkeys(clip for item in items for clip in item.clips))
+        found = zip(clips, self.store.frames(clips), strict=True)
+        return {clip: frames for clip, frames in found if frames is not None}
 
     def _add_frames(self, batch: Batch, frames: list[np.ndarray], augment_seed: str | None) -> None:
         group = self.processor.frames_per_group

@@ -125,7 +125,7 @@ def try_batches(run: Run) -> None:
     """
     made = epoch_batches(run, 0)
     longest = max(made, key=lambda batch: sum(item.seconds for item in batch))
-    for items in (longest, made[0]):
+    for items in (made[0], longest):  # the first stands in for any of which nothing can be read
         batch = run.prepared.collator(items).to(run.accelerator.device)  # NumPy's part of it knows no bfloat16
         with torch.no_grad(), autocast(run.accelerator):
             losses = run.module(batch)

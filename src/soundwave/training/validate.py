@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from statistics import fmean as mean
 
 import jiwer
 import torch
 from accelerate import Accelerator
 
+from soundwave.errors import DataError
 from soundwave.model.shrink import collapse
 from soundwave.training.checkpoint import checkpoint_at
 from soundwave.training.collate import Collator
@@ -38,14 +40,14 @@ def evaluate(
     Returns:
         `loss`; `next_token` where the LLM runs, and `kl` where the text LLM is its teacher; `ctc_wer` (a fraction)
         where transcripts are known.
+
+    Raises:
+        DataError: none of its audio can be read.
     """
     plain = replace(recipe, time_masks=0, feature_dropout=0.0)
     decode = source.tokenizer.decode
-    losses: list[float] = []
-    next_token: list[float] = []
-    kl: list[float] = []
-    references: list[str] = []
-    hypotheses: list[str] = []
+    losses, next_token, kl = list[float](), list[float](), list[float]()
+    references, hypotheses = list[str](), list[str]()
     made = batches(source.items(recipe.seed, 0), plain, recipe.seed, 0)[:most]
     rank, processes = accelerator.process_index, accelerator.num_processes
     for first in range(0, len(made), processes):
@@ -54,7 +56,7 @@ def evaluate(
         batch = collator(items).to(accelerator.device)
         with autocast(accelerator):
             result = module(batch)
-        if first + rank >= len(made):
+        if first + rank >= len(made) or batch.stands_in:
             continue
         losses.append(result.total.item())
         if result.next_token is not None:
@@ -63,7 +65,7 @@ def evaluate(
             kl.append(result.kl.item())
         if result.paths is None or batch.frame_mask is None:
             continue
-        owners = [item for item in items for _ in range(item.sounds)]
+        owners = [item for item in items if item.name in batch.names for _ in range(item.sounds)]
         for item, path, mask in zip(owners, result.paths.tolist(), batch.frame_mask.tolist(), strict=True):
             if item.ctc is not None and item.example.transcript:
                 classes = collapse([token for token, inside in zip(path, mask, strict=True) if inside], module.blank)
@@ -72,11 +74,9 @@ def evaluate(
     losses, next_token = gathered(accelerator, losses), gathered(accelerator, next_token)
     kl = gathered(accelerator, kl)
     references, hypotheses = gathered(accelerator, references), gathered(accelerator, hypotheses)
-    figures = {"loss": sum(losses) / len(losses)}
-    if next_token:
-        figures["next_token"] = sum(next_token) / len(next_token)
-    if kl:
-        figures["kl"] = sum(kl) / len(kl)
+    if not losses:
+        raise DataError(f"No audio of {source.source.manifest} can be read; see what was left out above.")
+    figures = {name: mean(of) for name, of in (("loss", losses), ("next_token", next_token), ("kl", kl)) if of}
     if references:
         figures["ctc_wer"] = jiwer.wer(references, hypotheses)
     return figures
