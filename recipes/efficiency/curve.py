@@ -53,15 +53,19 @@ def main() -> None:
         parser.error(f"--hours {max(arguments.hours):g}: the manifests hold {available:.1f} h; add more to the recipe")
     path = arguments.out.with_suffix(".json")
     for seed, hours in product(arguments.seeds, sorted(arguments.hours)):
-        points = json.loads(path.read_text())["points"] if path.is_file() else []
         known = {"speech": arguments.speech, "hours": hours, "seed": seed, "max_steps": recipe.max_steps}
-        if any(known.items() <= point.items() for point in points):
+        if any(known.items() <= point.items() for point in points_in(path)):
             continue
         point = known | measured(dataclasses.replace(recipe, seed=seed), arguments.speech, hours, hours / available)
-        points = [one for one in points if not known.items() <= one.items()] + [point]
+        points = [*points_in(path), point]  # read again: another process may have measured other points meanwhile
         write(path, sorted(points, key=lambda one: (one["speech"], one["seed"], one["hours"])))
         print(json.dumps(point), flush=True)
-    plot(json.loads(path.read_text())["points"], arguments.out.with_suffix(".png"))
+    plot(points_in(path), arguments.out.with_suffix(".png"))
+
+
+def points_in(path: Path) -> list[dict[str, Any]]:
+    """Those of earlier runs."""
+    return json.loads(path.read_text())["points"] if path.is_file() else []
 
 
 def speech_of(manifest: str) -> str:
