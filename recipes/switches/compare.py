@@ -83,8 +83,9 @@ CHANGES: dict[str, list[list[str]]] = {
         ["ctc_label_smoothing=0.1"], ["intermediate_ctc_weight=0.3"], ["ema_decay=0.95"],
         ["time_masks=4"], ["model.alignment_dropout=0.1"],
     ],
+    "fresh": [[], ["intermediate_ctc_weight=0.3"], ["model.alignment_dropout=0.1"], ["ctc_label_smoothing=0.1"]],
 }  # fmt: skip
-RECIPE_OF = {"positions": "alignment"}  # the others have one of their own name
+RECIPE_OF = {"positions": "alignment", "fresh": "../efficiency/stage1"}  # the others have one of their own name
 USUAL = ["alignment", "vocabulary", "shrinking", "targets"]
 FROM_STAGE_1 = ("shrinking", "targets", "further")
 ANSWER_TOKENS = 32
@@ -92,6 +93,7 @@ HELD_OUT = {
     "alignment": "dev-librispeech, 200 clips", "vocabulary": "dev-librispeech, 200 clips",
     "positions": "dev-librispeech, 200 clips", "convolution": "dev-librispeech, 200 clips",
     "whitened": "dev-librispeech, 200 clips", "further": "dev-librispeech, 200 clips",
+    "fresh": "dev-librispeech, 200 clips",
     "shrinking": "dev-questions' transcripts, 92 clips",
     "targets": "what the LLM itself answers to the 92 dev-questions in writing; answered: their known answers",
 }
