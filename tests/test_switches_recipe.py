@@ -42,8 +42,11 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Any:
     questions = [{**row, "text": f"{row['transcript']}?", "kind": "question"} for row in rows[:4]]
     for row in questions:
         del row["transcript"]  # as in train-piper
-    for name in ("train-librispeech", "train-common-voice"):
-        shutil.copytree(speech / "train-read", speech / name)
+    people = [speech / f"train-{name}" for name in ("librispeech", "common-voice", "single-speakers", "speechocean")]
+    made = [work / "synth" / name for name in ("flite-questions", "piper-questions", "festival")]
+    tasks = [work / "tasks" / name / "train" for name in ("commands", "translation")]
+    for copy in (*people, *made, *tasks):
+        shutil.copytree(speech / "train-read", copy)
     for place, held in (
         (work / "synth" / "piper", [*questions, {**rows[4], "kind": "prose"}]), (speech / "dev-librispeech", rows[:3]),
     ):
