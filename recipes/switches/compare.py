@@ -83,7 +83,10 @@ CHANGES: dict[str, list[list[str]]] = {
         ["ctc_label_smoothing=0.1"], ["intermediate_ctc_weight=0.3"], ["ema_decay=0.95"],
         ["time_masks=4"], ["model.alignment_dropout=0.1"],
     ],
-    "fresh": [[], ["intermediate_ctc_weight=0.3"], ["model.alignment_dropout=0.1"], ["ctc_label_smoothing=0.02"]],
+    "fresh": [
+        [], ["intermediate_ctc_weight=0.3"], ["model.alignment_dropout=0.1"], ["ctc_label_smoothing=0.02"],
+        ["model.alignment_layers=3"], ["model.alignment_layers=4"],
+    ],
 }  # fmt: skip
 RECIPE_OF = {"positions": "alignment", "fresh": "../efficiency/stage1"}  # the others have one of their own name
 USUAL = ["alignment", "vocabulary", "shrinking", "targets"]
