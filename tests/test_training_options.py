@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -128,12 +129,15 @@ def test_where_nothing_of_a_batch_can_be_read_the_first_stands_in(
     assert again == straight
 
 
-@pytest.mark.parametrize("clips_of_a_batch", [1, 3])
-def test_held_out_figures_are_of_what_can_be_read(tmp_path: Path, clips_of_a_batch: int) -> None:
+@pytest.mark.parametrize(("clips_of_a_batch", "lost"), [(3, 5), *((1, i) for i in range(8))])
+def test_held_out_figures_are_of_what_can_be_read(tmp_path: Path, clips_of_a_batch: int, lost: int) -> None:
     recipe = tiny_runs.recipe(tmp_path, features=None, max_steps=2, max_batch_size=clips_of_a_batch)
+    recipe.keep_best = "eval_data_ctc_wer"
     rows = tiny_runs.clips(tmp_path / "data")
-    readable = DataSource(str(tiny_runs.manifest_of(tmp_path / "data", rows[:5] + rows[6:], "readable.jsonl")))
-    (tmp_path / "data" / "5.wav").write_text("no sound")
+    readable = DataSource(str(tiny_runs.manifest_of(
+        tmp_path / "data", [row for i, row in enumerate(rows) if i != lost], "readable.jsonl"
+    )))
+    (tmp_path / "data" / f"{lost}.wav").write_text("no sound")
     rates = []
     for held_out in (readable, recipe.train[0]):
         folder = str(tmp_path / Path(held_out.manifest).stem)
@@ -141,6 +145,15 @@ def test_held_out_figures_are_of_what_can_be_read(tmp_path: Path, clips_of_a_bat
         rates += [row["eval_data_ctc_wer"] for row in tiny_runs.losses(folder) if "eval_data_ctc_wer" in row]
     assert len(rates) == 2
     assert rates[0] == rates[1] > 0
+
+
+def test_held_out_data_of_which_nothing_can_be_read_is_named(tmp_path: Path) -> None:
+    recipe = tiny_runs.recipe(tmp_path, features=None, max_steps=2)
+    (tmp_path / "data" / "6.wav").write_text("no sound")
+    rows = [json.loads(line) for line in (tmp_path / "data" / "manifest.jsonl").read_text().splitlines()]
+    lost = DataSource(str(tiny_runs.manifest_of(tmp_path / "data", rows[6:7], "lost.jsonl")))
+    with pytest.raises(DataError, match=r"No audio of .*lost.jsonl can be read; see what was left out above"):
+        train(dataclasses.replace(recipe, evaluation=[lost]))
 
 
 def test_a_run_whose_first_batch_cannot_be_read_is_told(alone: tuple[Recipe, list[Path]]) -> None:

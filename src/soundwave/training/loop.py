@@ -133,9 +133,11 @@ def try_batches(run: Run) -> None:
             names = _shown([item.name for item in items])
             raise TrainingError(f"The loss of the first batch is {losses.total.item()}; it holds {names}.")
     row: dict[str, Any] = {"step": 0}
-    for name, source in run.held_out.items():
-        row |= evaluated(run, name, source, most=1)
-    if (best := run.recipe.keep_best) is not None and not held_out_scores([row], best):
+    tried = [evaluated(run, name, source, most=1) for name, source in run.held_out.items()]
+    for figures in tried:
+        row |= figures
+    # a batch that cannot be read tells no names of figures
+    if (best := run.recipe.keep_best) is not None and all(tried) and not held_out_scores([row], best):
         raise ConfigurationError(f"keep_best is {best}, but the held-out figures are {', '.join(list(row)[1:])}.")
 
 

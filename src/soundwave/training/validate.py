@@ -35,14 +35,14 @@ def evaluate(
         module: in evaluation mode.
         source: the held-out manifest.
         collator, recipe, accelerator: of the run.
-        most: batches, to try whether it works; None: all of them.
+        most: batches, to try whether it works; None: all of them. Without figures where none of these can be read.
 
     Returns:
         `loss`; `next_token` where the LLM runs, and `kl` where the text LLM is its teacher; `ctc_wer` (a fraction)
         where transcripts are known.
 
     Raises:
-        DataError: none of its audio can be read.
+        DataError: none of all its audio can be read.
     """
     plain = replace(recipe, time_masks=0, feature_dropout=0.0)
     decode = source.tokenizer.decode
@@ -74,7 +74,7 @@ def evaluate(
     losses, next_token = gathered(accelerator, losses), gathered(accelerator, next_token)
     kl = gathered(accelerator, kl)
     references, hypotheses = gathered(accelerator, references), gathered(accelerator, hypotheses)
-    if not losses:
+    if not losses and most is None:
         raise DataError(f"No audio of {source.source.manifest} can be read; see what was left out above.")
     figures = {name: mean(of) for name, of in (("loss", losses), ("next_token", next_token), ("kl", kl)) if of}
     if references:
