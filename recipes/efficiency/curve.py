@@ -115,8 +115,10 @@ def commit() -> str:
 
 def write(path: Path, points: Sequence[dict[str, Any]]) -> None:
     """All points and how they were made; the file appears whole or not at all."""
+    command = f"python recipes/efficiency/curve.py {' '.join(sys.argv[1:])}"
+    earlier = json.loads(path.read_text())["commands"] if path.is_file() else []
     about = {
-        "command": f"python recipes/efficiency/curve.py {' '.join(sys.argv[1:])}", "held_out": HELD_OUT,
+        "commands": list(dict.fromkeys([*earlier, command])), "held_out": HELD_OUT,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"), "cores": os.cpu_count(), "points": points,
     }  # fmt: skip
     path.parent.mkdir(parents=True, exist_ok=True)
