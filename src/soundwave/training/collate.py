@@ -91,10 +91,10 @@ class Collator:
         """Stacks items; with a seed, encoder frames are masked as the recipe says.
 
         What cannot be read is left out. Where nothing is left, the first batch that was made stands in: processes wait
-        for each other, so each needs a batch. A run makes its own first batch before all others, also after resuming.
+        for each other, so each needs a batch. A run makes that one before its first step, also after resuming.
 
         Raises:
-            DataError: no item of the first batch has audio that can be read.
+            DataError: no item has audio that can be read, and nothing could be until now.
         """
         read = self._read(items)
         found = [item for item in items if all(clip in read for clip in item.clips)]
@@ -103,7 +103,7 @@ class Collator:
             if not self._stand_in:
                 named = ", ".join(item.name for item in items[:NAMED])
                 raise DataError(
-                    f"No audio of the first batch can be read ({named}); see what was left out above, and correct it."
+                    f"No audio of a batch can be read ({named}); see what was left out above, and correct it."
                 )
             read, found = self._read(self._stand_in), self._stand_in
         self._stand_in = self._stand_in or found

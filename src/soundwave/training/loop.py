@@ -11,6 +11,7 @@ import math
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -21,7 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from soundwave.checkpoints.native import save_trained
-from soundwave.errors import ConfigurationError, TrainingError
+from soundwave.errors import ConfigurationError, DataError, TrainingError
 from soundwave.training.build import lora_of, start_folder
 from soundwave.training.checkpoint import (
     checkpoint_at,
@@ -122,10 +123,15 @@ def try_batches(run: Run) -> None:
     Raises:
         TrainingError: a loss is not finite.
         ConfigurationError: `keep_best` is no held-out figure.
+        DataError: nothing of the audio can be read.
     """
     made = epoch_batches(run, 0)
     longest = max(made, key=lambda batch: sum(item.seconds for item in batch))
-    for items in (made[0], longest):  # the first stands in for any of which nothing can be read
+    for items in made:  # the first of which anything can be read stands in for those of which nothing can
+        with suppress(DataError):
+            run.prepared.collator(items)
+            break
+    for items in (longest, made[0]):
         batch = run.prepared.collator(items).to(run.accelerator.device)  # NumPy's part of it knows no bfloat16
         with torch.no_grad(), autocast(run.accelerator):
             losses = run.module(batch)
